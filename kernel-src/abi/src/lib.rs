@@ -1,0 +1,311 @@
+//! What the kernel and user programs agree on: call numbers, error codes,
+//! register and structure layouts. No logic lives here.
+//!
+//! Registers of a system call:
+//!
+//! | | x86_64 (`syscall`) | AArch64 (`svc #0`) | RISC-V (`ecall`) |
+//! |---|---|---|---|
+//! | number | `rax` | `x10` | `t0` |
+//! | arguments 0 to 5 of a plain call | `rdi rsi rdx r10 r8 r9` | `x0` to `x5` | `a0` to `a5` |
+//! | status, value of a plain call | `rax rdx` | `x0 x1` | `a0 a1` |
+//! | capability, info of a message call | `rdi rsi` | `x0 x1` | `a0 a1` |
+//! | payload words 0 to 7 | `rdx r8 r9 r10 r12 r13 r14 r15` | `x2` to `x9` | `a2` to `a7`, `t1`, `t2` |
+//! | status, info of a message call | `rax rsi` | `x0 x1` | `a0 a1` |
+//!
+//! Every other register is preserved, but `rcx` and `r11` on x86_64.
+//! A status is 0 or the negative of an [`Error`].
+#![no_std]
+
+use core::mem::{offset_of, size_of};
+
+/// Calls below this number never block and are plain functions of six words.
+pub const SIMPLE_CALLS: u64 = 16;
+
+/// Numbers of the system calls, each once.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u64)]
+pub enum Call {
+    /// `() -> 0`: does nothing; the price of entering the kernel.
+    Null = 0,
+    /// `() -> nanoseconds` since boot, monotonic over all CPUs.
+    Clock = 1,
+    /// `(address, length) -> bytes written`: whole lines to the console and the log ring.
+    DebugWrite = 2,
+    /// `(Info, index) -> value`.
+    Info = 3,
+    /// `(index, address of ProcessInfo) -> 1, or 0 past the last`.
+    ProcessInfo = 4,
+    /// `(offset, address, length) -> bytes`: the log ring, oldest byte at offset 0.
+    LogRead = 5,
+    /// `(index, address of name buffer, its length) -> size of the member`; `NotFound` past the last.
+    ArchiveMember = 6,
+    /// `(index, offset, address, length) -> bytes` of a member of the boot archive.
+    ArchiveRead = 7,
+    /// `() -> capability` of a new endpoint.
+    EndpointCreate = 8,
+    /// `(resource, Power)`: does not return when it works.
+    Power = 9,
+
+    /// `(status)`: ends the process.
+    Exit = 16,
+    /// `()`: ends the thread; the process ends with its last thread.
+    ThreadExit = 17,
+    /// `()`: gives the CPU to the next thread of the same priority.
+    Yield = 18,
+    /// `(nanoseconds since boot)`: waits until then.
+    Sleep = 19,
+    /// `(entry, stack pointer, argument, CPU + 1, or 0 for any, tls) -> thread id`.
+    ThreadCreate = 20,
+    /// `(resource, address of SpawnRequest) -> capability` of the new process.
+    Spawn = 21,
+    /// `(process) -> exit word`: waits for the end of a process; see [`exit_word`].
+    Wait = 22,
+    /// `(resource, address, length) -> bytes`: waits for console input.
+    ConsoleRead = 23,
+    /// Message call: sends to the endpoint and waits for the reply.
+    Call = 24,
+    /// Message call: waits for a message; a reply is then owed to its caller.
+    Receive = 25,
+    /// Message call: answers the caller owed, then waits for the next message.
+    ReplyReceive = 26,
+    /// `(capability)`: empties the slot; an endpoint ends with its last capability.
+    Close = 27,
+}
+
+/// Everything that can go wrong, in every call.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u64)]
+pub enum Error {
+    /// No system call has this number.
+    InvalidCall = 1,
+    /// An argument is outside what the call takes.
+    InvalidArgument = 2,
+    /// A user address is out of range, unmapped, or lacks the right.
+    InvalidAddress = 3,
+    /// The slot is empty, or out of range.
+    InvalidCapability = 4,
+    /// The capability names an object of another kind.
+    WrongObject = 5,
+    /// No memory, or no object, is left to charge.
+    NoMemory = 6,
+    /// The capability table has no free slot.
+    NoSlot = 7,
+    /// What was named does not exist.
+    NotFound = 8,
+    /// The partner ended before it answered.
+    PartnerGone = 9,
+    /// The program is not an ELF that this machine runs.
+    InvalidProgram = 10,
+    /// The machine cannot do this.
+    Unsupported = 11,
+    /// A reply was sent, and no caller is owed one.
+    NoCaller = 12,
+}
+
+impl Error {
+    /// The error of a status word, if it is one.
+    #[must_use]
+    pub const fn from_status(status: u64) -> Option<Self> {
+        Some(match status.wrapping_neg() {
+            1 => Self::InvalidCall,
+            2 => Self::InvalidArgument,
+            3 => Self::InvalidAddress,
+            4 => Self::InvalidCapability,
+            5 => Self::WrongObject,
+            6 => Self::NoMemory,
+            7 => Self::NoSlot,
+            8 => Self::NotFound,
+            9 => Self::PartnerGone,
+            10 => Self::InvalidProgram,
+            11 => Self::Unsupported,
+            12 => Self::NoCaller,
+            _ => return None,
+        })
+    }
+
+    /// The status word of this error.
+    #[must_use]
+    pub const fn status(self) -> u64 {
+        (self as u64).wrapping_neg()
+    }
+}
+
+/// Result of a plain call, in the two result registers of the C ABI.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(C)]
+pub struct Outcome {
+    pub status: u64,
+    pub value: u64,
+}
+
+impl From<Result<u64, Error>> for Outcome {
+    fn from(result: Result<u64, Error>) -> Self {
+        match result {
+            Ok(value) => Self { status: 0, value },
+            Err(error) => Self { status: error.status(), value: 0 },
+        }
+    }
+}
+
+/// What [`Call::Info`] tells.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u64)]
+pub enum Info {
+    /// CPUs online.
+    CpusOnline = 0,
+    /// CPUs that the machine's tables list and allow.
+    CpusPresent = 1,
+    /// Bytes of memory that the machine has.
+    MemoryTotal = 2,
+    /// Bytes that are free.
+    MemoryFree = 3,
+    /// Bytes that the kernel holds: image, tables, stacks, objects.
+    MemoryKernel = 4,
+    /// Bytes of boot memory given back.
+    MemoryGivenBack = 5,
+    /// Timer interrupts taken by CPU `index`.
+    TimerInterrupts = 6,
+    /// Inter-processor interrupts taken by CPU `index`.
+    IpisReceived = 7,
+    /// Inter-processor interrupts sent by CPU `index`.
+    IpisSent = 8,
+    /// Times that CPU `index` went to sleep for want of work.
+    IdleEntries = 9,
+    /// The machine's own number of CPU `index` (APIC id, MPIDR, hart id).
+    HardwareId = 10,
+    /// The CPU that the caller runs on.
+    CurrentCpu = 11,
+    /// The caller's thread id.
+    ThreadId = 12,
+    /// First address that user programs cannot have.
+    UserLimit = 13,
+    /// Distance of the kernel image from its link address.
+    Slide = 14,
+    /// Depth of the kernel stack, in bytes, used by this very call on this CPU.
+    KernelStackDepth = 15,
+}
+
+/// What [`Call::Power`] does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u64)]
+pub enum Power {
+    Off = 0,
+    Reboot = 1,
+}
+
+/// Capability slots of every process in which [`SpawnRequest::capabilities`] arrive.
+pub const SPAWN_CAPABILITIES: usize = 4;
+/// No capability, in a [`SpawnRequest`].
+pub const NO_CAPABILITY: u64 = u64::MAX;
+/// Longest name of a program.
+pub const NAME_MAX: usize = 32;
+/// Most bytes that one [`Call::DebugWrite`] takes.
+pub const DEBUG_WRITE_MAX: usize = 1024;
+
+/// A new process: a program of the boot archive, an argument, and what it may use.
+#[derive(Clone, Copy, Debug)]
+#[repr(C)]
+pub struct SpawnRequest {
+    pub name: [u8; NAME_MAX],
+    pub name_length: u64,
+    pub argument: u64,
+    /// Slots of the caller, copied to slots 0 to 3 of the child.
+    pub capabilities: [u64; SPAWN_CAPABILITIES],
+}
+
+/// A line of `ps`.
+#[derive(Clone, Copy, Debug)]
+#[repr(C)]
+pub struct ProcessInfo {
+    pub id: u64,
+    pub threads: u64,
+    pub pages: u64,
+    /// 0 running, 1 ended and not yet waited for.
+    pub ended: u64,
+    pub name: [u8; NAME_MAX],
+    pub name_length: u64,
+}
+
+const _: () = assert!(size_of::<SpawnRequest>() == 80 && offset_of!(SpawnRequest, capabilities) == 48);
+const _: () = assert!(size_of::<ProcessInfo>() == 72 && offset_of!(ProcessInfo, name) == 32);
+
+/// Bit of an exit word that is set when the kernel ended the process for a fault.
+pub const EXIT_FAULT: u64 = 1 << 32;
+
+/// The exit word of a process that ended by itself with `status`.
+#[must_use]
+pub const fn exit_word(status: u32) -> u64 {
+    status as u64
+}
+
+/// Words of payload that travel in registers.
+pub const MESSAGE_WORDS: usize = 8;
+
+/// Info word of a message: a label, and how many payload words count.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(transparent)]
+pub struct MessageInfo(pub u64);
+
+impl MessageInfo {
+    /// `length` in words, at most [`MESSAGE_WORDS`]; the label takes the upper 48 bits.
+    #[must_use]
+    pub const fn new(label: u64, length: usize) -> Self {
+        Self(label << 16 | length as u64 & 0xfff)
+    }
+
+    #[must_use]
+    pub const fn label(self) -> u64 {
+        self.0 >> 16
+    }
+
+    #[must_use]
+    pub const fn length(self) -> usize {
+        (self.0 & 0xfff) as usize
+    }
+}
+
+/// First address of a program's image, and the end of its first stack.
+pub const PROGRAM_BASE: u64 = 0x40_0000;
+pub const STACK_TOP: u64 = 0x20_0000_0000;
+pub const STACK_SIZE: u64 = 64 * 1024;
+
+/// A case of a test program, in the section `.quoin.tests`; see `docs/protocol.md`.
+#[derive(Clone, Copy)]
+#[repr(C)]
+pub struct TestCase {
+    pub name: Text,
+    pub file: Text,
+    /// Ids of requirements, separated by blanks.
+    pub requirements: Text,
+    /// What the board must have, as in the lab's mark `needs`.
+    pub needs: Text,
+    pub run: fn(),
+    pub line: u32,
+    pub flags: u32,
+}
+
+/// A string of which the layout is fixed.
+#[derive(Clone, Copy)]
+#[repr(C)]
+pub struct Text {
+    address: *const u8,
+    length: u64,
+}
+
+// SAFETY: a Text is made only of a `&'static str`, which any thread may read.
+unsafe impl Sync for Text {}
+
+impl Text {
+    #[must_use]
+    pub const fn new(text: &'static str) -> Self {
+        Self { address: text.as_ptr(), length: text.len() as u64 }
+    }
+
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        // SAFETY: `new` is the only constructor, and took both from a `&'static str`.
+        unsafe { core::str::from_utf8_unchecked(core::slice::from_raw_parts(self.address, self.length as usize)) }
+    }
+}
+
+const _: () = assert!(size_of::<TestCase>() == 80 && offset_of!(TestCase, run) == 64);

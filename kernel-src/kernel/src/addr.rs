@@ -1,0 +1,90 @@
+//! Addresses, indices and units as types of their own.
+
+use crate::config::{PAGE_SHIFT, PAGE_SIZE};
+
+macro_rules! address {
+    ($(#[$doc:meta])* $name:ident) => {
+        $(#[$doc])*
+        #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
+        #[repr(transparent)]
+        pub struct $name(pub usize);
+
+        impl $name {
+            #[must_use]
+            pub const fn page_down(self) -> Self {
+                Self(self.0 & !(PAGE_SIZE - 1))
+            }
+
+            #[must_use]
+            pub const fn page_up(self) -> Self {
+                Self((self.0 + PAGE_SIZE - 1) & !(PAGE_SIZE - 1))
+            }
+
+            #[must_use]
+            pub const fn add(self, bytes: usize) -> Self {
+                Self(self.0 + bytes)
+            }
+
+            #[must_use]
+            pub const fn is_aligned(self, to: usize) -> bool {
+                self.0 & (to - 1) == 0
+            }
+
+            #[must_use]
+            pub const fn page_number(self) -> usize {
+                self.0 >> PAGE_SHIFT
+            }
+        }
+
+        impl core::fmt::Debug for $name {
+            fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+                write!(f, "{:#x}", self.0)
+            }
+        }
+    };
+}
+
+address!(
+    /// What the bus sees.
+    PhysAddr
+);
+address!(
+    /// What an instruction sees.
+    VirtAddr
+);
+
+/// A CPU as the kernel counts them: dense, the boot CPU is 0.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub struct CpuId(pub usize);
+
+/// A CPU as the machine numbers it: APIC id, MPIDR affinity, hart id; sparse.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct HardwareId(pub u64);
+
+/// Nanoseconds since boot.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub struct Nanos(pub u64);
+
+/// Physical memory from `start`, `size` bytes.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct PhysRange {
+    pub start: PhysAddr,
+    pub size: usize,
+}
+
+impl PhysRange {
+    #[must_use]
+    pub const fn new(start: usize, size: usize) -> Self {
+        Self { start: PhysAddr(start), size }
+    }
+
+    #[must_use]
+    pub const fn end(self) -> PhysAddr {
+        PhysAddr(self.start.0.saturating_add(self.size))
+    }
+
+    #[must_use]
+    pub const fn contains(self, address: PhysAddr) -> bool {
+        address.0 >= self.start.0 && address.0 - self.start.0 < self.size
+    }
+}

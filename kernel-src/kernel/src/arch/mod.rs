@@ -1,0 +1,80 @@
+//! The architecture that this image is for.
+//!
+//! `arch/{x86_64,aarch64,riscv64}` hold the same files with the same names,
+//! and offer the same functions:
+//!
+//! `boot`
+//! - the entry point: clears `.bss`, relocates the image to where it lies,
+//!   builds boot page tables (identity, high half, direct map), relocates
+//!   again to `IMAGE_BASE + slide`, makes a `BootInfo`, calls `init::main`.
+//!   All that is needed only until then is in `.init.text`, `.init.data`,
+//!   `.init.bss`, given back afterwards.
+//!
+//! `console` (usable before anything else is set up)
+//! - `early_init(&BootInfo)`: finds the UART in the machine's tables, through the direct map
+//! - `remap()`: called when the final page tables are on; maps registers with `mm::map_device`
+//! - `write(&[u8])`: polls; adds no carriage returns
+//! - `read() -> Option<u8>`: takes a received byte
+//! - `enable_input_interrupt()`: from then on `irq::console_input()` is called
+//!
+//! `cpu`
+//! - `ArchCpu`: what this architecture keeps a CPU (`const NEW`); field `arch` of `PerCpu`
+//! - `percpu() -> *const PerCpu` in one instruction; `install(&'static PerCpu)`
+//! - `init_cpu()`: control registers, descriptor tables, vectors, protections; on every CPU, once `install` is done
+//! - `start(HardwareId, &'static PerCpu) -> Result<(), StartError>`: returns when the CPU was told; it
+//!   arrives in `smp::secondary_main` on its own kernel stack, final tables on, `install` done
+//! - `relax()`: in every spin; `wait_for_interrupt()`: asleep until one is pending, handles it, returns
+//!   with interrupts off (called only by the idle loop); `halt() -> !`
+//! - `frame_pointer() -> usize`; `FRAME_RETURN`, `FRAME_PREVIOUS`: offsets (isize) from a frame pointer
+//! - `power_off() -> Result<Infallible, abi::Error>`, `reboot()` likewise
+//! - `cpus(&BootInfo) -> ArrayVec<HardwareId, MAX_CPUS>`: all that may run, the boot CPU first
+//!
+//! `irq`
+//! - `init(&BootInfo)` once, `init_cpu()` on every CPU; `send_ipi(CpuId)`; `send_stop(CpuId)`: the strongest
+//!   interrupt the machine has (NMI where there is one), for panics
+//! - dispatches to `irq::timer()`, `irq::ipi()`, `irq::console_input()`, acknowledging by itself
+//!
+//! `mm`
+//! - `levels() -> usize`; `SHARED_ROOT: bool`: a user's root table holds the kernel's half too
+//! - `leaf(PhysAddr, MapFlags, level) -> u64`, `table(PhysAddr) -> u64`, `is_present(u64)`, `is_leaf(u64, level)`,
+//!   `address(u64, level) -> PhysAddr`, `flags(u64, level) -> MapFlags` (level 0 is the 4 KiB leaf)
+//! - `write_entry(*mut u64, u64)`: the one page-table write, with the manual's barriers
+//! - `activate_kernel(root)`; `activate_user(root)`; `flush_page(VirtAddr)`; `flush_all()`: this CPU only
+//! - `code_written(VirtAddr, usize)`: makes written instructions visible to this CPU's fetch
+//! - `copy_user(to: *mut u8, from: *const u8, bytes: usize) -> bool`: the one place that touches user memory; false if it faulted
+//!
+//! `task`
+//! - `Frame`: all registers of a thread in user mode, at offset 0 of `Thread`, `#[repr(C)]`;
+//!   `Frame::new(entry, stack, argument, tls)` sets every register;
+//!   `call_number()`, `argument(0..6)`, `set_result(Outcome)` (plain calls); `message_words() -> [u64; 8]`,
+//!   `set_message(status, info, [u64; 8])`; `info()`, `capability()`; `pc()`, `restart_call()`: moves the pc back onto the call instruction
+//!   (saved pc is after it); `Display` prints all registers, several a line, each line indented by two blanks
+//! - `resume(&Thread) -> !`: leaves the kernel with exactly those registers (FP unit off in this slice)
+//!
+//! `timer`
+//! - `init(&BootInfo)`, `init_cpu()`; `now() -> Nanos`: the same on all CPUs; `arm(Option<Nanos>)`: writes the comparator every
+//!   time; a deadline in the past fires at once; None stops it
+//!
+//! `trap`
+//! - stubs: user mode is saved straight into `PerCpu::current`, then on the CPU's kernel stack one of
+//!   `trap::system_call() -> !`, `trap::fault(Fault) -> !`, `trap::interrupted() -> !` (after `irq` dispatch);
+//!   calls below `abi::SIMPLE_CALLS` save only what the C ABI clobbers and call `syscall::SIMPLE[number]`
+//! - traps in kernel mode: fix-up of `copy_user`, or a panic through `panic::exception(Fault, &dyn Display)` with registers printed
+//!
+//! and a linker script `kernel.ld`, which defines `__image_start __text_start
+//! __text_end __rodata_start __rodata_end __data_start __data_end (with .bss) __init_start
+//! __init_end __image_end`, each page aligned.
+
+#[cfg(target_arch = "aarch64")]
+mod aarch64;
+#[cfg(target_arch = "riscv64")]
+mod riscv64;
+#[cfg(target_arch = "x86_64")]
+mod x86_64;
+
+#[cfg(target_arch = "aarch64")]
+pub use aarch64::*;
+#[cfg(target_arch = "riscv64")]
+pub use riscv64::*;
+#[cfg(target_arch = "x86_64")]
+pub use x86_64::*;

@@ -1,0 +1,40 @@
+//! What every boot protocol converges on.
+
+use crate::{
+    addr::{HardwareId, PhysAddr, PhysRange, VirtAddr},
+    config::MAX_RANGES,
+};
+use arrayvec::ArrayVec;
+
+/// Where the machine's description is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Tables {
+    /// A flattened device tree of `size` bytes.
+    DeviceTree(PhysRange),
+    /// The ACPI root pointer.
+    Acpi(PhysAddr),
+}
+
+/// The architecture-neutral hand-over; made by `arch::boot`, read by `init`.
+pub struct BootInfo {
+    /// The image with its `.bss`, in physical memory.
+    pub image: PhysRange,
+    /// Distance from the link address.
+    pub slide: usize,
+    /// Where physical address 0 is seen in the kernel.
+    pub direct_base: VirtAddr,
+    /// Physical memory that the direct map of the boot tables reaches, from 0.
+    pub direct_boot_limit: PhysAddr,
+    /// First address that user programs cannot have.
+    pub user_limit: VirtAddr,
+    /// Memory that may be used, before `reserved` is taken out.
+    pub ram: ArrayVec<PhysRange, MAX_RANGES>,
+    /// What firmware, tables and modules hold; may overlap.
+    pub reserved: ArrayVec<PhysRange, MAX_RANGES>,
+    /// The boot archive, if one was handed over.
+    pub archive: Option<PhysRange>,
+    pub command_line: &'static str,
+    pub tables: Tables,
+    /// The CPU that runs this.
+    pub boot_cpu: HardwareId,
+}
