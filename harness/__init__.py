@@ -1,0 +1,1 @@
+"""The lab: builds kernels, boots them on boards, and judges what they do."""
