@@ -100,15 +100,11 @@ def read_manifest(directory: Path) -> dict[str, Any]:
     try:
         record = json.loads(path.read_text())
     except FileNotFoundError as error:
-        raise BuildError(
-            f"a finished build in {directory}", f"no {MANIFEST} there", next_step="quoin build"
-        ) from error
+        raise BuildError(f"a finished build in {directory}", f"no {MANIFEST} there", next_step="quoin build") from error
     except (OSError, ValueError) as error:
         raise BuildError(f"a readable {path}", str(error), next_step="quoin clean && quoin build") from error
     if not isinstance(record, dict) or record.get("arch") not in ARCHES or record.get("profile") not in PROFILES:
-        raise BuildError(
-            f"a build manifest in {path}", "other content", next_step="quoin clean && quoin build"
-        )
+        raise BuildError(f"a build manifest in {path}", "other content", next_step="quoin clean && quoin build")
     return cast("dict[str, Any]", record)
 
 

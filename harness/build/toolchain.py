@@ -105,8 +105,18 @@ class Toolchain:
 
 
 # Variables by which a caller's own Rust set-up would leak into the build.
-_FOREIGN = frozenset({"RUSTFLAGS", "CARGO_BUILD_RUSTFLAGS", "CARGO_ENCODED_RUSTFLAGS", "RUSTUP_TOOLCHAIN",
-                      "RUSTC_WRAPPER", "RUSTC_WORKSPACE_WRAPPER", "CARGO_TARGET_DIR", "CARGO_BUILD_TARGET"})
+_FOREIGN = frozenset(
+    {
+        "RUSTFLAGS",
+        "CARGO_BUILD_RUSTFLAGS",
+        "CARGO_ENCODED_RUSTFLAGS",
+        "RUSTUP_TOOLCHAIN",
+        "RUSTC_WRAPPER",
+        "RUSTC_WORKSPACE_WRAPPER",
+        "CARGO_TARGET_DIR",
+        "CARGO_BUILD_TARGET",
+    }
+)
 
 
 def choose(candidates: Sequence[Candidate], ld_lld: Path | None) -> Toolchain:
@@ -123,7 +133,9 @@ def choose(candidates: Sequence[Candidate], ld_lld: Path | None) -> Toolchain:
         raise BuildError(wanted, "no rustc at all", next_step="quoin setup")
     if not modern:
         found = ", ".join(f"{c.name} (older than {dotted(MINIMUM)})" for c in pool)
-        raise BuildError(wanted, found, next_step=_REMEDY if not named else f"unset {NAMED}, or name a newer rustc in it")
+        raise BuildError(
+            wanted, found, next_step=_REMEDY if not named else f"unset {NAMED}, or name a newer rustc in it"
+        )
 
     complete = [c for c in modern if set(TARGETS.values()) <= c.targets]
     with_source = [c for c in modern if c.has_source]
@@ -143,7 +155,9 @@ def choose(candidates: Sequence[Candidate], ld_lld: Path | None) -> Toolchain:
     usable = complete or with_source
     if usable:
         raise BuildError(
-            f"a linker for {usable[0].name}", "neither its rust-lld nor ld.lld", next_step="quoin setup (package lld)"
+            f"a linker for {usable[0].name}",
+            "neither its rust-lld nor ld.lld",
+            next_step="quoin setup (package lld)",
         )
     found = ", ".join(f"{c.name} without the targets and without rust-src" for c in modern)
     raise BuildError(wanted, found, next_step=_REMEDY)
@@ -168,7 +182,8 @@ def discover(environment: Mapping[str, str] | None = None) -> Toolchain:
 def candidates(environment: Mapping[str, str]) -> Iterator[Candidate]:
     """Every toolchain on this machine that answers `rustc -vV` and has a cargo beside it."""
     seen: set[Path] = set()
-    for origin, folder in _folders(environment):
+    for origin, given in _folders(environment):
+        folder = given.resolve() if given.is_symlink() else given  # /bin is /usr/bin on merged systems
         rustc = folder / "rustc"
         if folder in seen or not rustc.is_file() or not (folder / "cargo").is_file():
             continue
@@ -196,7 +211,9 @@ def _folders(environment: Mapping[str, str]) -> Iterator[tuple[Origin, Path]]:
     if named := environment.get(NAMED):
         rustc = Path(named)
         if not (rustc.is_file() and (rustc.parent / "cargo").is_file()):
-            raise BuildError(f"rustc and cargo at {named}, as {NAMED} says", "no such files", next_step=f"unset {NAMED}")
+            raise BuildError(
+                f"rustc and cargo at {named}, as {NAMED} says", "no such files", next_step=f"unset {NAMED}"
+            )
         yield "named", rustc.parent
         return
     home = Path(environment.get("RUSTUP_HOME") or Path(environment.get("HOME", "/")) / ".rustup")
@@ -217,7 +234,12 @@ def _folders(environment: Mapping[str, str]) -> Iterator[tuple[Origin, Path]]:
 def _describe(rustc: Path, environment: Mapping[str, str]) -> tuple[Version, str, str] | None:
     try:
         answer = subprocess.run(
-            [rustc, "-vV"], capture_output=True, text=True, timeout=DESCRIBE_LIMIT_S, env=dict(environment), check=True
+            [rustc, "-vV"],
+            capture_output=True,
+            text=True,
+            timeout=DESCRIBE_LIMIT_S,
+            env=dict(environment),
+            check=True,
         ).stdout
     except (OSError, subprocess.SubprocessError):
         return None
