@@ -1,0 +1,23 @@
+"""Boards: files, facts, variants, needs, and room for them on this host."""
+
+from harness.board.admission import Admission, admission
+from harness.board.errors import AdmissionError, BoardError, LabError, NeedsError
+from harness.board.files import find_boards, known_boards, read_board
+from harness.board.model import Board, memory_mib, memory_text
+from harness.board.needs import lacks
+
+__all__ = [
+    "Admission",
+    "AdmissionError",
+    "Board",
+    "BoardError",
+    "LabError",
+    "NeedsError",
+    "admission",
+    "find_boards",
+    "known_boards",
+    "lacks",
+    "memory_mib",
+    "memory_text",
+    "read_board",
+]

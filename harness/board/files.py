@@ -1,0 +1,218 @@
+"""Board files: labgrid environments, read and checked.
+
+labgrid reads the same files, and forgives unknown keys; here each key is
+checked against what it may be, and a fault names file, line and the choice.
+"""
+
+from __future__ import annotations
+
+import difflib
+import fnmatch
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from harness.board.errors import BoardError
+from harness.board.model import Board, memory_mib
+
+DRIVER = "QuoinQemuDriver"
+ARCHITECTURES = ("x86_64", "aarch64", "riscv64")
+
+_TOP_KEYS = frozenset({"imports", "targets", "images", "options", "tools", "paths"})
+_TARGET_KEYS = frozenset({"features", "drivers", "resources"})
+_REQUIRED = frozenset({"arch", "binary", "machine", "cpu", "smp", "memory", "ready"})
+_OPTIONAL: Mapping[str, Any] = {
+    "max_smp": 8,
+    "panic": "^PANIC ",
+    "stage": r"^boot: (?P<stage>[a-z]+):",
+    "prompt": r"\$ ",
+    "boot_timeout_s": 60,
+    "args": [],
+    "kernel": None,
+    "initrd": None,
+    "cmdline": "",
+}
+_TYPES: Mapping[str, tuple[type, ...]] = {
+    "smp": (int,),
+    "max_smp": (int,),
+    "boot_timeout_s": (int, float),
+    "args": (list,),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class _Mapping:
+    """A YAML mapping whose keys remember their line."""
+
+    path: Path
+    what: str
+    line: int
+    values: Mapping[str, tuple[yaml.Node, int]]
+
+    def fault(self, line: int, text: str) -> BoardError:
+        return BoardError(f"{self.path}:{line}: {text}")
+
+    def check_keys(self, allowed: Iterable[str]) -> None:
+        names = sorted(allowed)
+        for key, (_, line) in self.values.items():
+            if key not in names:
+                near = difflib.get_close_matches(key, names, n=1)
+                hint = f" (did you mean {near[0]!r}?)" if near else ""
+                raise self.fault(
+                    line,
+                    f"unknown key {key!r} in {self.what}{hint}; "
+                    f"allowed: {', '.join(names)}",
+                )
+
+    def child(self, key: str) -> _Mapping:
+        if key not in self.values:
+            raise self.fault(self.line, f"{self.what} lacks the key {key!r}")
+        node, line = self.values[key]
+        return _mapping(self.path, f"{self.what}.{key}", node, line)
+
+    def plain(self, key: str, default: Any = None) -> Any:
+        if key not in self.values:
+            return default
+        node, _ = self.values[key]
+        return yaml.SafeLoader("").construct_object(node, deep=True)
+
+    def line_of(self, key: str) -> int:
+        return self.values[key][1] if key in self.values else self.line
+
+
+def _mapping(path: Path, what: str, node: yaml.Node | None, line: int) -> _Mapping:
+    if not isinstance(node, yaml.MappingNode):
+        raise BoardError(f"{path}:{line}: {what} must be a mapping of keys to values")
+    values: dict[str, tuple[yaml.Node, int]] = {}
+    for key, value in node.value:
+        at = key.start_mark.line + 1
+        if key.value in values:
+            raise BoardError(f"{path}:{at}: key {key.value!r} stands twice in {what}")
+        values[key.value] = (value, at)
+    return _Mapping(path, what, line, values)
+
+
+def read_board(path: Path) -> Board:
+    """Read one board file. Raises BoardError with file, line and the allowed keys."""
+    try:
+        text = path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        raise BoardError(f"{path}: no such board file") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise BoardError(f"{path}: cannot be read: {error}") from error
+    try:
+        root = yaml.compose(text, Loader=yaml.SafeLoader)
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark
+        line = mark.line + 1 if mark is not None else 1
+        raise BoardError(f"{path}:{line}: not YAML: {error.problem}") from error
+    top = _mapping(path, "the board file", root, 1)
+    top.check_keys(_TOP_KEYS)
+    targets = top.child("targets")
+    if len(targets.values) != 1:
+        raise targets.fault(targets.line, "a board file has exactly one target, 'main'")
+    target = targets.child(next(iter(targets.values)))
+    target.check_keys(_TARGET_KEYS)
+    drivers = target.child("drivers")
+    driver = drivers.child(DRIVER)
+    driver.check_keys(_REQUIRED | _OPTIONAL.keys())
+    return _board(path, top, target, driver)
+
+
+def _board(path: Path, top: _Mapping, target: _Mapping, driver: _Mapping) -> Board:
+    for key in sorted(_REQUIRED - driver.values.keys()):
+        raise driver.fault(driver.line, f"{driver.what} lacks the key {key!r}")
+    value = {key: driver.plain(key) for key in _REQUIRED}
+    value |= {key: driver.plain(key, default) for key, default in _OPTIONAL.items()}
+    for key, found in value.items():
+        kinds = _TYPES.get(key, (str, type(None)) if key in _OPTIONAL else (str,))
+        if not isinstance(found, kinds) or isinstance(found, bool):
+            wanted = " or ".join(k.__name__ for k in kinds if k is not type(None))
+            raise driver.fault(
+                driver.line_of(key), f"{key!r} must be {wanted}, not {found!r}"
+            )
+    if value["arch"] not in ARCHITECTURES:
+        raise driver.fault(
+            driver.line_of("arch"),
+            f"unknown arch {value['arch']!r}; known: {', '.join(ARCHITECTURES)}",
+        )
+    for key in ("ready", "panic", "stage", "prompt"):
+        try:
+            re.compile(value[key])
+        except re.error as error:
+            raise driver.fault(
+                driver.line_of(key), f"{key!r} is no regular expression: {error}"
+            ) from error
+    try:
+        memory = memory_mib(value["memory"])
+    except BoardError as error:
+        raise driver.fault(driver.line_of("memory"), str(error)) from error
+    images = top.plain("images", {})
+    features = target.plain("features", []) or []
+    board = Board(
+        name=path.stem,
+        path=path,
+        arch=value["arch"],
+        binary=value["binary"],
+        machine=value["machine"],
+        cpu=value["cpu"],
+        smp=value["smp"],
+        max_smp=value["max_smp"],
+        memory_mib=memory,
+        default_memory_mib=memory,
+        ready=value["ready"],
+        panic=value["panic"],
+        stage=value["stage"],
+        prompt=value["prompt"],
+        boot_timeout_s=float(value["boot_timeout_s"]),
+        features=frozenset(str(feature) for feature in features),
+        args=tuple(str(arg) for arg in value["args"]),
+        kernel=_image(driver, images, "kernel", value["kernel"]),
+        initrd=_image(driver, images, "initrd", value["initrd"]),
+        cmdline=value["cmdline"] or "",
+    )
+    try:
+        return board.variant()
+    except BoardError as error:
+        raise driver.fault(driver.line_of("smp"), str(error)) from error
+
+
+def _image(driver: _Mapping, images: Mapping[str, str], key: str, name: str | None) -> Path | None:
+    """The file that `images:` gives under `name`, relative to the board file."""
+    if name is None:
+        return None
+    if name not in images:
+        known = ", ".join(sorted(images)) or "none"
+        raise driver.fault(
+            driver.line_of(key), f"{key!r} names {name!r}, which images: lacks; it has: {known}"
+        )
+    return (driver.path.parent / Path(images[name]).expanduser()).resolve()
+
+
+def known_boards(directory: Path) -> list[str]:
+    """Names of the board files in `directory`, sorted."""
+    return sorted(path.stem for path in directory.glob("*.yaml"))
+
+
+def find_boards(patterns: Iterable[str], directory: Path) -> list[Board]:
+    """Boards that match names or globs, each at most once, in the order asked for.
+
+    Raises BoardError for a pattern without a match, and names the known boards.
+    """
+    known = known_boards(directory)
+    names: list[str] = []
+    for pattern in patterns:
+        matches = fnmatch.filter(known, pattern)
+        if not matches:
+            near = difflib.get_close_matches(pattern, known, n=1)
+            hint = f" (did you mean {near[0]!r}?)" if near else ""
+            raise BoardError(
+                f"unknown board {pattern!r}{hint}; "
+                f"known in {directory}: {', '.join(known) or 'none'}"
+            )
+        names += [name for name in matches if name not in names]
+    return [read_board(directory / f"{name}.yaml") for name in names]

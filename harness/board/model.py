@@ -1,0 +1,91 @@
+"""A board as a value: what a suite may rely on, and what a driver must build.
+
+A `Board` is one line of the matrix: a board file with its variants applied. It
+owns no process and opens nothing.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from harness.board.errors import BoardError
+
+_UNITS_MIB = {"M": 1, "G": 1024}
+
+
+def memory_mib(text: str) -> int:
+    """Mebibytes in `128M` or `2G`. Raises BoardError on anything else."""
+    match = re.fullmatch(r"([1-9]\d*)([MG])", text.strip())
+    if match is None:
+        raise BoardError(f"memory is written like 128M or 2G, not {text!r}")
+    return int(match[1]) * _UNITS_MIB[match[2]]
+
+
+def memory_text(mib: int) -> str:
+    """The shortest way to write `mib` mebibytes: `128M`, `2G`."""
+    return f"{mib // 1024}G" if mib % 1024 == 0 else f"{mib}M"
+
+
+@dataclass(frozen=True, slots=True)
+class Board:
+    """An emulated board, with one choice of CPUs and memory.
+
+    `ready`, `panic`, `stage` and `prompt` are regular expressions over one
+    console line; `prompt` also over a line that has not ended.
+    """
+
+    name: str
+    path: Path
+    arch: str
+    binary: str
+    machine: str
+    cpu: str
+    smp: int
+    max_smp: int
+    memory_mib: int
+    default_memory_mib: int
+    ready: str
+    panic: str
+    stage: str
+    prompt: str
+    boot_timeout_s: float
+    features: frozenset[str]
+    args: tuple[str, ...] = ()
+    kernel: Path | None = None
+    initrd: Path | None = None
+    cmdline: str = ""
+
+    @property
+    def id(self) -> str:
+        """The name that a test id carries, such as `qemu-riscv64-smp4`."""
+        memory = (
+            ""
+            if self.memory_mib == self.default_memory_mib
+            else f"-{memory_text(self.memory_mib)}"
+        )
+        return f"{self.name}-smp{self.smp}{memory}"
+
+    def variant(
+        self,
+        *,
+        smp: int | None = None,
+        memory: str | None = None,
+        args: tuple[str, ...] = (),
+    ) -> Board:
+        """This board with other CPUs, other memory or more QEMU arguments.
+
+        Raises BoardError where the board cannot be built that way.
+        """
+        cpus = self.smp if smp is None else smp
+        if not 1 <= cpus <= self.max_smp:
+            raise BoardError(
+                f"{self.name} takes 1 to {self.max_smp} CPUs, not {cpus} ({self.path})"
+            )
+        return replace(
+            self,
+            smp=cpus,
+            memory_mib=self.memory_mib if memory is None else memory_mib(memory),
+            args=self.args + args,
+        )

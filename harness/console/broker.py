@@ -1,0 +1,238 @@
+"""The one reader of a console.
+
+A thread reads whatever comes in pieces of 64 KiB, cuts lines once, stamps them,
+and hands them to everybody: the window that `expect` searches, logs, the panic
+watcher, frames, attached terminals. Bytes are read whether or not a test looks.
+"""
+
+from __future__ import annotations
+
+import os
+import selectors
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+from typing import Protocol
+
+from harness.console.framing import Frame, SequenceCheck, Torn, decode
+from harness.console.lines import SOH, Direction, Line, LineCutter
+from harness.console.log import Sink
+from harness.console.panic import PanicWatcher
+
+PIECE = 65536
+# What `expect` can look back on: more than any suite waits for, less than a flood.
+WINDOW = 1 << 20
+_RECENT_LINES = 4000
+
+
+class Transport(Protocol):
+    """Both directions of a console, as one file descriptor."""
+
+    def fileno(self) -> int: ...
+    def close(self) -> None: ...
+
+
+class Window:
+    """The newest text of a console, by offset from its beginning; frames are not in it."""
+
+    def __init__(self, size: int = WINDOW) -> None:
+        self.start = 0
+        self.text = bytearray()
+        self._size = size
+
+    @property
+    def end(self) -> int:
+        return self.start + len(self.text)
+
+    def add(self, data: bytes) -> None:
+        self.text += data
+        # Dropped in halves, so that the cost of moving is shared by many pieces.
+        if len(self.text) > 2 * self._size:
+            drop = len(self.text) - self._size
+            del self.text[:drop]
+            self.start += drop
+
+
+class Broker:
+    """Owns a console from `start` to `close`. All fields are read under `changed`."""
+
+    def __init__(self, transport: Transport, *, panic: str = "^PANIC ", prompt: str = r"\$ ") -> None:
+        self.changed = threading.Condition()
+        self.window = Window()
+        self.recent: deque[Line] = deque(maxlen=_RECENT_LINES)
+        self.frames: deque[Frame | Torn] = deque()
+        self.panic = PanicWatcher(panic, prompt)
+        self.closed: str | None = None
+        # Why the target will print nothing more, though its console is open.
+        self.stopped: str | None = None
+        self.received = 0
+        self.line_count = 0
+        self._transport = transport
+        self._sinks: list[Sink] = []
+        self._taps: list[Callable[[bytes], None]] = []
+        self._cutter = LineCutter()
+        self._sequence = SequenceCheck()
+        self._shown = 0
+        self._outgoing = bytearray()
+        self._wake_read, self._wake_write = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+        self._ending = False
+        self._thread = threading.Thread(target=self._run, name="console-broker", daemon=True)
+        os.set_blocking(transport.fileno(), False)
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def close(self) -> None:
+        """Stop reading and close the transport. Safe to call twice."""
+        if not self._ending:
+            self._ending = True
+            self._wake()
+            if self._thread.ident is not None:
+                self._thread.join(5.0)
+            self._transport.close()
+            os.close(self._wake_read)
+            os.close(self._wake_write)
+
+    @property
+    def ended(self) -> str | None:
+        """Why nothing more will come, if so."""
+        return self.closed or self.stopped
+
+    # Who listens.
+
+    def attach(self, sink: Sink) -> None:
+        with self.changed:
+            self._sinks.append(sink)
+
+    def detach(self, sink: Sink) -> None:
+        with self.changed:
+            self._sinks.remove(sink)
+            sink.flush()
+
+    def tap(self, tap: Callable[[bytes], None]) -> None:
+        """Hand each piece of text, frames left out, to `tap`; on the broker's thread."""
+        with self.changed:
+            self._taps.append(tap)
+
+    def untap(self, tap: Callable[[bytes], None]) -> None:
+        with self.changed:
+            self._taps.remove(tap)
+
+    # What goes out.
+
+    def send(self, data: bytes) -> None:
+        """Queue bytes for the target; the thread sends them as the target takes them."""
+        with self.changed:
+            self._outgoing += data
+            now = time.monotonic()
+            for text in data.rstrip(b"\n").split(b"\n"):
+                self._publish(Line(text, now, Direction.TO_TARGET))
+            self._flush()
+        self._wake()
+
+    def note(self, text: str) -> None:
+        """Put a line of the host's own into the log."""
+        with self.changed:
+            self._publish(Line(text.encode(), time.monotonic(), Direction.HOST))
+            self._flush()
+
+    def restart_frames(self) -> None:
+        """The target has started anew, and so have its frame numbers."""
+        with self.changed:
+            self._sequence = SequenceCheck()
+            self.frames.clear()
+            self.stopped = None
+
+    # The thread.
+
+    def _wake(self) -> None:
+        try:
+            os.write(self._wake_write, b"w")
+        except BlockingIOError:
+            pass  # The pipe is full of wake-ups already: one more says nothing new.
+
+    def _run(self) -> None:
+        fd = self._transport.fileno()
+        reason = "closed by the lab"
+        with selectors.DefaultSelector() as selector:
+            selector.register(fd, selectors.EVENT_READ)
+            selector.register(self._wake_read, selectors.EVENT_READ)
+            while not self._ending:
+                with self.changed:
+                    writing = bool(self._outgoing)
+                mask = selectors.EVENT_READ | (selectors.EVENT_WRITE if writing else 0)
+                selector.modify(fd, mask)
+                try:
+                    if not self._turn(fd, selector.select()):
+                        reason = "the other end closed it"
+                        break
+                except OSError as error:
+                    reason = f"{error.strerror or error}"
+                    break
+        with self.changed:
+            if self._cutter.rest:
+                self._publish(Line(self._cutter.rest, time.monotonic(), Direction.FROM_TARGET))
+            self.closed = reason
+            self._flush()
+            self.changed.notify_all()
+
+    def _turn(self, fd: int, ready: list[tuple[selectors.SelectorKey, int]]) -> bool:
+        for key, mask in ready:
+            if key.fd == self._wake_read:
+                os.read(self._wake_read, PIECE)
+                continue
+            if mask & selectors.EVENT_WRITE:
+                with self.changed:
+                    sent = os.write(fd, self._outgoing[:PIECE])
+                    del self._outgoing[:sent]
+            if mask & selectors.EVENT_READ:
+                piece = os.read(fd, PIECE)
+                if not piece:
+                    return False
+                self._take(piece, time.monotonic())
+        return True
+
+    def _take(self, piece: bytes, now: float) -> None:
+        with self.changed:
+            self.received += len(piece)
+            text = bytearray()
+            for data in self._cutter.cut(piece):
+                line = Line(data, now, Direction.FROM_TARGET)
+                self._publish(line)
+                if line.is_frame:
+                    self._take_frame(data)
+                else:
+                    text += data[self._shown :] + b"\n"
+                    self.panic.see(line)
+                self._shown = 0
+            rest = self._cutter.rest
+            # An unfinished line is text already, for prompts; an unfinished frame is not.
+            if not rest.startswith(SOH):
+                shown = rest.rstrip(b"\r")
+                text += shown[self._shown :]
+                self._shown = len(shown)
+            self.window.add(bytes(text))
+            self._flush()
+            taps = list(self._taps) if text else []
+            self.changed.notify_all()
+        for tap in taps:
+            tap(bytes(text))
+
+    def _take_frame(self, data: bytes) -> None:
+        frame = decode(data)
+        if isinstance(frame, Frame):
+            gap = self._sequence.gap(frame)
+            if gap is not None:
+                self.frames.append(Torn(data, gap))
+        self.frames.append(frame)
+
+    def _publish(self, line: Line) -> None:
+        self.recent.append(line)
+        self.line_count += 1
+        for sink in self._sinks:
+            sink.line(line)
+
+    def _flush(self) -> None:
+        for sink in self._sinks:
+            sink.flush()

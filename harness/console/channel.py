@@ -1,0 +1,97 @@
+"""Frames as a conversation: each sent one is acknowledged, or sent again."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+
+from harness.console.broker import Broker
+from harness.console.errors import ConsoleClosed, ConsoleFault, ExpectTimeout, TargetPanicked
+from harness.console.framing import MODULUS, Frame, Torn, encode
+
+RESEND_S = 0.2
+_REPORT_GRACE_S = 2.0
+
+
+class Channel:
+    """The host's end of the framed protocol. One thread uses it at a time."""
+
+    def __init__(self, broker: Broker) -> None:
+        self._broker = broker
+        self._sequence = 0
+        self._ready: list[str] = []
+
+    def send(self, payload: str, timeout_s: float) -> None:
+        """Send a frame and wait until the target has acknowledged it.
+
+        Raises ExpectTimeout, TargetPanicked, ConsoleClosed or ConsoleFault.
+        """
+        self._sequence = (self._sequence + 1) % MODULUS
+        data = encode(self._sequence, payload)
+        wanted = f"ack {self._sequence:04x}"
+        deadline = time.monotonic() + timeout_s
+        tries = 0
+        while time.monotonic() < deadline:
+            tries += 1
+            self._broker.send(data)
+            until = min(time.monotonic() + RESEND_S, deadline)
+            while (answer := self._next(until)) is not None:
+                if answer == wanted:
+                    return
+                if not answer.startswith("ack "):
+                    self._ready.append(answer)
+        raise ExpectTimeout(
+            f"the target acknowledged no frame within {timeout_s:g} s ({tries} tries); "
+            "is its test daemon running?"
+        )
+
+    def receive(self, timeout_s: float) -> str:
+        """The next payload that is no acknowledgement; raises as `send`."""
+        deadline = time.monotonic() + timeout_s
+        while True:
+            if self._ready:
+                return self._ready.pop(0)
+            answer = self._next(deadline)
+            if answer is None:
+                raise ExpectTimeout(f"no frame from the target within {timeout_s:g} s")
+            if not answer.startswith("ack "):
+                return answer
+
+    def answers(self, timeout_s: float) -> Iterator[str]:
+        """Payloads as they come, each within `timeout_s` of the one before."""
+        while True:
+            yield self.receive(timeout_s)
+
+    def ping(self, timeout_s: float = 5.0) -> None:
+        """See that the test daemon answers."""
+        self.send("ping", timeout_s)
+        answer = self.receive(timeout_s)
+        if answer != "pong":
+            raise ConsoleFault(f"the target answered 'ping' with {answer!r}, not 'pong'")
+
+    def _next(self, deadline: float) -> str | None:
+        broker = self._broker
+        with broker.changed:
+            while not broker.frames:
+                report = broker.panic.report
+                if report is not None and not report.acknowledged:
+                    broker.changed.wait_for(
+                        lambda: report.complete or broker.ended is not None, _REPORT_GRACE_S
+                    )
+                    if not broker.frames:
+                        raise TargetPanicked(report)
+                    break
+                if broker.ended is not None:
+                    raise ConsoleClosed(f"the console ended: {broker.ended}")
+                left = deadline - time.monotonic()
+                if left <= 0:
+                    return None
+                broker.changed.wait(left)
+            frame = broker.frames.popleft()
+        if isinstance(frame, Torn):
+            raise ConsoleFault(
+                f"a frame from the target was damaged: {frame.reason}. The line: {frame.line!r}. "
+                "No result of this run can be trusted; look at the console log around it"
+            )
+        assert isinstance(frame, Frame)
+        return frame.payload

@@ -1,0 +1,82 @@
+"""A console log on disk: every line with its time and direction."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import BinaryIO, Protocol
+
+from harness.console.lines import Direction, Line
+
+# A guest that prints for ever must not fill the disk.
+LARGEST = 64 << 20
+
+
+class Sink(Protocol):
+    """Takes lines from the broker, on the broker's thread."""
+
+    def line(self, line: Line) -> None: ...
+    def flush(self) -> None: ...
+
+
+class LogFile:
+    """Writes lines to a file. A full disk is kept as `fault`; the file then ends with a whole line.
+
+    Shape of a line: seconds since `start_s`, sign of the direction, text.
+    """
+
+    def __init__(self, path: Path, start_s: float) -> None:
+        self.path = path
+        self.fault: OSError | None = None
+        self._start_s = start_s
+        self._size = 0
+        self._whole = 0
+        self._file: BinaryIO | None = None
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            self._file = path.open("wb", buffering=1 << 16)
+        except OSError as error:
+            self.fault = error
+
+    def line(self, line: Line) -> None:
+        if self._file is None or self._size > LARGEST:
+            return
+        text = line.text.replace(b"\x01", b"<SOH>").replace(b"\x1b", b"<ESC>")
+        at = line.at_s - self._start_s
+        data = b"%12.6f %s %s\n" % (at, line.direction.value.encode(), text)
+        self._size += len(data)
+        if self._size > LARGEST:
+            note = f"the log stops here: it reached {LARGEST >> 20} MiB"
+            data = b"%12.6f %s %s\n" % (at, Direction.HOST.value.encode(), note.encode())
+        try:
+            self._file.write(data)
+        except OSError as error:
+            self._fail(error)
+
+    def flush(self) -> None:
+        if self._file is None:
+            return
+        try:
+            self._file.flush()
+            self._whole = self._file.tell()
+        except OSError as error:
+            self._fail(error)
+
+    def close(self) -> None:
+        self.flush()
+        if self._file is not None:
+            self._file.close()
+            self._file = None
+
+    def _fail(self, error: OSError) -> None:
+        """Keep the fault, and cut the file after the last whole line."""
+        self.fault = error
+        file, self._file = self._file, None
+        assert file is not None
+        file.raw.close()  # type: ignore[attr-defined]
+        try:
+            with self.path.open("r+b") as whole:
+                whole.seek(self._whole)
+                written = whole.read()
+                whole.truncate(self._whole + written.rfind(b"\n") + 1)
+        except OSError as second:
+            self.fault = second

@@ -1,0 +1,57 @@
+"""Seeing a panic when it is printed, not when a test next looks."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, field
+
+from harness.console.lines import Line
+
+_LOCATED = re.compile(r"(?P<who>.*?): (?P<message>.*) at (?P<file>[^\s:]+):(?P<line>\d+):\d+$")
+_END = "PANIC end"
+_MOST_LINES = 2000
+
+
+@dataclass(slots=True)
+class PanicReport:
+    """A panic as the target printed it. `complete` once its last line has come."""
+
+    at_s: float
+    lines: list[str] = field(default_factory=list)
+    complete: bool = False
+    acknowledged: bool = False
+
+    @property
+    def message(self) -> str:
+        return self.lines[0]
+
+    @property
+    def location(self) -> tuple[str, int] | None:
+        """File and line that the panic names."""
+        match = _LOCATED.match(self.lines[0])
+        return None if match is None else (match["file"], int(match["line"]))
+
+
+class PanicWatcher:
+    """Finds the first panic in a stream of lines.
+
+    `pattern` is the board's; a prompt without a line end may stand before it.
+    """
+
+    def __init__(self, pattern: str, prompt: str) -> None:
+        self._pattern = re.compile(pattern)
+        self._prompt = re.compile(prompt)
+        self.report: PanicReport | None = None
+
+    def see(self, line: Line) -> None:
+        text = str(line)
+        if self.report is None:
+            found = self._pattern.search(text)
+            if found is None and (prompt := self._prompt.match(text)):
+                text = text[prompt.end() :]
+                found = self._pattern.search(text)
+            if found is not None:
+                self.report = PanicReport(line.at_s, [text])
+        elif not self.report.complete and len(self.report.lines) < _MOST_LINES:
+            self.report.lines.append(text)
+            self.report.complete = text == _END

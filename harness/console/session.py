@@ -1,0 +1,173 @@
+"""A machine that is on, with its console owned: what a test holds in its hand."""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from harness.board import Board, LabError
+from harness.console.broker import Broker
+from harness.console.channel import Channel
+from harness.console.console import Console
+from harness.console.log import LogFile, Sink
+from harness.console.panic import PanicReport, PanicWatcher
+from harness.machine import Event, GdbStub, Kind, QemuMachine
+
+_QUIET_EVENTS = frozenset({"STOP", "RESUME", "RTC_CHANGE"})
+
+
+class Session:
+    """Owns a machine and its console, from `on` until the block is left.
+
+    >>> with Session(machine, log) as session:
+    ...     session.wait_ready()
+    ...     session.console.command("ps")
+    """
+
+    def __init__(self, machine: QemuMachine, log: Path, sinks: tuple[Sink, ...] = ()) -> None:
+        self.machine = machine
+        self.board: Board = machine.board
+        self.log_path = log
+        self.dirty: str | None = None
+        self.ready_line: str | None = None
+        self._sinks = sinks
+        self._closed = False
+        self._log = LogFile(log, time.monotonic())
+        if self._log.fault is not None:
+            raise _log_fault(log, self._log.fault)
+        try:
+            machine.on()
+        except BaseException as error:
+            self._log.close()
+            if isinstance(error, LabError):
+                log.write_text(f"{error}\n", encoding="utf-8")
+            raise
+        self.broker = Broker(
+            machine.console_socket, panic=self.board.panic, prompt=self.board.prompt
+        )
+        self.console = Console(self.broker, self.board.prompt)
+        self.channel = Channel(self.broker)
+        for sink in (self._log, *sinks):
+            self.broker.attach(sink)
+        self.broker.note(machine.shell_command())
+        machine.listen(self._on_event)
+        self.broker.start()
+
+    def __enter__(self) -> Session:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Switch the machine off. Safe to call twice."""
+        if self._closed:
+            return
+        self._closed = True
+        try:
+            self.machine.off()
+        finally:
+            self.broker.close()
+            self._log.close()
+
+    @property
+    def alive(self) -> bool:
+        """Whether a further test may use this machine as it stands."""
+        return (
+            not self._closed
+            and self.dirty is None
+            and self.machine.running
+            and self.broker.panic.report is None
+            and self.machine.guest_reset is None
+            and self.machine.guest_off is None
+        )
+
+    @property
+    def panic(self) -> PanicReport | None:
+        return self.broker.panic.report
+
+    def mark_dirty(self, why: str) -> None:
+        """Say that the next test must not find this machine as it is now."""
+        self.dirty = why
+
+    def check_log(self) -> None:
+        """Raise LabError where the log could not be written, a full disk for example."""
+        if self._log.fault is not None:
+            raise _log_fault(self.log_path, self._log.fault)
+
+    @contextmanager
+    def logging_to(self, sink: Sink) -> Iterator[None]:
+        """Send console lines to one more place for a while."""
+        self.broker.attach(sink)
+        try:
+            yield
+        finally:
+            self.broker.detach(sink)
+
+    # What a test does with it.
+
+    def wait_ready(self, timeout_s: float | None = None) -> None:
+        """Wait for the board's ready line. Raises as Console.expect."""
+        pattern = self.board.ready
+        match = self.console.expect(
+            rf"{pattern}[^\n]*\n", self.board.boot_timeout_s if timeout_s is None else timeout_s
+        )
+        self.ready_line = match.group().decode(errors="replace").strip()
+        self.check_log()
+
+    def last_stage(self) -> str | None:
+        """The newest boot stage that the kernel has reported."""
+        pattern = re.compile(self.board.stage)
+        with self.broker.changed:
+            lines = [str(line) for line in self.broker.recent]
+        for text in reversed(lines):
+            match = pattern.search(text)
+            if match:
+                return match["stage"] if "stage" in match.groupdict() else match.group()
+        return None
+
+    def qmp(self, command: str, **arguments: Any) -> Any:
+        """Execute a QMP command; see QemuMachine.qmp."""
+        return self.machine.qmp(command, **arguments)
+
+    def gdb(self) -> GdbStub:
+        """Stop the machine and look inside; see QemuMachine.gdb."""
+        return self.machine.gdb()
+
+    def reset(self) -> None:
+        """Press the reset button and forget what was on the console before."""
+        with self.broker.changed:
+            self.broker.panic = PanicWatcher(self.board.panic, self.board.prompt)
+        self.console.skip()
+        self.machine.reset()
+        self.broker.restart_frames()
+
+    def _on_event(self, event: Event) -> None:
+        if event.kind is Kind.QMP and event.name == "RESET":
+            self.broker.restart_frames()
+        if event.name not in _QUIET_EVENTS and not event.data.get("asked"):
+            self.broker.note(str(event))
+        stopping = event.name == "SHUTDOWN" or event.kind is Kind.EXIT
+        if stopping and not event.data.get("asked"):
+            with self.broker.changed:
+                if self.broker.stopped is None:
+                    self.broker.stopped = str(event)
+                self.broker.changed.notify_all()
+
+
+def _log_fault(path: Path, error: OSError) -> LabError:
+    return LabError(
+        f"the console log {path} cannot be written: {error.strerror}; "
+        "make room on that disk (build/logs may be deleted) and run again"
+    )
+

@@ -1,0 +1,19 @@
+"""What goes wrong between the lab and an emulated machine."""
+
+from harness.board import LabError
+
+
+class MachineError(LabError):
+    """A machine cannot be started or steered; the message says what to do."""
+
+
+class ImageError(MachineError):
+    """A boot file is missing, unreadable, or made for another architecture."""
+
+
+class QemuMissing(MachineError):
+    """The emulator is not installed, or too old."""
+
+
+class QemuDied(MachineError):
+    """The emulator ended without being asked; the message carries its own words."""
