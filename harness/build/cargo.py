@@ -157,5 +157,5 @@ def clippy(toolchain: Toolchain, arch: Arch, on_line: OnLine, source: Path = SOU
 
 def format_check(toolchain: Toolchain, on_line: OnLine, source: Path = SOURCE) -> tuple[int, list[str]]:
     """`cargo fmt --check`: exit status and what differs."""
-    command = [toolchain.cargo, "fmt", "--all", "--", "--check"]
+    command: list[str | Path] = [toolchain.cargo, "fmt", "--all", "--", "--check"]
     return stream(command, cwd=source, env=toolchain.environment(os.environ), on_line=on_line)

@@ -158,34 +158,11 @@ def what_is(image: bytes) -> str:
     return "an empty file" if not image else "neither an ELF nor a Linux Image"
 
 
-def arch_of_image(path: Path) -> Arch | None:
-    """Which architecture the boot image at `path` is for; None when it is nobody's. Raises OSError."""
-    with path.open("rb") as file:
-        words = what_is(file.read(_HEADER_BYTES))
-    return next((arch for arch in MACHINES if words.endswith(arch)), None)
-
-
-def require_image(path: Path, arch: Arch) -> None:
-    """BuildError unless `path` is there and boots on `arch`."""
-    try:
-        with path.open("rb") as file:
-            words = what_is(file.read(_HEADER_BYTES))
-    except OSError as error:
-        raise BuildError(
-            f"a boot image for {arch} at {path}",
-            error.strerror or str(error),
-            next_step=f"quoin build {arch}",
-        ) from error
-    if not words.endswith(arch):
-        raise BuildError(
-            f"a boot image for {arch} at {path}",
-            words,
-            next_step="choose a board of that architecture, or another image",
-        )
-
-
 def cpio(members: Iterable[tuple[str, bytes]]) -> bytes:
-    """A cpio "newc" archive of executable files: by name, without owner and time, so the same input gives the same bytes."""
+    """A cpio "newc" archive of executable files: sorted by name, without owner and time.
+
+    The same input gives the same bytes. Raises BuildError on a name with a path, or one that stands twice.
+    """
     out = bytearray()
     ordered = sorted(members)
     names = [name for name, _ in ordered]

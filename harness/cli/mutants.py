@@ -1,0 +1,6 @@
+SUMMARY = "apply each patch of testsuites/mutants in a worktree and see its test go red"
+PASSES_ON = False
+
+
+def add_arguments(parser): ...
+def run(args, rest): ...

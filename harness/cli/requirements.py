@@ -1,0 +1,6 @@
+SUMMARY = "list each requirement with the tests that prove it and their last verdicts"
+PASSES_ON = False
+
+
+def add_arguments(parser): ...
+def run(args, rest): ...
