@@ -97,12 +97,29 @@ def proofs(suites: Path) -> list[Proof]:
     found: list[Proof] = []
     for path in sorted(suites.rglob("test_*.py")):
         found += marks_in(path.read_text(encoding="utf-8"), str(path.relative_to(suites.parent)))
-    return found + list(kernel_proofs())
+    return found + list(kernel_proofs(suites))
 
 
-def kernel_proofs() -> Iterator[Proof]:
-    """Proofs by kernel tests, out of the programs of whichever build there is; none before the first build."""
-    return iter(())
+def kernel_proofs(suites: Path) -> Iterator[Proof]:
+    """Proofs by kernel tests, out of the programs of the builds that there are; none before the first build."""
+    import yaml
+
+    from harness.build.artifacts import ARCHES, PROFILES, programs_of
+    from harness.plugin.records import read_records
+
+    programs: dict[str, Path] = {}
+    for arch in ARCHES:
+        for profile in PROFILES:
+            try:
+                programs |= {path.name: path for path in programs_of(arch, profile)}
+            except BuildError:
+                continue  # not built, so it has nothing to tell
+    for path in sorted(suites.rglob("kernel-tests.yaml")):
+        name = str(path.relative_to(suites.parent))
+        asked = yaml.safe_load(path.read_text(encoding="utf-8"))["programs"]
+        for record in (r for program in asked if program in programs for r in read_records(programs[program])):
+            for requirement in record.requirements:
+                yield Proof(requirement, f"{name}::{record.case}", f"{name.replace('/', '.')}::{record.case}")
 
 
 def verdicts(files: Iterable[Path]) -> Mapping[str, Mapping[str, str]]:

@@ -7,14 +7,16 @@ import re
 import signal
 import subprocess
 import sys
-import xml.etree.ElementTree as ElementTree
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from harness.build.artifacts import TOP
 from harness.build.errors import BuildError
+
+if TYPE_CHECKING:
+    from xml.etree import ElementTree
 
 Outcome = Literal["passed", "failed", "skipped"]
 RESULTS = TOP / "build" / "results"
@@ -25,7 +27,7 @@ _NO_BOARD = "host"
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """One test of a JUnit file. `board` is the test id's parameter, or "host" for a test without one."""
+    """One test of a JUnit file. `board` names board and variant, or "host" for a test without one."""
 
     name: str
     board: str
@@ -66,6 +68,8 @@ def _end(process: subprocess.Popen[bytes]) -> None:
 
 def read_junit(path: Path) -> list[Result]:
     """The tests of a JUnit file. Raises BuildError when it is missing or is not one."""
+    from xml.etree import ElementTree
+
     try:
         root = ElementTree.parse(path).getroot()
     except (OSError, ElementTree.ParseError) as error:
@@ -81,7 +85,7 @@ def _result(case: ElementTree.Element) -> Result:
     verdict = properties.get("verdict", "") or (outcome if fault is None else _verdict_word(fault.get("message", "")))
     return Result(
         name=f"{case.get('classname', '')}::{name}",
-        board=board_of(name),
+        board=properties.get("board", "") or board_of(name),
         outcome=outcome,
         verdict=verdict,
         seconds=float(case.get("time", "0")),
