@@ -64,8 +64,7 @@ class _Mapping:
                 hint = f" (did you mean {near[0]!r}?)" if near else ""
                 raise self.fault(
                     line,
-                    f"unknown key {key!r} in {self.what}{hint}; "
-                    f"allowed: {', '.join(names)}",
+                    f"unknown key {key!r} in {self.what}{hint}; allowed: {', '.join(names)}",
                 )
 
     def child(self, key: str) -> _Mapping:
@@ -132,9 +131,7 @@ def _board(path: Path, top: _Mapping, target: _Mapping, driver: _Mapping) -> Boa
         kinds = _TYPES.get(key, (str, type(None)) if key in _OPTIONAL else (str,))
         if not isinstance(found, kinds) or isinstance(found, bool):
             wanted = " or ".join(k.__name__ for k in kinds if k is not type(None))
-            raise driver.fault(
-                driver.line_of(key), f"{key!r} must be {wanted}, not {found!r}"
-            )
+            raise driver.fault(driver.line_of(key), f"{key!r} must be {wanted}, not {found!r}")
     if value["arch"] not in ARCHITECTURES:
         raise driver.fault(
             driver.line_of("arch"),
@@ -144,9 +141,7 @@ def _board(path: Path, top: _Mapping, target: _Mapping, driver: _Mapping) -> Boa
         try:
             re.compile(value[key])
         except re.error as error:
-            raise driver.fault(
-                driver.line_of(key), f"{key!r} is no regular expression: {error}"
-            ) from error
+            raise driver.fault(driver.line_of(key), f"{key!r} is no regular expression: {error}") from error
     try:
         memory = memory_mib(value["memory"])
     except BoardError as error:
@@ -187,9 +182,7 @@ def _image(driver: _Mapping, images: Mapping[str, str], key: str, name: str | No
         return None
     if name not in images:
         known = ", ".join(sorted(images)) or "none"
-        raise driver.fault(
-            driver.line_of(key), f"{key!r} names {name!r}, which images: lacks; it has: {known}"
-        )
+        raise driver.fault(driver.line_of(key), f"{key!r} names {name!r}, which images: lacks; it has: {known}")
     return (driver.path.parent / Path(images[name]).expanduser()).resolve()
 
 
@@ -210,9 +203,6 @@ def find_boards(patterns: Iterable[str], directory: Path) -> list[Board]:
         if not matches:
             near = difflib.get_close_matches(pattern, known, n=1)
             hint = f" (did you mean {near[0]!r}?)" if near else ""
-            raise BoardError(
-                f"unknown board {pattern!r}{hint}; "
-                f"known in {directory}: {', '.join(known) or 'none'}"
-            )
+            raise BoardError(f"unknown board {pattern!r}{hint}; known in {directory}: {', '.join(known) or 'none'}")
         names += [name for name in matches if name not in names]
     return [read_board(directory / f"{name}.yaml") for name in names]

@@ -60,11 +60,7 @@ class Board:
     @property
     def id(self) -> str:
         """The name that a test id carries, such as `qemu-riscv64-smp4`."""
-        memory = (
-            ""
-            if self.memory_mib == self.default_memory_mib
-            else f"-{memory_text(self.memory_mib)}"
-        )
+        memory = "" if self.memory_mib == self.default_memory_mib else f"-{memory_text(self.memory_mib)}"
         return f"{self.name}-smp{self.smp}{memory}"
 
     def variant(
@@ -80,9 +76,7 @@ class Board:
         """
         cpus = self.smp if smp is None else smp
         if not 1 <= cpus <= self.max_smp:
-            raise BoardError(
-                f"{self.name} takes 1 to {self.max_smp} CPUs, not {cpus} ({self.path})"
-            )
+            raise BoardError(f"{self.name} takes 1 to {self.max_smp} CPUs, not {cpus} ({self.path})")
         return replace(
             self,
             smp=cpus,

@@ -7,6 +7,7 @@ watcher, frames, attached terminals. Bytes are read whether or not a test looks.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import selectors
 import threading
@@ -24,6 +25,8 @@ PIECE = 65536
 # What `expect` can look back on: more than any suite waits for, less than a flood.
 WINDOW = 1 << 20
 _RECENT_LINES = 4000
+# Firmware talks before the kernel does.
+_FIRST_LINES = 200
 
 
 class Transport(Protocol):
@@ -61,6 +64,7 @@ class Broker:
         self.changed = threading.Condition()
         self.window = Window()
         self.recent: deque[Line] = deque(maxlen=_RECENT_LINES)
+        self.first: list[Line] = []
         self.frames: deque[Frame | Torn] = deque()
         self.panic = PanicWatcher(panic, prompt)
         self.closed: str | None = None
@@ -147,10 +151,9 @@ class Broker:
     # The thread.
 
     def _wake(self) -> None:
-        try:
+        # A full pipe holds wake-ups already: one more says nothing new.
+        with contextlib.suppress(BlockingIOError):
             os.write(self._wake_write, b"w")
-        except BlockingIOError:
-            pass  # The pipe is full of wake-ups already: one more says nothing new.
 
     def _run(self) -> None:
         fd = self._transport.fileno()
@@ -229,6 +232,8 @@ class Broker:
 
     def _publish(self, line: Line) -> None:
         self.recent.append(line)
+        if len(self.first) < _FIRST_LINES and line.direction is Direction.FROM_TARGET:
+            self.first.append(line)
         self.line_count += 1
         for sink in self._sinks:
             sink.line(line)

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from harness.console.broker import Broker
 from harness.console.errors import ConsoleClosed, ConsoleFault, ExpectTimeout, TargetPanicked
 from harness.console.framing import MODULUS, Frame, Torn, encode
+from harness.console.panic import PanicReport
 
 RESEND_S = 0.2
 _REPORT_GRACE_S = 2.0
@@ -41,8 +42,7 @@ class Channel:
                 if not answer.startswith("ack "):
                     self._ready.append(answer)
         raise ExpectTimeout(
-            f"the target acknowledged no frame within {timeout_s:g} s ({tries} tries); "
-            "is its test daemon running?"
+            f"the target acknowledged no frame within {timeout_s:g} s ({tries} tries); is its test daemon running?"
         )
 
     def receive(self, timeout_s: float) -> str:
@@ -75,9 +75,8 @@ class Channel:
             while not broker.frames:
                 report = broker.panic.report
                 if report is not None and not report.acknowledged:
-                    broker.changed.wait_for(
-                        lambda: report.complete or broker.ended is not None, _REPORT_GRACE_S
-                    )
+                    self._whole(report)
+                    # A result may have come just before the panic.
                     if not broker.frames:
                         raise TargetPanicked(report)
                     break
@@ -95,3 +94,8 @@ class Channel:
             )
         assert isinstance(frame, Frame)
         return frame.payload
+
+    def _whole(self, report: PanicReport) -> None:
+        """Wait a little for the rest of a report. Called with the broker's lock held."""
+        broker = self._broker
+        broker.changed.wait_for(lambda: report.complete or broker.ended is not None, _REPORT_GRACE_S)

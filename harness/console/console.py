@@ -38,9 +38,7 @@ class Console:
         _, match = self.expect_any([pattern], timeout_s)
         return match
 
-    def expect_any(
-        self, patterns: list[str], timeout_s: float = DEFAULT_TIMEOUT_S
-    ) -> tuple[int, re.Match[bytes]]:
+    def expect_any(self, patterns: list[str], timeout_s: float = DEFAULT_TIMEOUT_S) -> tuple[int, re.Match[bytes]]:
         """Which of `patterns` matches first in the text, and its match; raises as `expect`."""
         compiled = [re.compile(pattern.encode(), re.MULTILINE) for pattern in patterns]
         deadline = time.monotonic() + timeout_s
@@ -66,9 +64,7 @@ class Console:
         broker = self.broker
         with broker.changed:
             watcher = broker.panic
-            if not broker.changed.wait_for(
-                lambda: watcher.report is not None or broker.ended, timeout_s
-            ):
+            if not broker.changed.wait_for(lambda: watcher.report is not None or broker.ended, timeout_s):
                 raise ExpectTimeout(f"no panic within {timeout_s:g} s")
             if watcher.report is None:
                 raise ConsoleClosed(f"the console ended without a panic: {broker.ended}")
@@ -103,9 +99,7 @@ class Console:
             lines = [line for line in self.broker.recent if not line.is_frame]
         return lines[-count:]
 
-    def _search(
-        self, patterns: list[re.Pattern[bytes]], since: int
-    ) -> tuple[int, re.Match[bytes]] | None:
+    def _search(self, patterns: list[re.Pattern[bytes]], since: int) -> tuple[int, re.Match[bytes]] | None:
         window = self.broker.window
         at = max(since - window.start, 0)
         best: tuple[int, re.Match[bytes]] | None = None
@@ -136,15 +130,11 @@ class Console:
         if report is not None and not report.acknowledged:
             raise TargetPanicked(self._whole(report))
         if self.broker.ended is not None:
-            raise ConsoleClosed(
-                f"the console ended before {_names(patterns)}: {self.broker.ended}"
-            )
+            raise ConsoleClosed(f"the console ended before {_names(patterns)}: {self.broker.ended}")
 
     def _whole(self, report: PanicReport) -> PanicReport:
         """Wait a little for the rest of a report. Called with the broker's lock held."""
-        self.broker.changed.wait_for(
-            lambda: report.complete or self.broker.ended is not None, _REPORT_GRACE_S
-        )
+        self.broker.changed.wait_for(lambda: report.complete or self.broker.ended is not None, _REPORT_GRACE_S)
         return report
 
 

@@ -45,7 +45,5 @@ def parse(payload: str) -> Plan | Start | Result | None:
     if match := _RESULT.fullmatch(payload):
         note = match[4] or ""
         time = _TIME.search(note)
-        return Result(
-            int(match[2]), match[3], match[1] is None, note, int(time[1]) if time else None
-        )
+        return Result(int(match[2]), match[3], match[1] is None, note, int(time[1]) if time else None)
     return None

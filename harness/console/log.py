@@ -72,11 +72,10 @@ class LogFile:
         self.fault = error
         file, self._file = self._file, None
         assert file is not None
-        file.raw.close()  # type: ignore[attr-defined]
-        try:
-            with self.path.open("r+b") as whole:
-                whole.seek(self._whole)
-                written = whole.read()
-                whole.truncate(self._whole + written.rfind(b"\n") + 1)
-        except OSError as second:
-            self.fault = second
+        file.raw.close()  # type: ignore[attr-defined]  # closing the buffer would write again
+        if not self.path.is_file():
+            return
+        with self.path.open("r+b") as whole:
+            whole.seek(self._whole)
+            written = whole.read()
+            whole.truncate(self._whole + written.rfind(b"\n") + 1)

@@ -35,6 +35,7 @@ class Session:
         self.log_path = log
         self.dirty: str | None = None
         self.ready_line: str | None = None
+        self.reset_expected = False
         self._sinks = sinks
         self._closed = False
         self._log = LogFile(log, time.monotonic())
@@ -47,9 +48,7 @@ class Session:
             if isinstance(error, LabError):
                 log.write_text(f"{error}\n", encoding="utf-8")
             raise
-        self.broker = Broker(
-            machine.console_socket, panic=self.board.panic, prompt=self.board.prompt
-        )
+        self.broker = Broker(machine.console_socket, panic=self.board.panic, prompt=self.board.prompt)
         self.console = Console(self.broker, self.board.prompt)
         self.channel = Channel(self.broker)
         for sink in (self._log, *sinks):
@@ -79,6 +78,22 @@ class Session:
         finally:
             self.broker.close()
             self._log.close()
+
+    @property
+    def closed(self) -> bool:
+        return self._closed
+
+    @property
+    def first_lines(self) -> list[str]:
+        """The first lines since power on: the kernel's first is among them."""
+        with self.broker.changed:
+            return [str(line) for line in self.broker.first]
+
+    def prompt_shown(self) -> bool:
+        """Whether the newest text is the shell's prompt."""
+        with self.broker.changed:
+            tail = bytes(self.broker.window.text[-64:])
+        return re.search(rb"(?:^|\n)" + self.board.prompt.encode() + rb"\Z", tail) is not None
 
     @property
     def alive(self) -> bool:
@@ -170,4 +185,3 @@ def _log_fault(path: Path, error: OSError) -> LabError:
         f"the console log {path} cannot be written: {error.strerror}; "
         "make room on that disk (build/logs may be deleted) and run again"
     )
-

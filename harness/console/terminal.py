@@ -25,9 +25,11 @@ def interact(machine: QemuMachine, log: Path | None = None) -> int:
     Returns an exit code: 0 when left or switched off in order, 1 when the
     machine panicked or was reset.
     """
-    with tempfile.TemporaryDirectory(prefix="quoin-console-") as scratch:
-        with Session(machine, log or Path(scratch) / "console.log") as session:
-            return attach_terminal(session)
+    with (
+        tempfile.TemporaryDirectory(prefix="quoin-console-") as scratch,
+        Session(machine, log or Path(scratch) / "console.log") as session,
+    ):
+        return attach_terminal(session)
 
 
 def attach_terminal(session: Session, stdin: int = 0, stdout: int = 1) -> int:

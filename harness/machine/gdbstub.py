@@ -125,9 +125,7 @@ class GdbStub:
                 continue
             attributes = dict(re.findall(r"([\w-]+)=\"([^\"]*)\"", match[2]))
             number = int(attributes.get("regnum", number))
-            self._registers.setdefault(
-                attributes["name"], Register(number, int(attributes["bitsize"]))
-            )
+            self._registers.setdefault(attributes["name"], Register(number, int(attributes["bitsize"])))
             number += 1
         return number
 

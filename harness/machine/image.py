@@ -47,12 +47,9 @@ def check_image(path: Path, arch: str) -> None:
     found = image_arch(path)
     if found != arch:
         raise ImageError(
-            f"{path}: image for {found}, but the board is {arch}; "
-            f"choose a {found} board or build for {arch}"
+            f"{path}: image for {found}, but the board is {arch}; choose a {found} board or build for {arch}"
         )
     # QEMU hands a device tree to a flat Image only, so an ELF would boot without one.
     with path.open("rb") as file:
         if arch == "aarch64" and file.read(4) == b"\x7fELF":
-            raise ImageError(
-                f"{path}: QEMU gives an aarch64 ELF no device tree; boot the flat Image beside it"
-            )
+            raise ImageError(f"{path}: QEMU gives an aarch64 ELF no device tree; boot the flat Image beside it")

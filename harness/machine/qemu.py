@@ -11,7 +11,9 @@ reboot loop is one event and not a flood; `on_reset="restart"` lets it go on.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
+import select
 import shlex
 import shutil
 import signal
@@ -27,7 +29,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from harness.board import Board, admission, memory_text
 from harness.machine import loop
-from harness.machine.errors import MachineError, QemuDied
+from harness.machine.errors import ImageError, MachineError, QemuDied
 from harness.machine.events import Event, Kind
 from harness.machine.gdbstub import GdbStub
 from harness.machine.image import check_image
@@ -57,8 +59,6 @@ class BootFiles:
         if self.kernel is not None:
             check_image(self.kernel, arch)
         if self.initrd is not None and not self.initrd.is_file():
-            from harness.machine.errors import ImageError
-
             raise ImageError(f"{self.initrd}: no such boot archive; build it with `quoin build`")
 
 
@@ -107,8 +107,7 @@ class QemuMachine:
         guard = shutil.which("setpriv")
         if guard is None:
             raise MachineError(
-                "setpriv is not installed, and without it QEMU could outlive the lab; "
-                "run `apt-get install util-linux`"
+                "setpriv is not installed, and without it QEMU could outlive the lab; run `apt-get install util-linux`"
             )
         self.files.check(self.board.arch)
         self._lease = admission().take(self.board.smp)
@@ -139,10 +138,9 @@ class QemuMachine:
                 admission().give_back(owner, self.board.smp)
 
     def _end(self, process: subprocess.Popen[bytes]) -> None:
-        try:
+        # It may have ended and been waited for: then nothing is left to end.
+        with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
-        except ProcessLookupError:
-            pass  # It has ended and been waited for: nothing is left to end.
         process.wait(_STOP_TIMEOUT_S)
         if self._qmp is not None:
             loop.run(_disconnect(self._qmp, self._watcher), _STOP_TIMEOUT_S)
@@ -252,9 +250,8 @@ class QemuMachine:
         self._qmp = QMPClient(self.board.id)
         self._watcher = asyncio.get_running_loop().create_task(self._watch(self._qmp))
         connecting = asyncio.ensure_future(self._qmp.connect(monitor))
-        await asyncio.wait(
-            {connecting, self._exited}, timeout=START_TIMEOUT_S, return_when=asyncio.FIRST_COMPLETED
-        )
+        either: set[asyncio.Future[Any]] = {connecting, self._exited}
+        await asyncio.wait(either, timeout=START_TIMEOUT_S, return_when=asyncio.FIRST_COMPLETED)
         if connecting.done() and connecting.exception() is None:
             return
         if not connecting.done():
@@ -341,9 +338,7 @@ class QemuMachine:
         """The first QMP event `name` from index `since` on. Raises TimeoutError."""
 
         def found() -> Event | None:
-            return next(
-                (e for e in self.events[since:] if e.kind is Kind.QMP and e.name == name), None
-            )
+            return next((e for e in self.events[since:] if e.kind is Kind.QMP and e.name == name), None)
 
         with self._changed:
             self._changed.wait_for(lambda: found() is not None or not self.running, timeout_s)
@@ -391,8 +386,7 @@ class QemuMachine:
         words = [e.name for e in self.events if e.kind is Kind.STDERR and e.name]
         said = "\n  ".join(words[-10:]) or "(it printed nothing)"
         return QemuDied(
-            f"QEMU for {self.board.id} {ending}. It said:\n  {said}\n"
-            f"To see it yourself: {self.shell_command()}"
+            f"QEMU for {self.board.id} {ending}. It said:\n  {said}\nTo see it yourself: {self.shell_command()}"
         )
 
     # Steering.
@@ -404,9 +398,7 @@ class QemuMachine:
         if self._qmp is None or self._process is None:
             raise MachineError(f"{self.board.id} is off; {command!r} needs it on")
         try:
-            return loop.run(
-                self._qmp.execute(command, arguments or None), COMMAND_TIMEOUT_S
-            )
+            return loop.run(self._qmp.execute(command, arguments or None), COMMAND_TIMEOUT_S)
         except TimeoutError as error:
             raise MachineError(f"QEMU did not answer {command!r}: {error}") from error
         except QMPError as error:
@@ -441,10 +433,9 @@ class QemuMachine:
 async def _disconnect(client: QMPClient, watcher: asyncio.Task[None] | None) -> None:
     from qemu.qmp import QMPError
 
-    try:
+    # The peer was ended on purpose; a broken pipe is what that looks like.
+    with contextlib.suppress(EOFError, OSError, QMPError):
         await client.disconnect()
-    except (EOFError, OSError, QMPError):
-        pass  # The peer was ended on purpose; a broken pipe is what that looks like.
     if watcher is not None:
         watcher.cancel()
         await asyncio.gather(watcher, return_exceptions=True)
@@ -458,8 +449,6 @@ async def _outcome(task: asyncio.Future[None]) -> BaseException | None:
 
 
 def _readable(fd: int) -> bool:
-    import select
-
     return bool(select.select([fd], [], [], 0)[0])
 
 

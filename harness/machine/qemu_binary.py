@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import functools
-import os
 import re
 import shutil
 import subprocess
+from pathlib import Path
 
 from harness.machine.errors import QemuMissing
 
@@ -21,16 +21,14 @@ def find_qemu(binary: str) -> str:
         arch = binary.rsplit("-", 1)[-1]
         package = _PACKAGES.get(arch, "qemu-system-misc")
         raise QemuMissing(
-            f"{binary} is not installed (looked in PATH); "
-            f"run `./quoin setup`, or `apt-get install {package}`"
+            f"{binary} is not installed (looked in PATH); run `./quoin setup`, or `apt-get install {package}`"
         )
-    status = os.stat(path)
+    status = Path(path).stat()
     version = _version(path, status.st_mtime_ns, status.st_size)
     if version < OLDEST:
         wanted, found = (".".join(map(str, v)) for v in (OLDEST, version))
         raise QemuMissing(
-            f"{path} is version {found}, but {wanted} or later is needed; "
-            "install a newer QEMU and put it first in PATH"
+            f"{path} is version {found}, but {wanted} or later is needed; install a newer QEMU and put it first in PATH"
         )
     return path
 
@@ -38,9 +36,7 @@ def find_qemu(binary: str) -> str:
 @functools.lru_cache
 def _version(path: str, _mtime_ns: int, _size: int) -> tuple[int, ...]:
     try:
-        answer = subprocess.run(
-            [path, "--version"], capture_output=True, text=True, timeout=20, check=False
-        )
+        answer = subprocess.run([path, "--version"], capture_output=True, text=True, timeout=20, check=False)
     except (OSError, subprocess.TimeoutExpired) as error:
         raise QemuMissing(f"{path} --version does not run: {error}; reinstall QEMU") from error
     match = re.search(r"version (\d+)\.(\d+)(?:\.(\d+))?", answer.stdout)

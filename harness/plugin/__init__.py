@@ -1,0 +1,115 @@
+"""The pytest plugin: boards as parameters, machines as fixtures, verdicts in reports.
+
+Nothing of the lab is imported here: a run that takes no board pays for pytest
+only. What takes a board comes in on first use.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Generator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from harness.plugin.fixtures import artifacts, board, boot, console, fresh_machine, lab, machine
+
+if TYPE_CHECKING:
+    from harness.plugin.kernel_tests import KernelTestFile
+
+__all__ = ["artifacts", "board", "boot", "console", "fresh_machine", "lab", "machine"]
+
+DEFAULT_BOARDS = "qemu-x86_64,qemu-aarch64,qemu-riscv64"
+KERNEL_TESTS = "kernel-tests.yaml"
+_MARKS = (
+    "requirement(*ids): the rows of testsuites/requirements.tsv that this test proves",
+    "needs(*expressions): what the board must have, such as 'smp>=2', 'memory>=256M', 'qmp', 'arch==riscv64'",
+    "bench: a benchmark; run only when -m names it",
+)
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    group = parser.getgroup("quoin", "boards")
+    group.addoption(
+        "--board",
+        action="append",
+        metavar="NAME[,NAME]",
+        help=f"boards to test on, names or globs of boards/*.yaml (default: {DEFAULT_BOARDS})",
+    )
+    group.addoption("--smp", metavar="N[,N]", help="numbers of CPUs (default: the board's own)")
+    group.addoption("--memory", metavar="SIZE[,SIZE]", help="sizes of memory, such as 128M,2G (default: the board's)")
+    group.addoption("--debug-kernel", action="store_true", help="test the debug build of the kernel")
+    group.addoption("--kernel-args", default="", metavar="WORDS", help="words for the kernel command line")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    for mark in _MARKS:
+        config.addinivalue_line("markers", mark)
+
+
+def pytest_unconfigure(config: pytest.Config) -> None:
+    from harness.plugin.keys import LAB
+
+    lab = config.stash.get(LAB, None)
+    if lab is not None:
+        lab.close()
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    if "board" not in metafunc.fixturenames:
+        return
+    from harness.plugin.matrix import parameters
+
+    metafunc.parametrize("board", parameters(metafunc.config, metafunc.definition), scope="session", indirect=True)
+
+
+def pytest_collect_file(file_path: Path, parent: pytest.Collector) -> KernelTestFile | None:
+    if file_path.name != KERNEL_TESTS:
+        return None
+    from harness.plugin.kernel_tests import KernelTestFile
+
+    return KernelTestFile.from_parent(parent, path=file_path)
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    for item in items:
+        for mark in item.iter_markers("requirement"):
+            item.user_properties += [("requirement", str(name)) for name in mark.args]
+        callspec = getattr(item, "callspec", None)
+        if callspec is not None and "board" in callspec.params:
+            item.user_properties.append(("board", callspec.params["board"].id))
+    if "bench" in str(config.getoption("-m", default="")):
+        return
+    benches = [item for item in items if item.get_closest_marker("bench")]
+    if benches:
+        config.hook.pytest_deselected(items=benches)
+        items[:] = [item for item in items if not item.get_closest_marker("bench")]
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_call(item: pytest.Item) -> Generator[None, None, None]:
+    yield
+    from harness.plugin.keys import MACHINES
+
+    if item.stash.get(MACHINES, None):
+        from harness.plugin.reporting import check_machines
+
+        check_machines(item)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(
+    item: pytest.Item, call: pytest.CallInfo[None]
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    report = yield
+    from harness.plugin.keys import MACHINES, TAKES_BOARD
+
+    if item.stash.get(MACHINES, None) or TAKES_BOARD in item.stash:
+        from harness.plugin.reporting import add_verdict
+
+        add_verdict(item, call, report)
+    return report
+
+
+def pytest_make_parametrize_id(config: pytest.Config, val: Any, argname: str) -> str | None:
+    return str(val.id) if argname == "board" and hasattr(val, "id") else None

@@ -1,0 +1,200 @@
+"""Kernel tests as pytest items.
+
+`testsuites/SUBJECT/kernel-tests.yaml` names the test programs of a subject:
+
+    programs: [vm, ipc]
+    floor: 12          # at least so many cases on each board, or collection is red
+    timeout_s: 30      # for one case; 30 if not given
+
+Cases are read from the programs' ELF files, so nothing boots before a case is
+run. Cases that follow one another on a board travel in one `run`; the target
+works through them while pytest reports.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import yaml
+
+from harness.board import Board, LabError
+from harness.plugin.fixtures import lab_of, log_folder
+from harness.plugin.keys import MACHINES, TAKES_BOARD, Taken
+from harness.plugin.matrix import board_id, marks, selected
+from harness.plugin.records import Record, read_records
+from harness.plugin.runner import CaseRun, Outcome
+
+if TYPE_CHECKING:
+    from harness.plugin.lab import Lab
+
+_KEYS = {"programs", "floor", "timeout_s"}
+_CONTEXT_LINES = 3
+_USER_PANIC = re.compile(r"^panic: (?P<program>[^:]+): (?P<message>.*) at (?P<file>[^\s:]+):(?P<line>\d+):\d+$")
+
+RUN: pytest.StashKey[CaseRun] = pytest.StashKey()
+
+
+class CaseFailed(Exception):
+    """The target reported `not ok`."""
+
+    def __init__(self, outcome: Outcome) -> None:
+        super().__init__(outcome.note or "not ok")
+        self.outcome = outcome
+
+
+class KernelTestFile(pytest.File):
+    """One `kernel-tests.yaml`."""
+
+    def collect(self) -> Iterable[pytest.Item]:
+        from harness.build import BuildError
+
+        try:
+            programs, floor, timeout_s = self._read()
+            for board in selected(self.config):
+                yield from self._on_board(board, programs, floor, timeout_s)
+        except (LabError, BuildError) as error:
+            raise self.CollectError(str(error)) from error
+
+    def _read(self) -> tuple[list[str], int, float]:
+        try:
+            data = yaml.safe_load(self.path.read_text(encoding="utf-8"))
+        except yaml.YAMLError as error:
+            raise LabError(f"{self.path}: not YAML: {error}") from error
+        if not isinstance(data, dict) or not isinstance(data.get("programs"), list):
+            raise LabError(f"{self.path}: wants the keys programs (a list), floor, and perhaps timeout_s")
+        unknown = sorted(set(data) - _KEYS)
+        if unknown:
+            raise LabError(f"{self.path}: unknown key {unknown[0]!r}; allowed: {', '.join(sorted(_KEYS))}")
+        floor = data.get("floor", 0)
+        if not isinstance(floor, int) or floor < 1:
+            raise LabError(f"{self.path}: floor is the least number of cases a board must run, 1 or more")
+        return [str(name) for name in data["programs"]], floor, float(data.get("timeout_s", 30.0))
+
+    def _on_board(self, board: Board, programs: list[str], floor: int, timeout_s: float) -> Iterator[pytest.Item]:
+        paths = {path.name: path for path in lab_of(self.config).artifacts(board).programs}
+        missing = [name for name in programs if name not in paths]
+        if missing:
+            raise LabError(
+                f"{self.path}: the build for {board.arch} has no program {missing[0]!r}; "
+                f"it has: {', '.join(sorted(paths)) or 'none'}"
+            )
+        records = [record for name in programs for record in read_records(paths[name])]
+        if len(records) < floor:
+            raise LabError(
+                f"{self.path}: {len(records)} cases for {board.id}, but the floor is {floor}; "
+                "cases have vanished from the programs, or the floor must be lowered on purpose"
+            )
+        for record in records:
+            name = f"{record.case}[{board_id(self.config, board)}]"
+            yield KernelTestItem.from_parent(self, name=name, record=record, board=board, timeout_s=timeout_s)
+
+
+class KernelTestItem(pytest.Item):
+    """One case on one board."""
+
+    def __init__(self, *, record: Record, board: Board, timeout_s: float, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.record = record
+        self.board = board
+        self.timeout_s = timeout_s
+        self.add_marker(pytest.mark.requirement(*record.requirements))
+        if record.needs:
+            self.add_marker(pytest.mark.needs(*record.needs))
+        for mark in marks(self.config, self, board):
+            self.add_marker(mark)
+        self.user_properties.append(("board", board.id))
+
+    def runtest(self) -> None:
+        self.stash[TAKES_BOARD] = self.board
+        lab = lab_of(self.config)
+        run = self._run(lab)
+        log = log_folder(self) / "console.log"
+        session = run.open()
+        self.stash[MACHINES] = [Taken(session, log)]
+        try:
+            outcome = run.outcome(self.record.case, self.timeout_s)
+        finally:
+            lines = run.lines_of(self.record.case)
+            _write_log(log, lines)
+            shown = "\n".join(text for _, text in lines)
+            if shown:
+                self.add_report_section("call", "console", shown)
+        if not outcome.ok:
+            raise CaseFailed(outcome)
+
+    def _run(self, lab: Lab) -> CaseRun:
+        """The run that this case is part of; begun here when it is the first of its row."""
+        current = self.session.stash.get(RUN, None)
+        if current is None or not current.serves(self.board, self.record.case):
+            current = CaseRun(lab, self.board, [item.record.case for item in self._row()])
+            self.session.stash[RUN] = current
+        return current
+
+    def _row(self) -> list[KernelTestItem]:
+        """This item and those that will run directly after it, on the same board."""
+        if not _in_order(self.config):
+            return [self]
+        items = self.session.items
+        row: list[KernelTestItem] = []
+        for item in items[items.index(self) :]:
+            if not isinstance(item, KernelTestItem) or item.board != self.board:
+                break
+            if item.get_closest_marker("skip") is None:
+                row.append(item)
+        return row
+
+    def repr_failure(self, excinfo: pytest.ExceptionInfo[BaseException], style: Any = None) -> Any:
+        if not isinstance(excinfo.value, CaseFailed):
+            return super().repr_failure(excinfo, style)
+        outcome = excinfo.value.outcome
+        text = [f"{self.record.case} failed: {outcome.note or 'not ok'}"]
+        for line in outcome.lines:
+            if match := _USER_PANIC.match(line):
+                text += [f"{match['file']}:{match['line']}: {match['message']}"]
+                text += _source(self.config.rootpath, match["file"], int(match["line"]))
+        return "\n".join(text)
+
+    def reportinfo(self) -> tuple[Path, int | None, str]:
+        path = _find_source(self.config.rootpath, self.record.file)
+        return (path, self.record.line - 1, self.name) if path else (self.path, None, self.name)
+
+
+def _in_order(config: pytest.Config) -> bool:
+    """Whether the items of this process run in the order of its list; of workers only with loadgroup."""
+    if not hasattr(config, "workerinput"):
+        return True
+    return bool(getattr(config.option, "dist", "") == "loadgroup")
+
+
+def _write_log(path: Path, lines: list[tuple[float, str]]) -> None:
+    from harness.console import Direction, Line, LogFile
+
+    log = LogFile(path, lines[0][0] if lines else 0.0)
+    for at_s, text in lines:
+        log.line(Line(text.encode(), at_s, Direction.FROM_TARGET))
+    log.close()
+    if log.fault is not None:
+        raise LabError(f"the console log {path} cannot be written: {log.fault.strerror}; make room on that disk")
+
+
+def _find_source(top: Path, file: str) -> Path | None:
+    for base in (top / "kernel-src", top):
+        if file and (base / file).is_file():
+            return base / file
+    return None
+
+
+def _source(top: Path, file: str, line: int) -> list[str]:
+    path = _find_source(top, file)
+    if path is None:
+        return []
+    text = path.read_text(encoding="utf-8", errors="replace").splitlines()
+    first = max(line - _CONTEXT_LINES, 1)
+    return [
+        f"{'>' if number == line else ' '} {number:5} {text[number - 1]}"
+        for number in range(first, min(line + _CONTEXT_LINES, len(text)) + 1)
+    ]

@@ -1,0 +1,103 @@
+"""The lab of one pytest run: builds asked for once, machines booted and shared."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from harness.board import Board
+from harness.console import Session, Sink
+from harness.machine import BootFiles, QemuMachine
+from harness.machine.qemu import OnReset
+
+if TYPE_CHECKING:
+    from harness.build import Artifacts
+
+_LONGEST_NAME = 160
+
+
+def safe_name(text: str) -> str:
+    """A folder's name made of a test id; long ones keep their end, which names case and board."""
+    name = re.sub(r"[^\w.=-]+", "_", re.sub(r"@[\w.-]+$", "", text)).strip("_")
+    return name[-_LONGEST_NAME:]
+
+
+class Lab:
+    """Builds and machines of one run; `close` ends what still runs."""
+
+    def __init__(self, top: Path, *, debug: bool, kernel_args: str) -> None:
+        self.logs = top / "build" / "logs"
+        self._debug = debug
+        self._kernel_args = kernel_args
+        self._artifacts: dict[str, Artifacts] = {}
+        self._shared: tuple[Board, Session] | None = None
+        self._count = itertools.count(1)
+        self._worker = os.environ.get("PYTEST_XDIST_WORKER", "")
+
+    def artifacts(self, board: Board) -> Artifacts:
+        """The build that `board` boots. Raises harness.build.BuildError."""
+        from harness.build import build
+
+        if board.arch not in self._artifacts:
+            profile = "debug" if self._debug else "release"
+            self._artifacts[board.arch] = build(board.arch, profile)  # type: ignore[arg-type]  # checked in the file
+        return self._artifacts[board.arch]
+
+    def kernel_elf(self, board: Board) -> Path | None:
+        """The ELF whose symbols explain this board's kernel, if there is one."""
+        if board.kernel is not None:
+            return board.kernel
+        known = self._artifacts.get(board.arch)
+        return None if known is None else known.kernel
+
+    def files(self, board: Board, cmdline: str = "") -> BootFiles:
+        """What to boot on `board`: its own images, or else this tree's kernel."""
+        words = " ".join(filter(None, [self._kernel_args, cmdline]))
+        if board.kernel is not None:
+            return BootFiles(board.kernel, board.initrd, words)
+        artifacts = self.artifacts(board)
+        return BootFiles(artifacts.image, artifacts.archive, words)
+
+    def start(
+        self,
+        board: Board,
+        files: BootFiles,
+        sinks: tuple[Sink, ...] = (),
+        *,
+        extra_args: Sequence[str] = (),
+        paused: bool = False,
+        on_reset: OnReset = "stop",
+    ) -> Session:
+        """Switch a machine on, with a log of its own; the caller closes the session."""
+        name = f"{board.id}-{self._worker}{os.getpid()}-{next(self._count)}"
+        machine = QemuMachine(board, files, extra_args=extra_args, paused=paused, on_reset=on_reset)
+        return Session(machine, self.logs / "boots" / safe_name(name) / "console.log", sinks)
+
+    def shared(self, board: Board, sinks: tuple[Sink, ...] = ()) -> tuple[Session, bool]:
+        """The machine that tests on `board` share, and whether it was switched on just now.
+
+        A new one is not ready yet: `wait_ready` is the caller's, so that a
+        failure to boot is seen with its session.
+        """
+        if self._shared is not None:
+            shared, session = self._shared
+            if shared == board and session.alive and session.ready_line is not None:
+                return session, False
+            self.drop_shared()
+        session = self.start(board, self.files(board), sinks)
+        self._shared = board, session
+        return session, True
+
+    def drop_shared(self) -> None:
+        """End the machine that tests share."""
+        if self._shared is not None:
+            _, session = self._shared
+            self._shared = None
+            session.close()
+
+    def close(self) -> None:
+        self.drop_shared()
