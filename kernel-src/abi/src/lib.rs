@@ -37,7 +37,8 @@ pub enum Call {
     ProcessInfo = 4,
     /// `(offset, address, length) -> bytes`: the log ring, oldest byte at offset 0.
     LogRead = 5,
-    /// `(index, address of name buffer, its length) -> size of the member`; `NotFound` past the last.
+    /// `(index, address of name buffer, its length) -> size of the member`; the name is padded with zero
+    /// bytes to [`NAME_MAX`]. `NotFound` past the last.
     ArchiveMember = 6,
     /// `(index, offset, address, length) -> bytes` of a member of the boot archive.
     ArchiveRead = 7,
@@ -220,7 +221,7 @@ pub struct ProcessInfo {
     pub id: u64,
     pub threads: u64,
     pub pages: u64,
-    /// 0 running, 1 ended and not yet waited for.
+    /// 0 running, 1 its end was asked for.
     pub ended: u64,
     pub name: [u8; NAME_MAX],
     pub name_length: u64,

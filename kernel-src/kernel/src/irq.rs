@@ -1,6 +1,6 @@
 //! Interrupts, after the architecture has acknowledged them.
 
-use crate::{arch, log, percpu, sched, smp};
+use crate::{arch, log, panic, percpu, sched};
 
 /// The comparator fired; with nothing due this is legal on every architecture.
 pub fn timer() {
@@ -8,10 +8,13 @@ pub fn timer() {
     sched::timer_fired();
 }
 
-/// Another CPU wants something.
+/// Another CPU queued a thread here, or ended the one that runs here.
 pub fn ipi() {
     percpu::count(&percpu::this().ipis_received);
-    smp::serve_requests();
+    if panic::stop_requested() {
+        panic::stopped();
+    }
+    percpu::this().reschedule.set(true);
 }
 
 /// The UART has bytes.

@@ -6,11 +6,14 @@
 #![allow(unsafe_code)]
 
 use crate::{
-    addr::{CpuId, HardwareId, VirtAddr},
+    addr::{CpuId, HardwareId, PhysAddr, VirtAddr},
     arch,
     object::Thread,
     sched::RunQueue,
+    sync::Ref,
 };
+#[cfg(debug_assertions)]
+use crate::sync::Rank;
 use core::{
     cell::Cell,
     ptr,
@@ -32,14 +35,21 @@ pub struct PerCpu {
     pub arch: arch::cpu::ArchCpu,
 
     pub queue: RunQueue,
+    /// The current thread began to wait: its waker queues it, not this CPU.
+    pub blocked: Cell<bool>,
+    /// The current thread's time is up, or another may be more urgent.
+    pub reschedule: Cell<bool>,
+    /// Root table that is active for user addresses.
+    pub active_root: Cell<PhysAddr>,
     /// Set by `smp` once the CPU has arrived.
     pub online: AtomicBool,
-    /// Set by others to ask for something at the next interrupt; see `smp`.
-    pub requests: AtomicU64,
     pub timer_interrupts: AtomicU64,
     pub ipis_received: AtomicU64,
     pub ipis_sent: AtomicU64,
     pub idle_entries: AtomicU64,
+    /// Ranks of the locks held here, a bit each; a debug build checks their order.
+    #[cfg(debug_assertions)]
+    held: Cell<u32>,
     /// Registers and backtrace were printed for a panic.
     pub reported: AtomicBool,
 }
@@ -60,12 +70,16 @@ impl PerCpu {
             hardware,
             arch: arch::cpu::ArchCpu::NEW,
             queue: RunQueue::new(),
+            blocked: Cell::new(false),
+            reschedule: Cell::new(false),
+            active_root: Cell::new(PhysAddr(0)),
             online: AtomicBool::new(false),
-            requests: AtomicU64::new(0),
             timer_interrupts: AtomicU64::new(0),
             ipis_received: AtomicU64::new(0),
             ipis_sent: AtomicU64::new(0),
             idle_entries: AtomicU64::new(0),
+            #[cfg(debug_assertions)]
+            held: Cell::new(0),
             reported: AtomicBool::new(false),
         }
     }
@@ -77,6 +91,54 @@ pub fn this() -> &'static PerCpu {
     // SAFETY: `arch::cpu::install` ran with a `&'static PerCpu` before anything that asks, and interrupts
     // are off in the kernel, so no migration can come between.
     unsafe { &*arch::cpu::percpu() }
+}
+
+/// The thread that this CPU runs in user mode, or ran until this entry.
+#[must_use]
+pub fn current() -> Option<&'static Thread> {
+    // SAFETY: `current` holds a share in the thread (see `set_current`), given up only on this CPU, in
+    // `sched::leave`, which keeps no reference over it.
+    unsafe { this().current.get().as_ref() }
+}
+
+/// Makes `thread` the one that trap stubs save into; gives back the one before.
+pub fn set_current(thread: Option<Ref<Thread>>) -> Option<Ref<Thread>> {
+    let next = thread.map_or(ptr::null(), Ref::into_raw);
+    let before = this().current.replace(next);
+    // SAFETY: every pointer in `current` came from `into_raw`, and leaves it here, once.
+    unsafe { Ref::from_raw(before) }
+}
+
+#[cfg(debug_assertions)]
+static CHECKING: AtomicBool = AtomicBool::new(false);
+
+/// From now on the order of locks is checked; every CPU that runs has its `PerCpu`.
+#[cfg(debug_assertions)]
+pub fn check_lock_order() {
+    CHECKING.store(true, Ordering::Release);
+}
+
+#[cfg(debug_assertions)]
+pub fn lock_taken(rank: Rank) {
+    if CHECKING.load(Ordering::Acquire) {
+        let held = this().held.get();
+        assert!(held >> rank as u8 == 0, "lock of rank {rank:?} wanted while holding ranks {held:#b}");
+        this().held.set(held | 1 << rank as u8);
+    }
+}
+
+#[cfg(debug_assertions)]
+pub fn lock_taken_out_of_order(rank: Rank) {
+    if CHECKING.load(Ordering::Acquire) {
+        this().held.set(this().held.get() | 1 << rank as u8);
+    }
+}
+
+#[cfg(debug_assertions)]
+pub fn lock_released(rank: Rank) {
+    if CHECKING.load(Ordering::Acquire) {
+        this().held.set(this().held.get() & !(1 << rank as u8));
+    }
 }
 
 /// Adds one to a counter that only this CPU writes.

@@ -45,10 +45,13 @@
 //!
 //! `task`
 //! - `Frame`: all registers of a thread in user mode, at offset 0 of `Thread`, `#[repr(C)]`;
-//!   `Frame::new(entry, stack, argument, tls)` sets every register;
-//!   `call_number()`, `argument(0..6)`, `set_result(Outcome)` (plain calls); `message_words() -> [u64; 8]`,
-//!   `set_message(status, info, [u64; 8])`; `info()`, `capability()`; `pc()`, `restart_call()`: moves the pc back onto the call instruction
-//!   (saved pc is after it); `Display` prints all registers, several a line, each line indented by two blanks
+//!   `Frame::new(entry: VirtAddr, stack: VirtAddr, argument: u64, tls: u64) -> Frame` sets every register;
+//!   `&self`: `call_number() -> u64`, `argument(usize) -> u64` (0 to 5), `capability() -> u64`, `info() -> u64`,
+//!   `message_words() -> [u64; 8]`, `pc() -> VirtAddr`; `&mut self`: `set_result(abi::Outcome)` (plain calls),
+//!   `set_message(status: u64, info: u64, words: [u64; 8])`, `restart_call()`: moves the pc back onto the call
+//!   instruction (saved pc is after it); `Display` prints all registers, several a line, each line indented by two blanks
+//! - `ELF_MACHINE: u16`
+//! - `on_stack(VirtAddr, extern "C" fn() -> !) -> !`: goes on there, on an empty stack
 //! - `resume(&Thread) -> !`: leaves the kernel with exactly those registers (FP unit off in this slice)
 //!
 //! `timer`
@@ -61,7 +64,9 @@
 //!   calls below `abi::SIMPLE_CALLS` save only what the C ABI clobbers and call `syscall::SIMPLE[number]`
 //! - traps in kernel mode: fix-up of `copy_user`, or a panic through `panic::exception(Fault, &dyn Display)` with registers printed
 //!
-//! and a linker script `kernel.ld`, which defines `__image_start __text_start
+//! besides, `NAME: &str` here, and `irq::name()`, `timer::name()`: `impl Display`, what was found and is used;
+//! and a linker script `kernel.ld`, which defines `__build_id_start __build_id_end
+//! (the note section .note.gnu.build-id) __image_start __text_start
 //! __text_end __rodata_start __rodata_end __data_start __data_end (with .bss) __init_start
 //! __init_end __image_end`, each page aligned.
 

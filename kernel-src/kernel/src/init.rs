@@ -1,0 +1,114 @@
+//! From the boot hand-over to the first user program, one stage after the other.
+
+use crate::{
+    addr::{PhysAddr, PhysRange},
+    arch,
+    bootinfo::BootInfo,
+    cmdline::{self, Options},
+    config::{LOG_SIZE, MAX_CPUS},
+    cpio::Archive,
+    log,
+    mm::{self, frames, paging, ring::Ring},
+    object::{self, Capability},
+    percpu, println, sched, smp,
+};
+use core::sync::atomic::{AtomicUsize, Ordering};
+
+static SLIDE: AtomicUsize = AtomicUsize::new(0);
+static ARCHIVE_START: AtomicUsize = AtomicUsize::new(0);
+static ARCHIVE_SIZE: AtomicUsize = AtomicUsize::new(0);
+static CPU_LIMIT: AtomicUsize = AtomicUsize::new(MAX_CPUS);
+
+/// Distance of the image from its link address.
+pub fn slide() -> usize {
+    SLIDE.load(Ordering::Relaxed)
+}
+
+/// The boot archive; `NotFound` if there is none, or if it is broken.
+pub fn archive() -> Result<Archive<'static>, abi::Error> {
+    let range = PhysRange { start: PhysAddr(ARCHIVE_START.load(Ordering::Relaxed)), size: ARCHIVE_SIZE.load(Ordering::Relaxed) };
+    Archive::parse(mm::firmware_bytes(range)).map_err(|_| abi::Error::NotFound)
+}
+
+/// The kernel proper, on the boot stack and the boot tables, with one CPU.
+///
+/// # Panics
+/// Wherever the machine lacks what the kernel cannot do without; the message says what.
+pub fn main(info: BootInfo) -> ! {
+    paging::set_layout(&info);
+    SLIDE.store(info.slide, Ordering::Relaxed);
+    arch::console::early_init(&info);
+    println!("quoin {} {} slide={:#x} build={}", env!("CARGO_PKG_VERSION"), arch::NAME, info.slide, Hex(mm::build_id()));
+    let options = match Options::parse(info.command_line) {
+        Ok(options) => options,
+        Err(error) => panic!("kernel command line '{}': {error}", info.command_line),
+    };
+    log::set_quiet(options.quiet);
+    log::stage(format_args!("entry: command line '{}'", info.command_line));
+    for word in cmdline::unknown(info.command_line) {
+        log::stage(format_args!("entry: ignored unknown option '{word}'"));
+    }
+    CPU_LIMIT.store(options.cpus.unwrap_or(MAX_CPUS), Ordering::Relaxed);
+
+    let ring = frames::init(&info, LOG_SIZE);
+    let ring = Ring::at(ring);
+    let usage = frames::usage();
+    log::stage(format_args!("memory: {} KiB, {} KiB free, boot {} in this log", usage.total >> 10, usage.free >> 10, ring.boots()));
+    log::adopt(ring);
+    if let Some(range) = info.archive {
+        ARCHIVE_START.store(range.start.0, Ordering::Relaxed);
+        ARCHIVE_SIZE.store(range.size, Ordering::Relaxed);
+    }
+
+    paging::init(&info).expect("memory for the kernel's page tables");
+    arch::console::remap();
+    let leaves = paging::audit().unwrap_or_else(|at| panic!("page at {at:?} is writable and executable, or the user's"));
+    log::stage(format_args!("paging: {} levels, {leaves} mappings, none writable and executable", arch::mm::levels()));
+
+    let cpus = arch::cpu::cpus(&info);
+    smp::allocate(&cpus).expect("memory for per-CPU data");
+    arch::cpu::install(percpu::all()[0]);
+    percpu::this().active_root.set(paging::kernel_root());
+    #[cfg(debug_assertions)]
+    percpu::check_lock_order();
+    arch::cpu::init_cpu();
+    arch::irq::init(&info);
+    arch::irq::init_cpu();
+    log::stage(format_args!("interrupts: {}", arch::irq::name()));
+    arch::timer::init(&info);
+    arch::timer::init_cpu();
+    log::stage(format_args!("timer: {}", arch::timer::name()));
+    BOOT_ONLY_START.store(paging::boot_only(&info).start.0, Ordering::Relaxed);
+    BOOT_ONLY_SIZE.store(paging::boot_only(&info).size, Ordering::Relaxed);
+    arch::task::on_stack(percpu::this().stack_top, rest)
+}
+
+static BOOT_ONLY_START: AtomicUsize = AtomicUsize::new(0);
+static BOOT_ONLY_SIZE: AtomicUsize = AtomicUsize::new(0);
+
+/// What follows once the boot CPU is on its own guarded stack: boot memory goes, the other CPUs and user space come.
+extern "C" fn rest() -> ! {
+    let part = PhysRange { start: PhysAddr(BOOT_ONLY_START.load(Ordering::Relaxed)), size: BOOT_ONLY_SIZE.load(Ordering::Relaxed) };
+    smp::start(CPU_LIMIT.load(Ordering::Relaxed));
+    log::stage(format_args!("cpus: {} of {} online", smp::online(), percpu::all().len()));
+    paging::give_back_boot_memory(part, paging::boot_only_address());
+    let usage = frames::usage();
+    log::stage(format_args!("user: kernel holds {} KiB, gave back {} KiB of boot memory", usage.kernel >> 10, usage.given_back >> 10));
+    arch::console::enable_input_interrupt();
+    let archive = archive().expect("a boot archive: give the kernel boot.cpio as initrd");
+    match object::spawn(&archive, "init", 0, &[Some(Capability::Resource)]) {
+        // The process lives on by its threads; nobody waits for it.
+        Ok(init) => drop(init),
+        Err(error) => panic!("init cannot be started from the boot archive: {error:?}"),
+    }
+    sched::leave()
+}
+
+/// Bytes as hexadecimal digits.
+struct Hex(&'static [u8]);
+
+impl core::fmt::Display for Hex {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
+    }
+}

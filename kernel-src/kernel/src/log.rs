@@ -1,0 +1,194 @@
+//! The console and the log ring: whole lines, over CPUs and programs.
+//!
+//! All text goes to both. The ring lies at the top of memory, where a reset
+//! leaves it: the next boot goes on writing behind what it finds.
+
+use crate::{
+    arch,
+    config::{CONSOLE_INPUT_SIZE, LOG_SIZE},
+    mm::ring::Ring,
+    object::{Thread, WaitList},
+    sync::{Rank, Ref, Spin},
+};
+use arrayvec::ArrayVec;
+use core::{
+    fmt,
+    sync::atomic::{AtomicBool, Ordering},
+};
+
+/// Who writes: a line that somebody else began is ended first.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Writer {
+    Kernel,
+    Process(u64),
+}
+
+const EARLY_SIZE: usize = 2048;
+
+pub struct Output {
+    ring: Option<Ring>,
+    /// What was written before there was a ring.
+    early: ArrayVec<u8, EARLY_SIZE>,
+    writer: Writer,
+    at_line_start: bool,
+    to_console: bool,
+}
+
+static OUTPUT: Spin<Output> =
+    Spin::new(Rank::Log, Output { ring: None, early: ArrayVec::new_const(), writer: Writer::Kernel, at_line_start: true, to_console: true });
+static QUIET: AtomicBool = AtomicBool::new(false);
+
+impl Output {
+    fn begin(&mut self, writer: Writer) {
+        if self.writer != writer && !self.at_line_start {
+            self.put(b"\n");
+        }
+        self.writer = writer;
+    }
+
+    fn put(&mut self, bytes: &[u8]) {
+        let Some(&last) = bytes.last() else { return };
+        self.at_line_start = last == b'\n';
+        match &mut self.ring {
+            Some(ring) => ring.write(bytes),
+            None => {
+                let room = self.early.remaining_capacity().min(bytes.len());
+                // Cannot fail: `room` bytes fit.
+                let _ = self.early.try_extend_from_slice(&bytes[..room]);
+            }
+        }
+        if self.to_console {
+            for (index, line) in bytes.split(|&byte| byte == b'\n').enumerate() {
+                if index > 0 {
+                    arch::console::write(b"\r\n");
+                }
+                arch::console::write(line);
+            }
+        }
+    }
+}
+
+impl fmt::Write for Output {
+    fn write_str(&mut self, text: &str) -> fmt::Result {
+        self.put(text.as_bytes());
+        Ok(())
+    }
+}
+
+/// Writes as the kernel, with no line of anybody else between.
+pub fn locked(write: impl FnOnce(&mut Output)) {
+    let mut output = OUTPUT.lock();
+    output.begin(Writer::Kernel);
+    write(&mut output);
+}
+
+/// As `locked`, for panics: whoever holds the lock was stopped, or will never give it back.
+pub fn forced(write: impl FnOnce(&mut dyn fmt::Write)) {
+    match OUTPUT.try_lock() {
+        Some(mut output) => {
+            output.to_console = true;
+            output.begin(Writer::Kernel);
+            write(&mut *output);
+        }
+        None => write(&mut Raw),
+    }
+}
+
+/// The console alone, without the lock.
+struct Raw;
+
+impl fmt::Write for Raw {
+    fn write_str(&mut self, text: &str) -> fmt::Result {
+        for (index, line) in text.as_bytes().split(|&byte| byte == b'\n').enumerate() {
+            if index > 0 {
+                arch::console::write(b"\r\n");
+            }
+            arch::console::write(line);
+        }
+        Ok(())
+    }
+}
+
+/// Boot stages, which `quiet` keeps from the console.
+pub fn stage(text: fmt::Arguments<'_>) {
+    let mut output = OUTPUT.lock();
+    output.begin(Writer::Kernel);
+    output.to_console = !QUIET.load(Ordering::Relaxed);
+    // Writing to `Output` never fails.
+    let _ = fmt::write(&mut *output, format_args!("boot: {text}\n"));
+    output.to_console = true;
+}
+
+pub fn set_quiet(quiet: bool) {
+    QUIET.store(quiet, Ordering::Relaxed);
+}
+
+/// A program's text.
+pub fn user_write(process: u64, bytes: &[u8]) {
+    let mut output = OUTPUT.lock();
+    output.begin(Writer::Process(process));
+    output.put(bytes);
+}
+
+/// From now on the log is kept in `ring`, with what was written so far.
+pub fn adopt(mut ring: Ring) {
+    let mut output = OUTPUT.lock();
+    ring.write(&output.early);
+    output.ring = Some(ring);
+}
+
+/// Copies from `offset` behind the oldest byte kept; gives how many bytes.
+pub fn read_ring(offset: usize, to: &mut [u8]) -> usize {
+    OUTPUT.lock().ring.as_ref().map_or(0, |ring| ring.read(offset, to))
+}
+
+/// Bytes of input, and the threads that wait for them.
+struct Input {
+    bytes: [u8; CONSOLE_INPUT_SIZE],
+    first: usize,
+    count: usize,
+    waiting: WaitList,
+}
+
+static INPUT: Spin<Input> = Spin::new(Rank::Wait, Input { bytes: [0; CONSOLE_INPUT_SIZE], first: 0, count: 0, waiting: WaitList::new() });
+
+/// A byte came in. When nobody reads for long, the newest are lost, as on any UART.
+pub fn received(byte: u8) {
+    let mut input = INPUT.lock();
+    if input.count < CONSOLE_INPUT_SIZE {
+        let at = (input.first + input.count) % CONSOLE_INPUT_SIZE;
+        input.bytes[at] = byte;
+        input.count += 1;
+    }
+    input.waiting.wake_all();
+}
+
+/// Takes what is there; with nothing there, `reader` waits and its call starts again.
+pub fn take_input(to: &mut [u8], reader: &Thread) -> Option<usize> {
+    let mut input = INPUT.lock();
+    if input.count == 0 {
+        input.waiting.wait(Ref::share(reader));
+        return None;
+    }
+    let count = input.count.min(to.len());
+    for slot in &mut to[..count] {
+        *slot = input.bytes[input.first];
+        input.first = (input.first + 1) % CONSOLE_INPUT_SIZE;
+    }
+    input.count -= count;
+    Some(count)
+}
+
+const _: () = assert!(LOG_SIZE.is_power_of_two());
+
+/// A line of the kernel.
+#[macro_export]
+macro_rules! println {
+    ($($argument:tt)*) => {
+        $crate::log::locked(|out| {
+            use core::fmt::Write;
+            // Writing to the log never fails.
+            let _ = writeln!(out, $($argument)*);
+        })
+    };
+}

@@ -1,0 +1,172 @@
+//! Physical memory: which frames are free, and who holds the others.
+
+#![allow(unsafe_code)]
+
+use super::buddy::{Buddy, FrameInfo};
+use crate::{
+    addr::{PhysAddr, PhysRange},
+    bootinfo::BootInfo,
+    config::{MAX_RANGES, PAGE_SHIFT, PAGE_SIZE},
+    sync::{Rank, Spin},
+};
+use arrayvec::ArrayVec;
+use core::sync::atomic::{AtomicUsize, Ordering};
+
+static FRAMES: Spin<Option<Buddy<'static>>> = Spin::new(Rank::Frames, None);
+/// All memory that the machine's tables list, in bytes.
+static TOTAL: AtomicUsize = AtomicUsize::new(0);
+/// What the kernel holds, in bytes: image, frame table, log ring, and what it allocated since.
+static KERNEL: AtomicUsize = AtomicUsize::new(0);
+static GIVEN_BACK: AtomicUsize = AtomicUsize::new(0);
+
+type Ranges = ArrayVec<PhysRange, { 2 * MAX_RANGES }>;
+
+/// Takes `hole` out of `ranges`.
+fn subtract(ranges: &Ranges, hole: PhysRange) -> Option<Ranges> {
+    let mut left = Ranges::new();
+    for range in ranges {
+        let below = (range.start.0, hole.start.0.min(range.end().0));
+        let above = (hole.end().0.max(range.start.0), range.end().0);
+        for (start, end) in [below, above] {
+            if end > start {
+                left.try_push(PhysRange::new(start, end - start)).ok()?;
+            }
+        }
+    }
+    Some(left)
+}
+
+/// Whole pages inside `range`.
+fn inner_pages(range: PhysRange) -> PhysRange {
+    let start = range.start.page_up().0;
+    PhysRange::new(start, range.end().page_down().0.saturating_sub(start))
+}
+
+/// Pages that `range` touches.
+fn outer_pages(range: PhysRange) -> PhysRange {
+    let start = range.start.page_down().0;
+    PhysRange::new(start, range.end().page_up().0 - start)
+}
+
+/// Fills the allocator from the boot tables; returns where the log ring is, at a place that is the same after a reset.
+pub fn init(info: &BootInfo, ring_size: usize) -> PhysRange {
+    let mut free = Ranges::new();
+    for range in &info.ram {
+        TOTAL.fetch_add(range.size, Ordering::Relaxed);
+        let pages = inner_pages(*range);
+        if pages.size > 0 {
+            free.push(pages);
+        }
+    }
+    let held = info.reserved.iter().copied().chain([info.image]).chain(info.archive);
+    for range in held.filter(|range| range.size > 0) {
+        free = subtract(&free, outer_pages(range)).expect("the machine's tables list more ranges of memory than the kernel keeps");
+    }
+    let ring = top_of(&free, ring_size, info);
+    free = subtract(&free, ring).expect("room for one more range");
+
+    // The image is counted in, for parts of it are given back.
+    let covered = || free.iter().copied().chain([outer_pages(info.image)]);
+    let first = covered().map(|range| range.start.page_number()).min().unwrap_or(0);
+    let last = covered().map(|range| range.end().page_number()).max().unwrap_or(first);
+    let table_size = PhysRange::new(0, (last - first) * size_of::<FrameInfo>()).end().page_up().0;
+    let reachable = |range: &&PhysRange| range.size >= table_size && range.start.0 + table_size <= info.direct_boot_limit.0;
+    let table = free.iter().filter(reachable).map(|range| PhysRange::new(range.start.0, table_size)).next();
+    let table = table.expect("a range of memory for the frame table");
+    free = subtract(&free, table).expect("room for one more range");
+
+    let entries = super::direct(table.start).cast::<FrameInfo>();
+    // SAFETY: the table's range was free, is subtracted now, page aligned, mapped by the boot tables, and
+    // `last - first` entries fit; each is written before the slice is made.
+    let info_slice = unsafe {
+        for index in 0..last - first {
+            entries.add(index).write(FrameInfo::default());
+        }
+        core::slice::from_raw_parts_mut(entries, last - first)
+    };
+    let mut buddy = Buddy::new(info_slice, first);
+    for range in &free {
+        buddy.add(range.start.page_number()..range.end().page_number());
+    }
+    KERNEL.store(outer_pages(info.image).size + table.size + ring.size, Ordering::Relaxed);
+    *FRAMES.lock() = Some(buddy);
+    ring
+}
+
+/// The highest free range of `size` bytes that the boot tables map.
+fn top_of(free: &Ranges, size: usize, info: &BootInfo) -> PhysRange {
+    let fits = |range: &PhysRange| {
+        let end = range.end().0.min(info.direct_boot_limit.0);
+        (end >= range.start.0 + size).then(|| PhysRange::new((end - size) & !(PAGE_SIZE - 1), size))
+    };
+    free.iter().filter_map(fits).filter(|ring| free.iter().any(|range| range.contains(ring.start))).max_by_key(|ring| ring.start).expect("memory for the log ring")
+}
+
+fn allocate(order: usize) -> Result<PhysAddr, abi::Error> {
+    let frame = FRAMES.lock().as_mut().and_then(|buddy| buddy.allocate(order)).ok_or(abi::Error::NoMemory)?;
+    let address = PhysAddr(frame << PAGE_SHIFT);
+    // SAFETY: the block is free memory that the direct map reaches, and ours alone now.
+    unsafe { super::direct(address).write_bytes(0, PAGE_SIZE << order) };
+    Ok(address)
+}
+
+fn release(block: PhysAddr, order: usize) {
+    if cfg!(debug_assertions) {
+        // SAFETY: the block goes out of use with this call; poison shows who still reads it.
+        unsafe { super::direct(block).write_bytes(0xA5, PAGE_SIZE << order) };
+    }
+    if let Some(buddy) = FRAMES.lock().as_mut() {
+        buddy.free(block.page_number(), order).expect("a block that was allocated with this order");
+    }
+}
+
+/// `PAGE_SIZE << order` zeroed bytes for the kernel's own use.
+pub fn allocate_kernel(order: usize) -> Result<PhysAddr, abi::Error> {
+    let block = allocate(order)?;
+    KERNEL.fetch_add(PAGE_SIZE << order, Ordering::Relaxed);
+    Ok(block)
+}
+
+/// Gives back what `allocate_kernel` gave.
+pub fn free_kernel(block: PhysAddr, order: usize) {
+    KERNEL.fetch_sub(PAGE_SIZE << order, Ordering::Relaxed);
+    release(block, order);
+}
+
+/// A zeroed page for a user program.
+pub fn allocate_user() -> Result<PhysAddr, abi::Error> {
+    allocate(0)
+}
+
+pub fn free_user(page: PhysAddr) {
+    release(page, 0);
+}
+
+/// Adds part of the image that is needed no more.
+pub fn give_back(range: PhysRange) {
+    let pages = inner_pages(range);
+    if let Some(buddy) = FRAMES.lock().as_mut() {
+        if buddy.add(pages.start.page_number()..pages.end().page_number()) {
+            KERNEL.fetch_sub(pages.size, Ordering::Relaxed);
+            GIVEN_BACK.fetch_add(pages.size, Ordering::Relaxed);
+        }
+    }
+}
+
+/// Bytes, as [`abi::Info`] tells them.
+#[derive(Clone, Copy)]
+pub struct Usage {
+    pub total: usize,
+    pub free: usize,
+    pub kernel: usize,
+    pub given_back: usize,
+}
+
+pub fn usage() -> Usage {
+    Usage {
+        total: TOTAL.load(Ordering::Relaxed),
+        free: FRAMES.lock().as_ref().map_or(0, |buddy| buddy.free_frames() << PAGE_SHIFT),
+        kernel: KERNEL.load(Ordering::Relaxed),
+        given_back: GIVEN_BACK.load(Ordering::Relaxed),
+    }
+}

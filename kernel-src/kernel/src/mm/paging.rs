@@ -1,0 +1,335 @@
+//! Page tables: one walk for all architectures, which differ only in how an entry is written.
+//!
+//! Four-level and three-level tables alike have 512 entries a table; level 0
+//! is the 4 KiB leaf, and leaves at levels 1 and 2 are 2 MiB and 1 GiB.
+
+#![allow(unsafe_code)]
+
+use super::{MapFlags, frames};
+use crate::{
+    addr::{PhysAddr, PhysRange, VirtAddr},
+    arch,
+    bootinfo::BootInfo,
+    config::{PAGE_SHIFT, PAGE_SIZE, VMAP_BASE, VMAP_SIZE},
+    sync::{Rank, Spin},
+};
+use core::sync::atomic::{AtomicUsize, Ordering};
+
+const ENTRIES: usize = 512;
+const INDEX_BITS: usize = 9;
+/// Reserved ranges up to this size are mapped, since firmware's tables may lie in them.
+const FIRMWARE_MAX: usize = 4 << 20;
+
+static DIRECT_BASE: AtomicUsize = AtomicUsize::new(0);
+static USER_LIMIT: AtomicUsize = AtomicUsize::new(0);
+static KERNEL_ROOT: AtomicUsize = AtomicUsize::new(0);
+/// The next free address of the window for devices and stacks; what is handed out stays so.
+static VMAP_NEXT: Spin<usize> = Spin::new(Rank::Space, VMAP_BASE);
+
+/// Where physical memory is seen in the kernel.
+pub fn direct(address: PhysAddr) -> *mut u8 {
+    (DIRECT_BASE.load(Ordering::Relaxed) + address.0) as *mut u8
+}
+
+/// First address that user programs cannot have.
+pub fn user_limit() -> VirtAddr {
+    VirtAddr(USER_LIMIT.load(Ordering::Relaxed))
+}
+
+/// The kernel's own root table.
+pub fn kernel_root() -> PhysAddr {
+    PhysAddr(KERNEL_ROOT.load(Ordering::Relaxed))
+}
+
+/// Makes `direct` and `user_limit` known, before anything else of this module.
+pub fn set_layout(info: &BootInfo) {
+    DIRECT_BASE.store(info.direct_base.0, Ordering::Relaxed);
+    USER_LIMIT.store(info.user_limit.0, Ordering::Relaxed);
+}
+
+const fn level_size(level: usize) -> usize {
+    PAGE_SIZE << (INDEX_BITS * level)
+}
+
+fn entry_at(table: PhysAddr, address: VirtAddr, level: usize) -> *mut u64 {
+    let index = address.0 >> (PAGE_SHIFT + INDEX_BITS * level) & (ENTRIES - 1);
+    // SAFETY: `table` is a page table, so a page in the direct map, and `index` is below 512.
+    unsafe { direct(table).cast::<u64>().add(index) }
+}
+
+/// A tree of page tables under one root. Whoever holds it mutably is its only writer.
+pub struct Tables {
+    pub root: PhysAddr,
+    /// Frames of its tables count as the kernel's.
+    tables: usize,
+}
+
+impl Tables {
+    pub fn new() -> Result<Self, abi::Error> {
+        Ok(Self { root: frames::allocate_kernel(0)?, tables: 1 })
+    }
+
+    /// Maps `range` from `at`, with the largest pages that both allow up to `largest` level.
+    pub fn map(&mut self, at: VirtAddr, range: PhysRange, flags: MapFlags, largest: usize) -> Result<(), abi::Error> {
+        assert!(!(flags.write && flags.execute), "a mapping that is writable and executable was asked for at {at:?}");
+        let (mut done, size) = (0, range.size);
+        while done < size {
+            let (va, pa) = (at.add(done), range.start.add(done));
+            let level = (0..=largest).rev().find(|&level| {
+                let page = level_size(level);
+                va.is_aligned(page) && pa.is_aligned(page) && size - done >= page
+            });
+            let level = level.ok_or(abi::Error::InvalidArgument)?;
+            self.map_page(va, pa, flags, level)?;
+            done += level_size(level);
+        }
+        Ok(())
+    }
+
+    fn map_page(&mut self, va: VirtAddr, pa: PhysAddr, flags: MapFlags, level: usize) -> Result<(), abi::Error> {
+        let table = self.table_for(va, level)?;
+        let entry = entry_at(table, va, level);
+        // SAFETY: `entry` lies in a table of this tree, of which `&mut self` is the only writer.
+        unsafe {
+            if arch::mm::is_present(*entry) {
+                return Err(abi::Error::InvalidArgument);
+            }
+            arch::mm::write_entry(entry, arch::mm::leaf(pa, flags, level));
+        }
+        Ok(())
+    }
+
+    /// The table whose entries are leaves of `level` for `va`; tables on the way are made.
+    fn table_for(&mut self, va: VirtAddr, level: usize) -> Result<PhysAddr, abi::Error> {
+        let mut table = self.root;
+        for upper in (level + 1..arch::mm::levels()).rev() {
+            let entry = entry_at(table, va, upper);
+            // SAFETY: as in `map_page`.
+            let value = unsafe { *entry };
+            table = if !arch::mm::is_present(value) {
+                let next = frames::allocate_kernel(0)?;
+                self.tables += 1;
+                // SAFETY: as in `map_page`; a zeroed frame is an empty table on all three architectures.
+                unsafe { arch::mm::write_entry(entry, arch::mm::table(next)) };
+                next
+            } else if arch::mm::is_leaf(value, upper) {
+                return Err(abi::Error::InvalidArgument);
+            } else {
+                arch::mm::address(value, upper)
+            };
+        }
+        Ok(table)
+    }
+
+    /// What `va` is mapped to.
+    pub fn look_up(&self, va: VirtAddr) -> Option<(PhysAddr, MapFlags)> {
+        let mut table = self.root;
+        for level in (0..arch::mm::levels()).rev() {
+            // SAFETY: `entry_at` gives an entry of a table of this tree.
+            let value = unsafe { *entry_at(table, va, level) };
+            if !arch::mm::is_present(value) {
+                return None;
+            }
+            if arch::mm::is_leaf(value, level) {
+                let inside = va.0 & (level_size(level) - 1);
+                return Some((arch::mm::address(value, level).add(inside), arch::mm::flags(value, level)));
+            }
+            table = arch::mm::address(value, level);
+        }
+        None
+    }
+
+    /// Frees the tables below the first `entries` entries of the root, and hands every 4 KiB page mapped there to `page`.
+    /// No CPU may have the tree active.
+    pub fn clear_user(&mut self, page: &mut impl FnMut(PhysAddr)) {
+        let top = arch::mm::levels() - 1;
+        let entries = if arch::mm::SHARED_ROOT { ENTRIES / 2 } else { ENTRIES };
+        self.clear(self.root, top, entries, page);
+    }
+
+    fn clear(&mut self, table: PhysAddr, level: usize, entries: usize, page: &mut impl FnMut(PhysAddr)) {
+        for index in 0..entries {
+            let entry = entry_at(table, VirtAddr(index << (PAGE_SHIFT + INDEX_BITS * level)), level);
+            // SAFETY: an entry of a table of this tree; the tree is not active, and `&mut self` its only user.
+            let value = unsafe { entry.replace(0) };
+            if !arch::mm::is_present(value) {
+                continue;
+            }
+            let address = arch::mm::address(value, level);
+            if arch::mm::is_leaf(value, level) {
+                page(address);
+            } else {
+                self.clear(address, level - 1, ENTRIES, page);
+                frames::free_kernel(address, 0);
+                self.tables -= 1;
+            }
+        }
+    }
+}
+
+/// The kernel's tree; its top-level entries never change once user spaces share them.
+static KERNEL: Spin<Option<Tables>> = Spin::new(Rank::Tables, None);
+
+/// Symbols of the linker script, page aligned.
+struct Section {
+    start: usize,
+    end: usize,
+    flags: MapFlags,
+}
+
+fn sections() -> [Section; 4] {
+    unsafe extern "C" {
+        static __text_start: u8;
+        static __text_end: u8;
+        static __rodata_start: u8;
+        static __rodata_end: u8;
+        static __data_start: u8;
+        static __data_end: u8;
+        static __init_start: u8;
+        static __init_end: u8;
+    }
+    let section = |start: *const u8, end: *const u8, flags| Section { start: start as usize, end: end as usize, flags };
+    [
+        section(&raw const __text_start, &raw const __text_end, MapFlags::KERNEL_TEXT),
+        section(&raw const __rodata_start, &raw const __rodata_end, MapFlags::KERNEL_RODATA),
+        section(&raw const __data_start, &raw const __data_end, MapFlags::KERNEL_DATA),
+        // Boot code has run; its stack and tables are still in use until they are given back.
+        section(&raw const __init_start, &raw const __init_end, MapFlags::KERNEL_DATA),
+    ]
+}
+
+/// The part of the image that is needed only at boot, in physical memory.
+pub fn boot_only(info: &BootInfo) -> PhysRange {
+    let [.., init] = sections();
+    let base = crate::config::IMAGE_BASE + info.slide;
+    PhysRange::new(info.image.start.0 + (init.start - base), init.end - init.start)
+}
+
+/// Builds the final tables and switches this CPU to them: the identity map ends, W^X begins.
+pub fn init(info: &BootInfo) -> Result<(), abi::Error> {
+    let mut tables = Tables::new()?;
+    for range in &info.ram {
+        let start = range.start.page_down();
+        let whole = PhysRange::new(start.0, range.end().page_up().0 - start.0);
+        tables.map(VirtAddr(info.direct_base.0 + start.0), whole, MapFlags::KERNEL_DATA, 1)?;
+    }
+    // Firmware's tables, where they are not in memory that is listed as such. What is larger are windows of devices.
+    for range in info.reserved.iter().filter(|range| range.size <= FIRMWARE_MAX) {
+        let first = range.start.page_down();
+        for page in (first.0..range.end().page_up().0).step_by(PAGE_SIZE) {
+            let at = VirtAddr(info.direct_base.0 + page);
+            if tables.look_up(at).is_none() {
+                tables.map(at, PhysRange::new(page, PAGE_SIZE), MapFlags::KERNEL_RODATA, 0)?;
+            }
+        }
+    }
+    let base = crate::config::IMAGE_BASE + info.slide;
+    for section in sections() {
+        let range = PhysRange::new(info.image.start.0 + (section.start - base), section.end - section.start);
+        tables.map(VirtAddr(section.start), range, section.flags, 0)?;
+    }
+    // Tables for the whole window now, so that no top-level entry appears later.
+    for offset in (0..VMAP_SIZE).step_by(level_size(2)) {
+        tables.table_for(VirtAddr(VMAP_BASE + offset), 1)?;
+    }
+    KERNEL_ROOT.store(tables.root.0, Ordering::Relaxed);
+    *KERNEL.lock() = Some(tables);
+    arch::mm::activate_kernel(kernel_root());
+    Ok(())
+}
+
+/// The address of `size` bytes of the window, with an unmapped page before.
+fn reserve(size: usize) -> Result<VirtAddr, abi::Error> {
+    let mut next = VMAP_NEXT.lock();
+    let start = *next + PAGE_SIZE;
+    let end = start + size;
+    if end > VMAP_BASE + VMAP_SIZE {
+        return Err(abi::Error::NoMemory);
+    }
+    *next = end;
+    Ok(VirtAddr(start))
+}
+
+fn with_kernel<R>(change: impl FnOnce(&mut Tables) -> R) -> R {
+    change(KERNEL.lock().as_mut().expect("kernel tables exist from `init` on"))
+}
+
+/// Maps a device's registers; the result keeps the offset within the page.
+///
+/// # Panics
+/// If the window or memory is used up: no machine has that many devices at boot.
+pub fn map_device(registers: PhysRange) -> VirtAddr {
+    let first = registers.start.page_down();
+    let size = registers.end().page_up().0 - first.0;
+    let mapped = reserve(size).and_then(|at| {
+        with_kernel(|tables| tables.map(at, PhysRange::new(first.0, size), MapFlags::DEVICE, 0))?;
+        Ok(at.add(registers.start.0 - first.0))
+    });
+    mapped.expect("room to map a device's registers")
+}
+
+/// A stack of `size` bytes with unmapped pages below and above; its top.
+pub fn allocate_stack(size: usize) -> Result<VirtAddr, abi::Error> {
+    let at = reserve(size)?;
+    for offset in (0..size).step_by(PAGE_SIZE) {
+        let frame = frames::allocate_kernel(0)?;
+        with_kernel(|tables| tables.map(at.add(offset), PhysRange::new(frame.0, PAGE_SIZE), MapFlags::KERNEL_DATA, 0))?;
+    }
+    Ok(at.add(size))
+}
+
+/// Unmaps what is needed no more of the image, and gives its memory back.
+pub fn give_back_boot_memory(part: PhysRange, at: VirtAddr) {
+    with_kernel(|tables| {
+        for offset in (0..part.size).step_by(PAGE_SIZE) {
+            let table = tables.table_for(at.add(offset), 0).expect("the image's tables exist");
+            // SAFETY: an entry of the kernel's tables, locked.
+            unsafe { arch::mm::write_entry(entry_at(table, at.add(offset), 0), 0) };
+        }
+    });
+    arch::mm::flush_all();
+    frames::give_back(part);
+}
+
+/// Where the boot-only part of the image is mapped.
+pub fn boot_only_address() -> VirtAddr {
+    let [.., init] = sections();
+    VirtAddr(init.start)
+}
+
+/// Gives a user root the kernel's half.
+pub fn share_kernel_half(root: PhysAddr) {
+    if arch::mm::SHARED_ROOT {
+        let (from, to) = (direct(kernel_root()).cast::<u64>(), direct(root).cast::<u64>());
+        // SAFETY: both are whole tables in the direct map; the new root is not active yet.
+        unsafe { core::ptr::copy_nonoverlapping(from.add(ENTRIES / 2), to.add(ENTRIES / 2), ENTRIES / 2) };
+    }
+}
+
+/// Checks the tables that are in force: nothing of the kernel is both writable and executable, nothing is the user's.
+/// Gives the number of leaves seen.
+pub fn audit() -> Result<usize, VirtAddr> {
+    with_kernel(|tables| audit_table(tables.root, arch::mm::levels() - 1, 0))
+}
+
+fn audit_table(table: PhysAddr, level: usize, base: usize) -> Result<usize, VirtAddr> {
+    let mut leaves = 0;
+    for index in 0..ENTRIES {
+        let offset = index << (PAGE_SHIFT + INDEX_BITS * level);
+        // SAFETY: an entry of the kernel's tables, locked by the caller.
+        let value = unsafe { *entry_at(table, VirtAddr(offset), level) };
+        if !arch::mm::is_present(value) {
+            continue;
+        }
+        if arch::mm::is_leaf(value, level) {
+            let flags = arch::mm::flags(value, level);
+            if flags.write && flags.execute || flags.user {
+                return Err(VirtAddr(base | offset));
+            }
+            leaves += 1;
+        } else {
+            leaves += audit_table(arch::mm::address(value, level), level - 1, base | offset)?;
+        }
+    }
+    Ok(leaves)
+}

@@ -1,0 +1,105 @@
+//! User memory: an address that a program gives is an allegation, to be
+//! checked for range and alignment here and for its mapping by the MMU, in
+//! the one copy routine whose faults are caught.
+
+#![allow(unsafe_code)]
+
+use super::paging::user_limit;
+use crate::{addr::VirtAddr, arch};
+use abi::Error;
+use core::{marker::PhantomData, mem::MaybeUninit};
+
+/// Refuses ranges that wrap or leave the user half.
+pub fn check_range(start: VirtAddr, size: usize) -> Result<(), Error> {
+    let end = start.0.checked_add(size).ok_or(Error::InvalidAddress)?;
+    if end <= user_limit().0 { Ok(()) } else { Err(Error::InvalidAddress) }
+}
+
+/// Bytes that a user program says it has.
+#[derive(Clone, Copy)]
+pub struct UserBytes {
+    start: VirtAddr,
+    size: usize,
+}
+
+impl UserBytes {
+    pub fn new(start: u64, size: u64) -> Result<Self, Error> {
+        let (start, size) = (VirtAddr(start as usize), size as usize);
+        check_range(start, size)?;
+        Ok(Self { start, size })
+    }
+
+    pub const fn size(self) -> usize {
+        self.size
+    }
+
+    /// Copies in as much as `to` holds.
+    pub fn read<'a>(self, to: &'a mut [u8]) -> Result<&'a [u8], Error> {
+        let size = self.size.min(to.len());
+        copy(to.as_mut_ptr(), self.start.0 as *const u8, size)?;
+        Ok(&to[..size])
+    }
+
+    /// Copies out as much of `from` as fits; gives how much.
+    pub fn write(self, from: &[u8]) -> Result<u64, Error> {
+        let size = self.size.min(from.len());
+        copy(self.start.0 as *mut u8, from.as_ptr(), size)?;
+        Ok(size as u64)
+    }
+}
+
+/// Structures of `abi` that may cross: any bytes are a value of them, and they have no padding.
+///
+/// # Safety
+/// Both hold for the type.
+pub unsafe trait Plain: Copy {}
+// SAFETY: byte arrays and words only, in whole words.
+unsafe impl Plain for abi::SpawnRequest {}
+// SAFETY: as above.
+unsafe impl Plain for abi::ProcessInfo {}
+
+/// A structure that a user program says it has.
+#[derive(Clone, Copy)]
+pub struct UserPtr<T> {
+    start: VirtAddr,
+    kind: PhantomData<T>,
+}
+
+impl<T: Plain> UserPtr<T> {
+    pub fn new(start: u64) -> Result<Self, Error> {
+        let start = VirtAddr(start as usize);
+        check_range(start, size_of::<T>())?;
+        if !start.is_aligned(align_of::<T>()) {
+            return Err(Error::InvalidAddress);
+        }
+        Ok(Self { start, kind: PhantomData })
+    }
+
+    pub fn read(self) -> Result<T, Error> {
+        let mut value = MaybeUninit::<T>::uninit();
+        copy(value.as_mut_ptr().cast(), self.start.0 as *const u8, size_of::<T>())?;
+        // SAFETY: all bytes were copied, and `Plain` makes any bytes a value.
+        Ok(unsafe { value.assume_init() })
+    }
+
+    pub fn write(self, value: &T) -> Result<(), Error> {
+        copy(self.start.0 as *mut u8, (&raw const *value).cast(), size_of::<T>())
+    }
+}
+
+fn copy(to: *mut u8, from: *const u8, size: usize) -> Result<(), Error> {
+    // SAFETY: one side is kernel memory of `size` bytes, borrowed by the caller; the other lies in the user
+    // half (`check_range`), where a fault ends the copy.
+    if unsafe { arch::mm::copy_user(to, from, size) } { Ok(()) } else { Err(Error::InvalidAddress) }
+}
+
+/// Reads a word of the kernel that may be unmapped: for backtraces of broken stacks.
+pub fn probe(address: VirtAddr) -> Option<usize> {
+    let mut value = 0usize;
+    if !address.is_aligned(align_of::<usize>()) || address <= user_limit() {
+        return None;
+    }
+    // SAFETY: a read of eight bytes that either works or is caught as a fault; the target is a local.
+    let read = unsafe { arch::mm::copy_user((&raw mut value).cast(), address.0 as *const u8, size_of::<usize>()) };
+    read.then_some(value)
+}

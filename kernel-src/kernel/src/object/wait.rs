@@ -1,0 +1,41 @@
+//! Threads that wait for the same thing.
+
+use super::thread::Thread;
+use crate::{
+    sched,
+    sync::{List, Ref},
+};
+
+/// The queue kind of threads that wait.
+pub struct Waiting;
+
+/// A thread that ended while it waited stays listed until the next wake-up passes over it.
+pub struct WaitList(List<Ref<Thread>, Waiting>);
+
+impl WaitList {
+    pub const fn new() -> Self {
+        Self(List::new())
+    }
+
+    /// Lists the current thread, which from here on waits. The caller holds the lock that guards this list.
+    pub fn wait(&mut self, thread: Ref<Thread>) {
+        thread.begin_wait();
+        self.0.push(thread);
+    }
+
+    pub fn wake_all(&mut self) {
+        while let Some(thread) = self.0.pop() {
+            sched::wake(thread);
+        }
+    }
+
+    /// The longest waiting thread that still waits.
+    pub fn take_first(&mut self) -> Option<Ref<Thread>> {
+        while let Some(thread) = self.0.pop() {
+            if thread.is_waiting() {
+                return Some(thread);
+            }
+        }
+        None
+    }
+}

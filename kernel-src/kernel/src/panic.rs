@@ -1,0 +1,141 @@
+//! The end: message, registers and backtrace of every CPU, and then all stops.
+
+use crate::{
+    addr::VirtAddr,
+    arch, log,
+    config::PANIC_WAIT_NS,
+    mm::user::probe,
+    percpu,
+    trap::Fault,
+};
+use core::{
+    fmt::{self, Display, Write},
+    panic::PanicInfo,
+    sync::atomic::{AtomicBool, AtomicUsize, Ordering},
+};
+
+const NOBODY: usize = usize::MAX;
+/// Frames that a backtrace shows at most.
+const DEPTH: usize = 32;
+
+static PANICKING: AtomicUsize = AtomicUsize::new(NOBODY);
+/// CPUs print one after the other: the one whose turn it is.
+static TURN: AtomicUsize = AtomicUsize::new(NOBODY);
+static STOP: AtomicBool = AtomicBool::new(false);
+
+/// Whether some CPU has panicked; every spin asks.
+pub fn stop_requested() -> bool {
+    STOP.load(Ordering::Relaxed)
+}
+
+fn cpu() -> usize {
+    if percpu::all().is_empty() { 0 } else { percpu::this().id.0 }
+}
+
+#[panic_handler]
+fn on_panic(info: &PanicInfo<'_>) -> ! {
+    let frame = arch::cpu::frame_pointer();
+    match info.location() {
+        Some(place) => end(&format_args!("{} at {place}", info.message()), None, None, frame),
+        None => end(&info.message(), None, None, frame),
+    }
+}
+
+/// An exception in kernel mode that no fix-up covers.
+pub fn exception(fault: Fault, registers: &dyn Display) -> ! {
+    let address = fault.address.map_or(0, |address| address.0);
+    let message = format_args!("kernel {} at address {address:#x} code {:#x} pc {:#x}", fault.cause, fault.code, fault.pc.0);
+    end(&message, Some(registers), Some(fault.pc), arch::cpu::frame_pointer())
+}
+
+fn end(message: &dyn Display, registers: Option<&dyn Display>, pc: Option<VirtAddr>, frame: usize) -> ! {
+    let me = cpu();
+    match PANICKING.compare_exchange(NOBODY, me, Ordering::AcqRel, Ordering::Acquire) {
+        Ok(_) => {}
+        Err(other) if other == me => {
+            log::forced(|out| {
+                // A console that cannot be written leaves nothing to be done.
+                let _ = writeln!(out, "PANIC cpu{me}: {message} (while panicking)\nPANIC end");
+            });
+            arch::cpu::halt()
+        }
+        Err(_) => stopped(),
+    }
+    STOP.store(true, Ordering::Release);
+    log::forced(|out| {
+        // As above.
+        let _ = writeln!(out, "PANIC cpu{me}: {message}");
+    });
+    report(me, registers, pc, frame);
+    for other in percpu::all().iter().filter(|other| other.id.0 != me && other.online.load(Ordering::Acquire)) {
+        TURN.store(other.id.0, Ordering::Release);
+        arch::irq::send_stop(other.id);
+        let deadline = arch::timer::now().0 + PANIC_WAIT_NS;
+        while !other.reported.load(Ordering::Acquire) && arch::timer::now().0 < deadline {
+            core::hint::spin_loop();
+        }
+        if !other.reported.load(Ordering::Acquire) {
+            log::forced(|out| {
+                // As above.
+                let _ = writeln!(out, "PANIC cpu{}: silent", other.id.0);
+            });
+        }
+    }
+    log::forced(|out| {
+        // As above.
+        let _ = writeln!(out, "PANIC end");
+    });
+    arch::cpu::halt()
+}
+
+/// What every other CPU does once it hears of a panic: tells where it was, in its turn, and stops.
+pub fn stopped() -> ! {
+    let me = percpu::this();
+    if !me.reported.load(Ordering::Acquire) && PANICKING.load(Ordering::Acquire) != me.id.0 {
+        while TURN.load(Ordering::Acquire) != me.id.0 {
+            core::hint::spin_loop();
+        }
+        report(me.id.0, None, None, arch::cpu::frame_pointer());
+        me.reported.store(true, Ordering::Release);
+    }
+    arch::cpu::halt()
+}
+
+fn report(cpu: usize, registers: Option<&dyn Display>, pc: Option<VirtAddr>, frame: usize) {
+    log::forced(|out| {
+        // As above.
+        let _ = write_report(out, cpu, registers, pc, frame);
+    });
+}
+
+fn write_report(out: &mut dyn Write, cpu: usize, registers: Option<&dyn Display>, pc: Option<VirtAddr>, frame: usize) -> fmt::Result {
+    let thread = percpu::all().get(cpu).and_then(|_| percpu::current());
+    match thread {
+        Some(thread) => writeln!(out, "PANIC cpu{cpu}: registers in thread {} of {}, frame {frame:#x}", thread.id(), thread.process().name())?,
+        None => writeln!(out, "PANIC cpu{cpu}: registers with no thread, frame {frame:#x}")?,
+    }
+    if let Some(registers) = registers {
+        writeln!(out, "{registers}")?;
+    }
+    let mut index = 0;
+    if let Some(pc) = pc {
+        writeln!(out, "PANIC cpu{cpu}: #0 {:#x}", pc.0)?;
+        index = 1;
+    }
+    let mut frame = frame;
+    while index < DEPTH {
+        let at = |offset: isize| probe(VirtAddr(frame.wrapping_add_signed(offset)));
+        let (Some(caller), Some(previous)) = (at(arch::cpu::FRAME_RETURN), at(arch::cpu::FRAME_PREVIOUS)) else { break };
+        if caller == 0 {
+            break;
+        }
+        writeln!(out, "PANIC cpu{cpu}: #{index} {caller:#x}")?;
+        // Stacks grow down, so callers lie above; the step to another stack (an exception's) is the one exception.
+        if previous == 0 || previous == frame {
+            break;
+        }
+        frame = previous;
+        index += 1;
+    }
+    Ok(())
+}

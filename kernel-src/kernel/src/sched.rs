@@ -1,0 +1,224 @@
+//! Which thread a CPU runs: a queue a CPU, fixed priorities, first in first
+//! out within one, and a slice of time where several share it.
+//!
+//! The running thread is in no queue. There is one kernel stack a CPU and no
+//! kernel thread: every way out of the kernel passes `leave`, which returns
+//! to user mode or sleeps.
+
+use crate::{
+    addr::{CpuId, Nanos, PhysAddr},
+    arch,
+    config::{PRIORITIES, TIME_SLICE_NS},
+    mm::paging,
+    object::{self, Queued, Thread},
+    percpu::{self, PerCpu},
+    sync::{List, Rank, Ref, Spin},
+};
+use core::sync::atomic::{AtomicUsize, Ordering};
+
+const WORDS: usize = PRIORITIES / 64;
+
+struct Queues {
+    ready: [List<Ref<Thread>, Queued>; PRIORITIES],
+    /// A bit for each list that is not empty.
+    occupied: [u64; WORDS],
+    /// Threads asleep, the first to wake in front.
+    sleepers: List<Ref<Thread>, Queued>,
+}
+
+impl Queues {
+    fn push(&mut self, thread: Ref<Thread>) {
+        let priority = usize::from(thread.priority);
+        self.ready[priority].push(thread);
+        self.occupied[priority / 64] |= 1 << (priority % 64);
+    }
+
+    /// The highest priority that somebody waits with.
+    fn highest(&self) -> Option<u8> {
+        let word = self.occupied.iter().rposition(|&word| word != 0)?;
+        Some((word * 64 + self.occupied[word].ilog2() as usize) as u8)
+    }
+
+    fn pop(&mut self) -> Option<Ref<Thread>> {
+        let priority = usize::from(self.highest()?);
+        let thread = self.ready[priority].pop();
+        if self.ready[priority].is_empty() {
+            self.occupied[priority / 64] &= !(1 << (priority % 64));
+        }
+        thread
+    }
+
+    fn next_wake(&self) -> Option<Nanos> {
+        self.sleepers.front().map(|thread| Nanos(thread.wake_at.load(Ordering::Relaxed)))
+    }
+}
+
+/// A CPU's threads that are ready, and those that sleep.
+pub struct RunQueue {
+    queues: Spin<Queues>,
+}
+
+impl RunQueue {
+    pub const fn new() -> Self {
+        let queues = Queues { ready: [const { List::new() }; PRIORITIES], occupied: [0; WORDS], sleepers: List::new() };
+        Self { queues: Spin::new(Rank::Queue, queues) }
+    }
+}
+
+/// The thread that trapped.
+pub fn current() -> &'static Thread {
+    percpu::current().expect("a trap from user mode has a thread")
+}
+
+/// A CPU for a new thread: the online one after the last chosen.
+pub fn place() -> CpuId {
+    static NEXT: AtomicUsize = AtomicUsize::new(0);
+    let online = || percpu::all().iter().filter(|cpu| cpu.online.load(Ordering::Acquire));
+    let turn = NEXT.fetch_add(1, Ordering::Relaxed) % online().count().max(1);
+    online().nth(turn).map_or(CpuId(0), |cpu| cpu.id)
+}
+
+/// Puts a runnable thread into its home CPU's queue.
+pub fn enqueue(thread: Ref<Thread>) {
+    let home = thread.home;
+    percpu::all()[home.0].queue.queues.lock().push(thread);
+    prod(home);
+}
+
+/// Ends a thread's wait; false if it did not wait.
+pub fn wake(thread: Ref<Thread>) -> bool {
+    let woken = thread.end_wait();
+    if woken {
+        let sleeps = thread.wake_at.swap(0, Ordering::Relaxed) != 0;
+        let home = thread.home;
+        let mut queues = percpu::all()[home.0].queue.queues.lock();
+        if sleeps {
+            queues.sleepers.remove(|sleeper| sleeper.is(&thread));
+        }
+        queues.push(thread);
+        drop(queues);
+        prod(home);
+    }
+    woken
+}
+
+/// Makes a CPU look at its queue.
+pub fn prod(cpu: CpuId) {
+    if cpu == percpu::this().id {
+        percpu::this().reschedule.set(true);
+    } else {
+        percpu::count(&percpu::this().ipis_sent);
+        arch::irq::send_ipi(cpu);
+    }
+}
+
+/// The current thread sleeps until `deadline`.
+pub fn sleep_until(thread: &Thread, deadline: Nanos) {
+    let mut queues = percpu::this().queue.queues.lock();
+    thread.wake_at.store(deadline.0.max(1), Ordering::Relaxed);
+    thread.begin_wait();
+    queues.sleepers.insert_before(Ref::share(thread), |other| other.wake_at.load(Ordering::Relaxed) > deadline.0);
+}
+
+/// The comparator fired on this CPU: sleepers that are due wake, and a slice may be over.
+pub fn timer_fired() {
+    let cpu = percpu::this();
+    let now = arch::timer::now();
+    let mut queues = cpu.queue.queues.lock();
+    while queues.next_wake().is_some_and(|due| due <= now) {
+        if let Some(thread) = queues.sleepers.pop() {
+            thread.wake_at.store(0, Ordering::Relaxed);
+            if thread.end_wait() {
+                queues.push(thread);
+            }
+        }
+    }
+    drop(queues);
+    cpu.reschedule.set(true);
+}
+
+/// The only way out of the kernel: on with the current thread, or the next, or sleep.
+pub fn leave() -> ! {
+    let cpu = percpu::this();
+    settle_current(cpu);
+    loop {
+        if let Some(thread) = percpu::current() {
+            activate(cpu, thread.process().root());
+            arch::task::resume(thread)
+        }
+        let next = cpu.queue.queues.lock().pop();
+        match next {
+            Some(thread) if thread.is_doomed() => reap(cpu, thread),
+            Some(thread) => {
+                // Nobody was current, so nothing comes back.
+                drop(percpu::set_current(Some(thread)));
+                arm(cpu, true);
+            }
+            None => idle(cpu),
+        }
+    }
+}
+
+/// Leaves the current thread in place only if it goes on.
+fn settle_current(cpu: &PerCpu) {
+    let reschedule = cpu.reschedule.replace(false);
+    let Some(thread) = percpu::current() else { return };
+    if cpu.blocked.replace(false) {
+        // Whoever wakes it has a share of its own; but if its end came before its wait, nobody will.
+        if let Some(thread) = percpu::set_current(None).filter(|thread| thread.is_doomed()) {
+            wake(thread);
+        }
+    } else if thread.is_doomed() {
+        if let Some(thread) = percpu::set_current(None) {
+            reap(cpu, thread);
+        }
+    } else if reschedule {
+        let mut queues = cpu.queue.queues.lock();
+        if queues.highest().is_some_and(|highest| highest >= thread.priority) {
+            if let Some(thread) = percpu::set_current(None) {
+                queues.push(thread);
+            }
+        } else {
+            drop(queues);
+            arm(cpu, true);
+        }
+    }
+}
+
+fn reap(cpu: &PerCpu, thread: Ref<Thread>) {
+    // Its tables may go with it.
+    activate(cpu, paging::kernel_root());
+    object::reap(thread);
+}
+
+fn activate(cpu: &PerCpu, root: PhysAddr) {
+    if cpu.active_root.replace(root) != root {
+        if root == paging::kernel_root() {
+            arch::mm::activate_kernel(root);
+        } else {
+            arch::mm::activate_user(root);
+        }
+    }
+}
+
+/// Sets the comparator to the next sleeper, or to the end of the slice where the running thread shares its CPU.
+fn arm(cpu: &PerCpu, running: bool) {
+    let queues = cpu.queue.queues.lock();
+    let wake = queues.next_wake();
+    let slice = (running && queues.highest().is_some()).then(|| Nanos(arch::timer::now().0 + TIME_SLICE_NS));
+    drop(queues);
+    arch::timer::arm(match (wake, slice) {
+        (Some(wake), Some(slice)) => Some(wake.min(slice)),
+        (wake, slice) => wake.or(slice),
+    });
+}
+
+/// Sleeps until an interrupt. Interrupts are off from the last look at the queue until the CPU sleeps, so one that
+/// comes between ends the sleep at once.
+fn idle(cpu: &PerCpu) {
+    activate(cpu, paging::kernel_root());
+    arm(cpu, false);
+    percpu::count(&cpu.idle_entries);
+    arch::cpu::wait_for_interrupt();
+    cpu.reschedule.set(false);
+}

@@ -1,0 +1,78 @@
+//! Starting the other CPUs.
+
+use crate::{
+    addr::{CpuId, HardwareId, Nanos},
+    arch,
+    config::{CPU_START_WAIT_NS, KERNEL_STACK_SIZE, MAX_CPUS},
+    log,
+    mm::{paging, place},
+    percpu::{self, PerCpu},
+    sched,
+};
+use arrayvec::ArrayVec;
+use core::sync::atomic::{AtomicUsize, Ordering};
+
+/// Why a CPU could not be told to start.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum StartError {
+    /// Firmware's own error number.
+    Refused(i64),
+    AlreadyOn,
+    /// The machine names no way that this kernel knows.
+    Unsupported,
+}
+
+static ONLINE: AtomicUsize = AtomicUsize::new(0);
+
+/// CPUs that run.
+pub fn online() -> usize {
+    ONLINE.load(Ordering::Acquire)
+}
+
+/// Gives every CPU its data and a guarded stack; the first is the one that runs this.
+pub fn allocate(cpus: &ArrayVec<HardwareId, MAX_CPUS>) -> Result<(), abi::Error> {
+    let table = place::slice(cpus.len(), |index| {
+        let stack = paging::allocate_stack(KERNEL_STACK_SIZE)?;
+        let cpu: &'static mut PerCpu = place::object(|| PerCpu::new(CpuId(index), cpus[index], stack))?;
+        cpu.this = &raw const *cpu;
+        Ok(&*cpu)
+    })?;
+    percpu::publish(table);
+    Ok(())
+}
+
+/// Marks this CPU as one that runs.
+fn arrived() {
+    percpu::this().online.store(true, Ordering::Release);
+    ONLINE.fetch_add(1, Ordering::AcqRel);
+}
+
+/// Starts up to `limit` CPUs in all, one after the other. One that fails is named on the console and left off.
+pub fn start(limit: usize) {
+    arrived();
+    for cpu in percpu::all().iter().skip(1).take(limit.saturating_sub(1)) {
+        let name = (cpu.id.0, cpu.hardware.0);
+        match arch::cpu::start(cpu.hardware, cpu) {
+            Err(error) => log::stage(format_args!("cpus: cpu{} (hardware {:#x}) did not start: {error:?}", name.0, name.1)),
+            Ok(()) => {
+                let deadline = Nanos(arch::timer::now().0 + CPU_START_WAIT_NS);
+                while !cpu.online.load(Ordering::Acquire) && arch::timer::now() < deadline {
+                    arch::cpu::relax();
+                }
+                if !cpu.online.load(Ordering::Acquire) {
+                    log::stage(format_args!("cpus: cpu{} (hardware {:#x}) was started and did not arrive", name.0, name.1));
+                }
+            }
+        }
+    }
+}
+
+/// Where a started CPU arrives, on its own kernel stack, with the final tables on.
+pub fn secondary_main() -> ! {
+    arch::cpu::init_cpu();
+    arch::irq::init_cpu();
+    arch::timer::init_cpu();
+    percpu::this().active_root.set(paging::kernel_root());
+    arrived();
+    sched::leave()
+}

@@ -1,0 +1,96 @@
+//! Spin locks with a rank: whoever holds a lock may take only locks of a
+//! higher rank. A debug build checks it on every CPU.
+
+use core::{
+    cell::UnsafeCell,
+    ops::{Deref, DerefMut},
+    sync::atomic::{AtomicBool, Ordering},
+};
+
+/// The order in which locks are taken.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+#[repr(u8)]
+pub enum Rank {
+    Registry,
+    Process,
+    Space,
+    Object,
+    Wait,
+    Owed,
+    Queue,
+    Slab,
+    Tables,
+    Frames,
+    Log,
+}
+
+pub struct Spin<T> {
+    locked: AtomicBool,
+    #[cfg_attr(not(all(debug_assertions, target_os = "none")), allow(dead_code))]
+    rank: Rank,
+    value: UnsafeCell<T>,
+}
+
+// SAFETY: the guard is the only way to `value`, and one guard exists at a time.
+unsafe impl<T: Send> Sync for Spin<T> {}
+// SAFETY: a lock owns its value.
+unsafe impl<T: Send> Send for Spin<T> {}
+
+impl<T> Spin<T> {
+    pub const fn new(rank: Rank, value: T) -> Self {
+        Self { locked: AtomicBool::new(false), rank, value: UnsafeCell::new(value) }
+    }
+
+    /// Waits for the lock; interrupts are off in the kernel, so no interrupt can want it meanwhile.
+    pub fn lock(&self) -> SpinGuard<'_, T> {
+        #[cfg(all(debug_assertions, target_os = "none"))]
+        crate::percpu::lock_taken(self.rank);
+        while self.locked.compare_exchange_weak(false, true, Ordering::Acquire, Ordering::Relaxed).is_err() {
+            relax();
+        }
+        SpinGuard { lock: self }
+    }
+
+    /// Takes the lock if nobody has it: for panics, which must not wait for the one they interrupted.
+    pub fn try_lock(&self) -> Option<SpinGuard<'_, T>> {
+        self.locked.compare_exchange(false, true, Ordering::Acquire, Ordering::Relaxed).ok()?;
+        #[cfg(all(debug_assertions, target_os = "none"))]
+        crate::percpu::lock_taken_out_of_order(self.rank);
+        Some(SpinGuard { lock: self })
+    }
+}
+
+pub struct SpinGuard<'a, T> {
+    lock: &'a Spin<T>,
+}
+
+impl<T> Deref for SpinGuard<'_, T> {
+    type Target = T;
+
+    fn deref(&self) -> &T {
+        // SAFETY: this guard is the only one, made when `locked` went from false to true.
+        unsafe { &*self.lock.value.get() }
+    }
+}
+
+impl<T> DerefMut for SpinGuard<'_, T> {
+    fn deref_mut(&mut self) -> &mut T {
+        // SAFETY: as in `deref`, and `&mut self` keeps it to one borrow.
+        unsafe { &mut *self.lock.value.get() }
+    }
+}
+
+impl<T> Drop for SpinGuard<'_, T> {
+    fn drop(&mut self) {
+        #[cfg(all(debug_assertions, target_os = "none"))]
+        crate::percpu::lock_released(self.lock.rank);
+        self.lock.locked.store(false, Ordering::Release);
+    }
+}
+
+fn relax() {
+    #[cfg(target_os = "none")]
+    crate::arch::cpu::relax();
+    #[cfg(not(target_os = "none"))]
+    core::hint::spin_loop();
+}

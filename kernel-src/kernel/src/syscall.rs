@@ -1,0 +1,265 @@
+//! System calls: what `abi::Call` lists, each in one place.
+
+use crate::{
+    addr::{CpuId, Nanos, VirtAddr},
+    arch,
+    init,
+    log,
+    mm::{
+        frames,
+        paging,
+        user::{UserBytes, UserPtr, check_range},
+    },
+    object::{self, Capability, Endpoint, Process, Start, Thread},
+    percpu, sched, smp,
+    sync::Ref,
+};
+use abi::{Call, DEBUG_WRITE_MAX, Error, Info, NAME_MAX, Outcome, Power};
+use core::sync::atomic::Ordering;
+
+type Simple = extern "C" fn(u64, u64, u64, u64, u64, u64) -> Outcome;
+
+/// Calls that never block, by number: trap stubs call them as C functions.
+pub static SIMPLE: [Simple; abi::SIMPLE_CALLS as usize] = {
+    let mut table: [Simple; abi::SIMPLE_CALLS as usize] = [invalid; abi::SIMPLE_CALLS as usize];
+    table[Call::Null as usize] = null;
+    table[Call::Clock as usize] = clock;
+    table[Call::DebugWrite as usize] = debug_write;
+    table[Call::Info as usize] = info;
+    table[Call::ProcessInfo as usize] = process_info;
+    table[Call::LogRead as usize] = log_read;
+    table[Call::ArchiveMember as usize] = archive_member;
+    table[Call::ArchiveRead as usize] = archive_read;
+    table[Call::EndpointCreate as usize] = endpoint_create;
+    table[Call::Power as usize] = power;
+    table
+};
+
+extern "C" fn invalid(_: u64, _: u64, _: u64, _: u64, _: u64, _: u64) -> Outcome {
+    Err(Error::InvalidCall).into()
+}
+
+extern "C" fn null(_: u64, _: u64, _: u64, _: u64, _: u64, _: u64) -> Outcome {
+    Outcome { status: 0, value: 0 }
+}
+
+extern "C" fn clock(_: u64, _: u64, _: u64, _: u64, _: u64, _: u64) -> Outcome {
+    Ok(arch::timer::now().0).into()
+}
+
+extern "C" fn debug_write(start: u64, size: u64, _: u64, _: u64, _: u64, _: u64) -> Outcome {
+    let write = || {
+        if size > DEBUG_WRITE_MAX as u64 {
+            return Err(Error::InvalidArgument);
+        }
+        let mut buffer = [0; DEBUG_WRITE_MAX];
+        let text = UserBytes::new(start, size)?.read(&mut buffer)?;
+        log::user_write(sched::current().process().id(), text);
+        Ok(text.len() as u64)
+    };
+    write().into()
+}
+
+fn info_value(kind: u64, index: u64) -> Result<u64, Error> {
+    let usage = frames::usage;
+    let cpu = || percpu::all().get(index as usize).ok_or(Error::NotFound);
+    Ok(match kind {
+        k if k == Info::CpusOnline as u64 => smp::online() as u64,
+        k if k == Info::CpusPresent as u64 => percpu::all().len() as u64,
+        k if k == Info::MemoryTotal as u64 => usage().total as u64,
+        k if k == Info::MemoryFree as u64 => usage().free as u64,
+        k if k == Info::MemoryKernel as u64 => usage().kernel as u64,
+        k if k == Info::MemoryGivenBack as u64 => usage().given_back as u64,
+        k if k == Info::TimerInterrupts as u64 => cpu()?.timer_interrupts.load(Ordering::Relaxed),
+        k if k == Info::IpisReceived as u64 => cpu()?.ipis_received.load(Ordering::Relaxed),
+        k if k == Info::IpisSent as u64 => cpu()?.ipis_sent.load(Ordering::Relaxed),
+        k if k == Info::IdleEntries as u64 => cpu()?.idle_entries.load(Ordering::Relaxed),
+        k if k == Info::HardwareId as u64 => cpu()?.hardware.0,
+        k if k == Info::CurrentCpu as u64 => percpu::this().id.0 as u64,
+        k if k == Info::ThreadId as u64 => sched::current().id(),
+        k if k == Info::UserLimit as u64 => paging::user_limit().0 as u64,
+        k if k == Info::Slide as u64 => init::slide() as u64,
+        k if k == Info::KernelStackDepth as u64 => (percpu::this().stack_top.0 - arch::cpu::frame_pointer()) as u64,
+        _ => return Err(Error::InvalidArgument),
+    })
+}
+
+extern "C" fn info(kind: u64, index: u64, _: u64, _: u64, _: u64, _: u64) -> Outcome {
+    info_value(kind, index).into()
+}
+
+extern "C" fn process_info(index: u64, to: u64, _: u64, _: u64, _: u64, _: u64) -> Outcome {
+    let tell = || {
+        let to = UserPtr::new(to)?;
+        match object::process_info(index) {
+            Some(info) => to.write(&info).map(|()| 1),
+            None => Ok(0),
+        }
+    };
+    tell().into()
+}
+
+extern "C" fn log_read(offset: u64, to: u64, size: u64, _: u64, _: u64, _: u64) -> Outcome {
+    let mut buffer = [0; DEBUG_WRITE_MAX];
+    let mut copy = || {
+        let to = UserBytes::new(to, size)?;
+        let room = to.size().min(buffer.len());
+        let count = log::read_ring(offset as usize, &mut buffer[..room]);
+        to.write(&buffer[..count])
+    };
+    copy().into()
+}
+
+extern "C" fn archive_member(index: u64, name: u64, size: u64, _: u64, _: u64, _: u64) -> Outcome {
+    let tell = || {
+        let member = init::archive()?.members().nth(index as usize).ok_or(Error::NotFound)?;
+        let mut padded = [0; NAME_MAX];
+        let length = member.name.len().min(NAME_MAX);
+        padded[..length].copy_from_slice(&member.name.as_bytes()[..length]);
+        UserBytes::new(name, size)?.write(&padded)?;
+        Ok(member.data.len() as u64)
+    };
+    tell().into()
+}
+
+extern "C" fn archive_read(index: u64, offset: u64, to: u64, size: u64, _: u64, _: u64) -> Outcome {
+    let copy = || {
+        let member = init::archive()?.members().nth(index as usize).ok_or(Error::NotFound)?;
+        let rest = usize::try_from(offset).ok().and_then(|offset| member.data.get(offset..)).ok_or(Error::InvalidArgument)?;
+        UserBytes::new(to, size)?.write(rest)
+    };
+    copy().into()
+}
+
+extern "C" fn endpoint_create(_: u64, _: u64, _: u64, _: u64, _: u64, _: u64) -> Outcome {
+    let make = || sched::current().process().grant(Capability::Endpoint(Endpoint::new()?));
+    make().into()
+}
+
+extern "C" fn power(resource: u64, action: u64, _: u64, _: u64, _: u64, _: u64) -> Outcome {
+    let act = || {
+        sched::current().process().resource(resource)?;
+        let done = match action {
+            a if a == Power::Off as u64 => arch::cpu::power_off(),
+            a if a == Power::Reboot as u64 => arch::cpu::reboot(),
+            _ => return Err(Error::InvalidArgument),
+        };
+        match done {
+            Ok(never) => match never {},
+            Err(error) => Err(error),
+        }
+    };
+    act().into()
+}
+
+/// A call that may block. `None`: the thread waits, and its result comes later.
+pub fn dispatch(thread: &Thread) {
+    let number = thread.frame.with(|frame| frame.call_number());
+    if let Some(result) = carry_out(thread, number) {
+        thread.frame.with(|frame| frame.set_result(result.into()));
+    }
+}
+
+fn carry_out(thread: &Thread, number: u64) -> Option<Result<u64, Error>> {
+    let argument = |index| thread.frame.with(|frame| frame.argument(index));
+    match number {
+        n if n == Call::Exit as u64 => {
+            object::end_process(thread.process(), abi::exit_word(argument(0) as u32));
+            None
+        }
+        n if n == Call::ThreadExit as u64 => {
+            Thread::doom(&Ref::share(thread));
+            None
+        }
+        n if n == Call::Yield as u64 => {
+            percpu::this().reschedule.set(true);
+            Some(Ok(0))
+        }
+        n if n == Call::Sleep as u64 => sleep(thread, Nanos(argument(0))),
+        n if n == Call::ThreadCreate as u64 => Some(thread_create(thread, [argument(0), argument(1), argument(2), argument(3), argument(4)])),
+        n if n == Call::Spawn as u64 => Some(spawn(thread, argument(0), argument(1))),
+        n if n == Call::Wait as u64 => wait(thread, argument(0)),
+        n if n == Call::ConsoleRead as u64 => console_read(thread, argument(0), argument(1), argument(2)),
+        n if n == Call::Call as u64 || n == Call::Receive as u64 || n == Call::ReplyReceive as u64 => {
+            if let Err(error) = message(thread, n) {
+                thread.frame.with(|frame| frame.set_message(error.status(), 0, [0; abi::MESSAGE_WORDS]));
+            }
+            None
+        }
+        n if n == Call::Close as u64 => Some(thread.process().close(argument(0)).map(|()| 0)),
+        _ => Some(Err(Error::InvalidCall)),
+    }
+}
+
+/// The thread waits; when it runs again its call starts again.
+fn restart(thread: &Thread) -> Option<Result<u64, Error>> {
+    thread.frame.with(arch::task::Frame::restart_call);
+    None
+}
+
+fn sleep(thread: &Thread, deadline: Nanos) -> Option<Result<u64, Error>> {
+    if arch::timer::now() >= deadline {
+        return Some(Ok(0));
+    }
+    sched::sleep_until(thread, deadline);
+    restart(thread)
+}
+
+fn thread_create(thread: &Thread, [entry, stack, argument, cpu, tls]: [u64; 5]) -> Result<u64, Error> {
+    let [entry, stack, tls_base] = [entry, stack, tls].map(|address| VirtAddr(address as usize));
+    for address in [entry, stack, tls_base] {
+        check_range(address, 0)?;
+    }
+    let home = match cpu {
+        0 => sched::place(),
+        n => {
+            let chosen = percpu::all().get(n as usize - 1).ok_or(Error::InvalidArgument)?;
+            if !chosen.online.load(Ordering::Acquire) {
+                return Err(Error::InvalidArgument);
+            }
+            CpuId(n as usize - 1)
+        }
+    };
+    Process::start_thread(&Ref::share(thread.process()), &Start { entry, stack, argument, tls, home })
+}
+
+fn spawn(thread: &Thread, resource: u64, request: u64) -> Result<u64, Error> {
+    let process = thread.process();
+    process.resource(resource)?;
+    let request = UserPtr::new(request)?.read()?;
+    object::spawn_requested(process, &init::archive()?, &request)
+}
+
+fn wait(thread: &Thread, slot: u64) -> Option<Result<u64, Error>> {
+    match thread.process().capability(slot) {
+        Ok(Capability::Process(process)) => process.wait(thread).map_or_else(|| restart(thread), |word| Some(Ok(word))),
+        Ok(Capability::Resource | Capability::Endpoint(_)) => Some(Err(Error::WrongObject)),
+        Err(error) => Some(Err(error)),
+    }
+}
+
+fn console_read(thread: &Thread, resource: u64, to: u64, size: u64) -> Option<Result<u64, Error>> {
+    let mut buffer = [0; DEBUG_WRITE_MAX];
+    let to = match thread.process().resource(resource).and_then(|()| UserBytes::new(to, size)) {
+        Ok(to) => to,
+        Err(error) => return Some(Err(error)),
+    };
+    let room = to.size().min(buffer.len());
+    match log::take_input(&mut buffer[..room], thread) {
+        Some(count) => Some(to.write(&buffer[..count])),
+        None => restart(thread),
+    }
+}
+
+fn message(thread: &Thread, number: u64) -> Result<(), Error> {
+    let endpoint = thread.process().endpoint(thread.frame.with(|frame| frame.capability()))?;
+    if number == Call::Call as u64 {
+        endpoint.call(thread);
+        return Ok(());
+    }
+    if number == Call::ReplyReceive as u64 {
+        object::reply(thread)?;
+    }
+    endpoint.receive(thread);
+    Ok(())
+}
