@@ -83,7 +83,7 @@ pub fn fault(fault: Fault) -> ! {
             fault.pc.0
         );
         let _ = writeln!(out, "fault:   cpu {} code {:#x}", percpu::this().id.0, fault.code);
-        let _ = write!(log_indent(out), "{}", thread.frame());
+        let _ = thread.frame.with(|frame| write!(log_indent(out), "{frame}"));
     });
     object::end_process(process, abi::EXIT_FAULT | u64::from(fault.code as u32));
     sched::leave()

@@ -50,10 +50,12 @@ impl<T> Slab<T> {
         let slot = free.0.ok_or(abi::Error::NoMemory)?;
         // SAFETY: a slot in the list is ours, unused, and holds `next`.
         free.0 = unsafe { slot.as_ref().next };
-        let object = slot.cast::<T>();
-        // SAFETY: the slot is large and aligned enough for `T` and no longer in the list.
-        unsafe { object.write(value) };
-        Ok(object)
+        // SAFETY: the slot is a live place of the union, no longer in the list, and as large and aligned as a `T`.
+        unsafe {
+            let object = NonNull::new_unchecked(&raw mut (*slot.as_ptr()).value).cast::<T>();
+            object.write(value);
+            Ok(object)
+        }
     }
 
     /// Drops the object and keeps its slot for the next.
