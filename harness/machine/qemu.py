@@ -206,7 +206,8 @@ class QemuMachine:
         here = asyncio.get_running_loop()
         console, console_end = socket.socketpair()
         monitor, monitor_end = socket.socketpair()
-        console.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _SOCKET_BYTES)
+        # A unix socket holds as much as its sender may have under way; a guest prints byte by byte.
+        console_end.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _SOCKET_BYTES)
         stderr, stderr_end = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
         os.set_blocking(stderr_end, True)
         command = [guard, "--pdeathsig", "KILL", "--", *self.command(binary)]

@@ -70,7 +70,9 @@ def _by_machine(session: Session, error: BaseException | None, kernel: Path | No
     if reset is not None and not session.reset_expected:
         stage = _stage(session)
         return Finding(Verdict.RESET, f"the guest reset the machine ({reset}){stage}")
-    if not machine.running and not session.closed and machine.guest_off is None:
+    # The console's end is seen before the process's: give the latter a moment to be told.
+    ended = not session.closed and not machine.running and machine.wait_exit(1.0)
+    if ended and machine.guest_off is None:
         return Finding(Verdict.QEMU_DIED, str(machine.death()))
     return None
 
