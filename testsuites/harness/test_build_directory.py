@@ -11,11 +11,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from support.checkout import Checkout, make_checkout, set_kernel, set_rustc
-from support.elf_files import BUILD_ID, make_elf, make_kernel
 
 from harness.build.artifacts import load
 from harness.build.errors import BuildError
+from support.checkout import Checkout, make_checkout, set_kernel, set_rustc
+from support.elf_files import BUILD_ID, make_elf, make_kernel
 
 WAIT_S = 20.0
 UNCHANGED_LIMIT_S = 1.5
@@ -95,7 +95,9 @@ def test_two_at_once_build_once(checkout: Checkout) -> None:
 @pytest.mark.requirement("BLD-01")
 def test_a_program_that_is_gone_leaves_the_build_too(checkout: Checkout) -> None:
     assert checkout.quoin("build", "riscv64").status == 0
-    messages = (checkout.root / "messages").read_text().replace('"init"', '"testd"').replace("linked/init", "linked/testd")
+    messages = (
+        (checkout.root / "messages").read_text().replace('"init"', '"testd"').replace("linked/init", "linked/testd")
+    )
     (checkout.root / "linked/init").rename(checkout.root / "linked/testd")
     (checkout.root / "messages").write_text(messages)
     (checkout.tree / "kernel-src/kernel/new.rs").write_text("")

@@ -9,6 +9,10 @@ from io import BytesIO
 from pathlib import Path
 
 import pytest
+from elftools.elf.elffile import ELFFile
+
+from harness.build.errors import BuildError
+from harness.build.images import Elf, boot_image, cpio, flat, read_elf, section_sizes, stripped, what_is
 from support.elf_files import (
     BUILD_ID,
     BUILD_ID_NOTE,
@@ -18,10 +22,6 @@ from support.elf_files import (
     make_elf,
     make_kernel,
 )
-from elftools.elf.elffile import ELFFile
-
-from harness.build.errors import BuildError
-from harness.build.images import Elf, boot_image, cpio, flat, read_elf, section_sizes, stripped, what_is
 
 pytestmark = pytest.mark.requirement("BLD-05")
 

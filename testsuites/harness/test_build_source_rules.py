@@ -118,7 +118,8 @@ def test_a_rule_leaves_sound_text_alone(rule: Rule, text: str) -> None:
 
 @pytest.mark.requirement("BLD-12")
 def test_constants_are_read_as_numbers() -> None:
-    text = "pub const A: usize = 4096;\nconst B: u64 = 32 << 10;\npub(crate) const C: u64 = 0xFFFF_0000;\nconst D: u8 = A;\n"
+    text = "pub const A: usize = 4096;\nconst B: u64 = 32 << 10;\npub(crate) const C: u64 = 0xFFFF_0000;\n"
+    text += "const D: u8 = A;\n"
     assert constants(text) == {"A": 4096, "B": 32768, "C": 0xFFFF_0000}
 
 

@@ -111,7 +111,8 @@ def test_environment_puts_the_chosen_rust_first_and_drops_the_callers_flags() ->
 
 
 def test_version_text_of_distributions_and_nightlies_is_read() -> None:
-    text = "rustc 1.96.0 (ac68 2026-05-25) (built from a source tarball)\nhost: x86_64-unknown-linux-gnu\nrelease: 1.96.0\n"
+    text = "rustc 1.96.0 (ac68 2026-05-25) (built from a source tarball)\n"
+    text += "host: x86_64-unknown-linux-gnu\nrelease: 1.96.0\n"
     parsed = parse_version(text)
     assert parsed is not None
     assert parsed[0] == (1, 96, 0)

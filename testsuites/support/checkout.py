@@ -66,16 +66,26 @@ class Checkout:
                 resource.setrlimit(resource.RLIMIT_FSIZE, (most, most))
 
         done = subprocess.run(
-            self.command(*arguments), cwd=self.tree, env=self.environment() | dict(env or {}), capture_output=True,
-            text=True, timeout=RUN_LIMIT_S, preexec_fn=limit, check=False,
+            self.command(*arguments),
+            cwd=self.tree,
+            env=self.environment() | dict(env or {}),
+            capture_output=True,
+            text=True,
+            timeout=RUN_LIMIT_S,
+            preexec_fn=limit,
+            check=False,
         )
         return Ended(done.returncode, done.stdout, done.stderr)
 
     def start(self, *arguments: str) -> subprocess.Popen[str]:
         """Start the CLI and leave it running."""
         return subprocess.Popen(
-            self.command(*arguments), cwd=self.tree, env=self.environment(), stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE, text=True,
+            self.command(*arguments),
+            cwd=self.tree,
+            env=self.environment(),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
         )
 
     def cargo_calls(self) -> int:

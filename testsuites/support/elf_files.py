@@ -26,7 +26,10 @@ def note(owner: bytes, kind: int, payload: bytes) -> bytes:
     name = owner + b"\0"
     return (
         struct.pack("<III", len(name), len(payload), kind)
-        + name + bytes(-len(name) % 4) + payload + bytes(-len(payload) % 4)
+        + name
+        + bytes(-len(name) % 4)
+        + payload
+        + bytes(-len(payload) % 4)
     )
 
 
@@ -43,8 +46,15 @@ def make_elf(arch: str, loads: list[Load], notes: bytes = b"", symbols: bytes = 
     for load in loads:
         at = offset + len(body)
         headers += struct.pack(
-            "<IIQQQQQQ", PT_LOAD, load.flags, at, load.address + virtual_offset, load.address,
-            len(load.data), load.memory_size, 1,
+            "<IIQQQQQQ",
+            PT_LOAD,
+            load.flags,
+            at,
+            load.address + virtual_offset,
+            load.address,
+            len(load.data),
+            load.memory_size,
+            1,
         )
         body += load.data
     if notes:
@@ -55,8 +65,20 @@ def make_elf(arch: str, loads: list[Load], notes: bytes = b"", symbols: bytes = 
     sections = bytes(64)  # one null section, so that there is a table to strip
     ident = b"\x7fELF\x02\x01\x01" + bytes(9)
     header = ident + struct.pack(
-        "<HHIQQQIHHHHHH", 2, MACHINE_NUMBERS[arch], 1, loads[0].address if loads else 0, _HEADER, section_table, 0,
-        _HEADER, _PROGRAM_HEADER, count, 64, 1, 0,
+        "<HHIQQQIHHHHHH",
+        2,
+        MACHINE_NUMBERS[arch],
+        1,
+        loads[0].address if loads else 0,
+        _HEADER,
+        section_table,
+        0,
+        _HEADER,
+        _PROGRAM_HEADER,
+        count,
+        64,
+        1,
+        0,
     )
     return header + headers + body + symbols + sections
 
