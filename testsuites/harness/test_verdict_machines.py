@@ -1,0 +1,154 @@
+"""Each way in which a guest can go wrong has a verdict of its own."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from harness.board import LabError, read_board
+from harness.console import ConsoleClosed, ConsoleError, Session
+from harness.machine import BootFiles, QemuMachine
+from harness.machine.tiny_guest import Then, write_tiny_guest
+from harness.verdict import Verdict, describe, judge
+
+TOP = Path(__file__).resolve().parents[2]
+READY = "init: ready\n"
+
+Booter = Callable[[str, Then], Session]
+
+
+@pytest.fixture
+def booted(tmp_path: Path) -> Iterator[Booter]:
+    sessions: list[Session] = []
+    board = read_board(TOP / "boards" / "qemu-riscv64.yaml").variant(smp=1)
+
+    def start(text: str, then: Then) -> Session:
+        guest = write_tiny_guest(tmp_path / "guest", text, then)
+        sessions.append(Session(QemuMachine(board, BootFiles(guest)), tmp_path / "logs" / "console.log"))
+        return sessions[-1]
+
+    yield start
+    for session in sessions:
+        session.close()
+
+
+def complaint(session: Session, *, ready: bool, timeout_s: float = 0.6) -> BaseException:
+    """What a test would see that waits for more than the guest gives."""
+    try:
+        session.wait_ready(10.0 if ready else timeout_s)
+        session.console.expect("never", timeout_s)
+    except (ConsoleError, LabError) as error:
+        return error
+    raise AssertionError("the guest gave what it has not")
+
+
+@pytest.mark.requirement("DEV-02")
+@pytest.mark.parametrize(
+    ("text", "then", "verdict", "words"),
+    [
+        (READY, Then.SPIN, Verdict.SPINNING, "no 'never'"),
+        (READY, Then.SLEEP, Verdict.IDLE, "no 'never'"),
+        (READY, Then.REPEAT, Verdict.SPINNING, "no 'never'"),
+        (READY, Then.RESET, Verdict.RESET, "guest-reset"),
+        (READY, Then.POWER_OFF, Verdict.FAILED, "ended before"),
+        (READY + "$ ", Then.SLEEP, Verdict.FAILED, "no 'never'"),
+        (READY + "PANIC cpu0: oh at a.rs:1:2\nPANIC end\n", Then.SPIN, Verdict.PANICKED, "oh at a.rs:1:2"),
+    ],
+)
+def test_a_guest_that_was_ready(booted: Booter, text: str, then: Then, verdict: Verdict, words: str) -> None:
+    session = booted(text, then)
+    finding = judge(session, complaint(session, ready=True))
+    assert finding.verdict is verdict, finding
+    assert words in finding.cause
+
+
+@pytest.mark.requirement("DEV-02", "BTC-02")
+@pytest.mark.parametrize(
+    ("text", "then", "verdict", "words"),
+    [
+        ("", Then.SLEEP, Verdict.NEVER_BOOTED, "it never printed a boot stage"),
+        ("boot: memory: 128 MiB\n", Then.SPIN, Verdict.NEVER_BOOTED, "the last boot stage reached was 'memory'"),
+        ("for ever ", Then.REPEAT, Verdict.NEVER_BOOTED, "never printed a boot stage"),
+        ("boot: cpus: 4\n", Then.RESET, Verdict.RESET, "the last boot stage reached was 'cpus'"),
+        ("PANIC cpu0: no memory at a.rs:1:2\n", Then.SLEEP, Verdict.PANICKED, "no memory"),
+    ],
+)
+def test_a_guest_that_was_never_ready(booted: Booter, text: str, then: Then, verdict: Verdict, words: str) -> None:
+    session = booted(text, then)
+    finding = judge(session, complaint(session, ready=False))
+    assert finding.verdict is verdict, finding
+    assert words in finding.cause
+
+
+@pytest.mark.requirement("DEV-02")
+def test_a_panic_during_a_test_without_complaint_is_seen(booted: Booter) -> None:
+    session = booted(READY + "PANIC cpu0: oh at a.rs:1:2\nPANIC end\n", Then.SPIN)
+    session.wait_ready(10)
+    with session.broker.changed:
+        assert session.broker.changed.wait_for(lambda: session.panic is not None and session.panic.complete, 5)
+    assert judge(session, None).verdict is Verdict.PANICKED
+    session.console.expect_panic(5)
+    assert judge(session, None).verdict is Verdict.PASSED
+    assert not session.alive
+
+
+@pytest.mark.requirement("DEV-02")
+def test_an_emulator_that_dies_is_not_the_kernels_fault(booted: Booter) -> None:
+    session = booted(READY, Then.SPIN)
+    session.wait_ready(10)
+    pid = session.machine.pid
+    assert pid is not None
+    os.kill(pid, signal.SIGABRT)
+    began = time.monotonic()
+    with pytest.raises(ConsoleClosed) as error:
+        session.console.expect("never", 30)
+    assert time.monotonic() - began < 5
+    finding = judge(session, error.value)
+    assert finding.verdict is Verdict.QEMU_DIED
+    assert "was ended by SIGABRT" in finding.cause
+
+
+@pytest.mark.requirement("DEV-02")
+def test_a_full_disk_is_a_fault_of_the_lab(tmp_path: Path) -> None:
+    board = read_board(TOP / "boards" / "qemu-riscv64.yaml").variant(smp=1)
+    guest = write_tiny_guest(tmp_path / "guest", READY, Then.SLEEP)
+    log = tmp_path / "console.log"
+    log.symlink_to("/dev/full")
+    with Session(QemuMachine(board, BootFiles(guest)), log) as session:
+        with pytest.raises(LabError, match="No space left on device; make room") as error:
+            session.wait_ready(10)
+        assert judge(session, error.value).verdict is Verdict.LAB_FAULT
+        assert judge(session, None).verdict is Verdict.LAB_FAULT
+    assert not session.machine.running
+
+
+@pytest.mark.requirement("DEV-02")
+def test_a_guest_that_prints_for_ever_fills_neither_memory_nor_disk(booted: Booter) -> None:
+    session = booted("x" * 500 + "\n", Then.REPEAT)
+    complaint(session, ready=False, timeout_s=1.0)
+    assert len(session.broker.window.text) <= 2 << 20
+    assert len(session.broker.recent) <= 4000
+
+
+@pytest.mark.requirement("DEV-02")
+def test_a_failure_shows_verdict_lines_log_and_command(booted: Booter) -> None:
+    session = booted("".join(f"line {number}\n" for number in range(30)), Then.SLEEP)
+    finding = judge(session, complaint(session, ready=False))
+    text = describe(finding, session, session.log_path, "pytest this")
+    assert text.startswith("verdict: never-booted\n")
+    assert "last 20 console lines:" in text
+    assert "  | line 29" in text and "  | line 9\n" not in text
+    assert f"console log: {session.log_path}" in text
+    assert text.endswith("run just this: pytest this")
+
+
+@pytest.mark.requirement("DEV-02")
+def test_verdicts_without_a_machine() -> None:
+    assert judge(None, None).verdict is Verdict.PASSED
+    assert judge(None, AssertionError("no")).verdict is Verdict.FAILED
+    assert judge(None, LabError("no")).verdict is Verdict.LAB_FAULT
