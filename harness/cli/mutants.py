@@ -19,7 +19,7 @@ import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -100,9 +100,8 @@ def run(args: argparse.Namespace, rest: Sequence[str]) -> int:
 
 @contextmanager
 def worktree() -> Iterator[Path]:
-    """This tree as it stands, changes of tracked files included, in a worktree that the next call uses again."""
-    snapshot = _git(TOP, "stash", "create").strip() or "HEAD"  # makes a commit, touches neither files nor stash list
-    commit = _git(TOP, "rev-parse", snapshot).strip()
+    """This tree as it stands, changes that are not committed included, in a worktree that the next call uses again."""
+    commit = _snapshot()
     if (TREE / ".git").exists():
         _git(TREE, "reset", "--hard", "--quiet", commit)
     else:
@@ -114,6 +113,19 @@ def worktree() -> Iterator[Path]:
         yield TREE
     finally:
         _git(TREE, "checkout", "--quiet", "--", ".")
+
+
+def _snapshot() -> str:
+    """A commit of the files as they stand; made through an index of its own, so neither branch nor index change."""
+    LOGS.mkdir(parents=True, exist_ok=True)
+    own = {
+        "GIT_INDEX_FILE": str(LOGS.parent / "index"),
+        **{f"GIT_{who}_{what}": "mutants" for who in ("AUTHOR", "COMMITTER") for what in ("NAME", "EMAIL")},
+    }
+    _git(TOP, "read-tree", "HEAD", env=own)
+    _git(TOP, "add", "--all", env=own)
+    tree = _git(TOP, "write-tree", env=own).strip()
+    return _git(TOP, "commit-tree", "-p", "HEAD", "-m", "As it stands", tree, env=own).strip()
 
 
 def fate_of(tree: Path, mutant: Mutant) -> Fate:
@@ -172,8 +184,10 @@ def _run(tree: Path, command: Sequence[str], log: Path) -> int:
             end_group(process, END_LIMIT_S)
 
 
-def _git(where: Path, *arguments: str) -> str:
-    answer = subprocess.run(["git", *arguments], cwd=where, capture_output=True, text=True, check=False)
+def _git(where: Path, *arguments: str, env: Mapping[str, str] | None = None) -> str:
+    answer = subprocess.run(
+        ["git", *arguments], cwd=where, env=os.environ | dict(env or {}), capture_output=True, text=True, check=False
+    )
     if answer.returncode != 0:
         raise BuildError(
             f"git {' '.join(arguments[:2])} to succeed in {where}",
