@@ -1,0 +1,299 @@
+//! ACPI tables of a PC (ACPI Specification 6.5): CPUs, interrupt controllers,
+//! timers, and how to switch off.
+//!
+//! Tables are data; AML is not run. The one thing wanted of it, the value that
+//! powers the machine off, is found by its encoding. Tables that nothing is
+//! read from are only listed, so that nobody overwrites them.
+
+mod aml;
+mod madt;
+
+use crate::{
+    addr::{PhysAddr, PhysRange},
+    config::{MAX_CPUS, PAGE_SIZE},
+};
+use arrayvec::ArrayVec;
+use core::fmt;
+
+const MAX_TABLES: usize = 32;
+/// Larger than any table that firmware makes, so that a broken length is seen.
+const MAX_TABLE_SIZE: usize = 16 << 20;
+/// Signature, length, revision, checksum, and who made it (table 5.4).
+const HEADER_SIZE: usize = 36;
+/// Sizes of the root pointer, by its revision (table 5.3).
+const RSDP_SIZE: usize = 20;
+const RSDP2_SIZE: usize = 36;
+/// Generic address spaces (table 5.1).
+const SPACE_MEMORY: u8 = 0;
+const SPACE_PORTS: u8 = 1;
+
+/// Where tables are read from.
+pub trait PhysMemory {
+    /// None where there is nothing to be read.
+    fn bytes(&self, at: PhysAddr, size: usize) -> Option<&[u8]>;
+}
+
+/// What the tables tell.
+#[derive(Clone, Debug, Default)]
+pub struct Machine {
+    pub local_apic: PhysAddr,
+    pub cpus: ArrayVec<LocalApic, MAX_CPUS>,
+    /// CPUs that may be started, but found no room in `cpus`.
+    pub left_out: usize,
+    pub io_apics: ArrayVec<IoApic, 8>,
+    pub overrides: ArrayVec<Override, 16>,
+    /// Port of the PM1a control register.
+    pub pm1a_control: Option<u16>,
+    /// `SLP_TYPa` of the state S5.
+    pub s5_type: Option<u8>,
+    /// The reset register, and what is written there.
+    pub reset: Option<(GenericAddress, u8)>,
+    /// Port of the power management timer; whether it has 32 bits (else 24).
+    pub pm_timer: Option<(u32, bool)>,
+    pub hpet: Option<PhysAddr>,
+    /// All that the tables occupy, neighbours joined.
+    pub tables: ArrayVec<PhysRange, MAX_TABLES>,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct LocalApic {
+    pub apic_id: u32,
+    pub enabled: bool,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct IoApic {
+    pub id: u8,
+    pub address: PhysAddr,
+    /// Global interrupt number of its first input.
+    pub gsi_base: u32,
+}
+
+/// An ISA interrupt that is not wired to the input of its own number.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Override {
+    pub irq: u8,
+    pub gsi: u32,
+    /// Polarity and trigger (table 5.26).
+    pub flags: u16,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct GenericAddress {
+    /// 0 is memory, 1 is ports, 2 is PCI configuration space (table 5.1).
+    pub space: u8,
+    pub address: u64,
+}
+
+/// Why the tables are refused.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum AcpiError {
+    Unreachable { at: PhysAddr, size: usize },
+    RootSignature { at: PhysAddr },
+    Signature { at: PhysAddr, wanted: Signature, found: Signature },
+    Checksum { at: PhysAddr, table: Signature, sum: u8 },
+    Size { at: PhysAddr, table: Signature, wanted: usize, found: usize },
+    Missing { table: Signature },
+    /// `offset` is in the MADT.
+    MadtEntry { offset: usize, kind: u8, size: usize },
+    TooMany { what: &'static str, limit: usize },
+}
+
+impl fmt::Display for AcpiError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("ACPI: ")?;
+        match *self {
+            Self::Unreachable { at, size } => write!(f, "wanted {size:#x} bytes at {at:?}, which cannot be read"),
+            Self::RootSignature { at } => write!(f, "wanted the signature 'RSD PTR ' at {at:?}"),
+            Self::Signature { at, wanted, found } => write!(f, "wanted table {wanted} at {at:?}, found {found}"),
+            Self::Checksum { at, table, sum } => write!(f, "wanted the bytes of {table} at {at:?} to add up to 0, found {sum:#x}"),
+            Self::Size { at, table, wanted, found } => write!(f, "wanted {wanted:#x} bytes of {table} at {at:?}, found {found:#x}"),
+            Self::Missing { table } => write!(f, "wanted a table {table}, found none"),
+            Self::MadtEntry { offset, kind, size } => write!(f, "APIC entry of type {kind} at offset {offset:#x} cannot have {size} bytes"),
+            Self::TooMany { what, limit } => write!(f, "wanted at most {limit} {what}, found more"),
+        }
+    }
+}
+
+impl core::error::Error for AcpiError {}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub struct Signature(pub [u8; 4]);
+
+impl fmt::Display for Signature {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "'{}'", self.0.escape_ascii())
+    }
+}
+
+impl fmt::Debug for Signature {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+const RSDP: Signature = Signature(*b"RSDP");
+const RSDT: Signature = Signature(*b"RSDT");
+const XSDT: Signature = Signature(*b"XSDT");
+const MADT: Signature = Signature(*b"APIC");
+const FADT: Signature = Signature(*b"FACP");
+const HPET: Signature = Signature(*b"HPET");
+const DSDT: Signature = Signature(*b"DSDT");
+
+/// Reads all tables that the root pointer leads to.
+pub fn parse(rsdp: PhysAddr, memory: &impl PhysMemory) -> Result<Machine, AcpiError> {
+    let mut machine = Machine::default();
+    let (root, wanted) = root_table(rsdp, memory, &mut machine)?;
+    let root = Table::read(root, memory)?.checked(wanted)?;
+    machine.list(root.range)?;
+    let pointer_size = if wanted == XSDT { 8 } else { 4 };
+    let mut madt_seen = false;
+    for pointer in root.bytes[HEADER_SIZE..].chunks_exact(pointer_size) {
+        let at = PhysAddr(little_endian(pointer));
+        if at.0 == 0 {
+            continue;
+        }
+        let table = Table::read(at, memory)?;
+        machine.list(table.range)?;
+        match table.signature {
+            MADT if !madt_seen => {
+                madt::read(&table.checked(MADT)?, &mut machine)?;
+                madt_seen = true;
+            }
+            FADT => read_fadt(&table.checked(FADT)?, memory, &mut machine)?,
+            HPET if machine.hpet.is_none() => machine.hpet = read_hpet(&table.checked(HPET)?)?,
+            _ => {}
+        }
+    }
+    if madt_seen { Ok(machine) } else { Err(AcpiError::Missing { table: MADT }) }
+}
+
+/// Where the root table is, and which it is (5.2.5).
+fn root_table(at: PhysAddr, memory: &impl PhysMemory, machine: &mut Machine) -> Result<(PhysAddr, Signature), AcpiError> {
+    let read = |size| memory.bytes(at, size).filter(|bytes| bytes.len() == size).ok_or(AcpiError::Unreachable { at, size });
+    let first = read(RSDP_SIZE)?;
+    if !first.starts_with(b"RSD PTR ") {
+        return Err(AcpiError::RootSignature { at });
+    }
+    verify(first, at, RSDP)?;
+    let old = (PhysAddr(little_endian(&first[16..20])), RSDT);
+    if first[15] < 2 {
+        machine.list(PhysRange { start: at, size: RSDP_SIZE })?;
+        return Ok(old);
+    }
+    let size = little_endian(&read(RSDP2_SIZE)?[20..24]);
+    if !(RSDP2_SIZE..=PAGE_SIZE).contains(&size) {
+        return Err(AcpiError::Size { at, table: RSDP, wanted: RSDP2_SIZE, found: size });
+    }
+    let whole = read(size)?;
+    verify(whole, at, RSDP)?;
+    machine.list(PhysRange { start: at, size })?;
+    let new = PhysAddr(little_endian(&whole[24..32]));
+    Ok(if new.0 == 0 { old } else { (new, XSDT) })
+}
+
+/// A table whose header and size are sound.
+struct Table<'a> {
+    signature: Signature,
+    range: PhysRange,
+    bytes: &'a [u8],
+}
+
+impl<'a> Table<'a> {
+    fn read(at: PhysAddr, memory: &'a impl PhysMemory) -> Result<Self, AcpiError> {
+        let read = |size| memory.bytes(at, size).filter(|bytes| bytes.len() == size).ok_or(AcpiError::Unreachable { at, size });
+        let header = read(HEADER_SIZE)?;
+        let signature = Signature([header[0], header[1], header[2], header[3]]);
+        let size = little_endian(&header[4..8]);
+        // The FACS has a shorter header, but is not reached this way.
+        if !(HEADER_SIZE..=MAX_TABLE_SIZE).contains(&size) {
+            return Err(AcpiError::Size { at, table: signature, wanted: HEADER_SIZE, found: size });
+        }
+        Ok(Self { signature, range: PhysRange { start: at, size }, bytes: read(size)? })
+    }
+
+    /// The table if it is the wanted one, unharmed.
+    fn checked(self, wanted: Signature) -> Result<Self, AcpiError> {
+        if self.signature != wanted {
+            return Err(AcpiError::Signature { at: self.range.start, wanted, found: self.signature });
+        }
+        verify(self.bytes, self.range.start, wanted)?;
+        Ok(self)
+    }
+
+    /// A field that this table must have.
+    fn number<const N: usize>(&self, offset: usize) -> Result<usize, AcpiError> {
+        let short = AcpiError::Size { at: self.range.start, table: self.signature, wanted: offset + N, found: self.bytes.len() };
+        self.bytes.get(offset..offset + N).map(little_endian).ok_or(short)
+    }
+
+    /// A field that came with a later revision of the table; 0 before it.
+    fn later<const N: usize>(&self, offset: usize) -> usize {
+        self.number::<N>(offset).unwrap_or(0)
+    }
+
+    /// A generic address structure (5.2.3.2), if it is there and not 0.
+    fn address(&self, offset: usize) -> Option<GenericAddress> {
+        let address = self.later::<8>(offset + 4) as u64;
+        (address != 0).then(|| GenericAddress { space: self.later::<1>(offset) as u8, address })
+    }
+}
+
+impl Machine {
+    /// Takes note of a table's place; those that share or neighbour a page become one range.
+    fn list(&mut self, table: PhysRange) -> Result<(), AcpiError> {
+        let near = |range: &PhysRange| {
+            let (low, high) = if range.start < table.start { (*range, table) } else { (table, *range) };
+            high.start.0 <= low.end().0.saturating_add(PAGE_SIZE)
+        };
+        if let Some(range) = self.tables.iter_mut().find(|range| near(range)) {
+            let start = range.start.min(table.start);
+            let size = range.end().max(table.end()).0 - start.0;
+            *range = PhysRange { start, size };
+            return Ok(());
+        }
+        self.tables.try_push(table).map_err(|_| AcpiError::TooMany { what: "separate ranges of tables", limit: MAX_TABLES })
+    }
+}
+
+/// Power management, and the DSDT (5.2.9, table 5.9).
+fn read_fadt(fadt: &Table<'_>, memory: &impl PhysMemory, machine: &mut Machine) -> Result<(), AcpiError> {
+    const RESET_SUPPORTED: usize = 1 << 10;
+    const TIMER_32_BIT: usize = 1 << 8;
+    let flags = fadt.number::<4>(112)?;
+    let in_ports = |offset| fadt.address(offset).filter(|found| found.space == SPACE_PORTS).map(|found| found.address as usize);
+    let port = |old: usize, new| Some(old).filter(|port| *port != 0).or_else(|| in_ports(new));
+    machine.pm1a_control = port(fadt.number::<4>(64)?, 172).and_then(|port| u16::try_from(port).ok());
+    machine.pm_timer = port(fadt.number::<4>(76)?, 208).map(|port| (port as u32, flags & TIMER_32_BIT != 0));
+    if flags & RESET_SUPPORTED != 0 {
+        machine.reset = fadt.address(116).map(|register| (register, fadt.later::<1>(128) as u8));
+    }
+    let dsdt = match fadt.later::<8>(140) {
+        0 => fadt.number::<4>(40)?,
+        at => at,
+    };
+    if dsdt != 0 {
+        let dsdt = Table::read(PhysAddr(dsdt), memory)?.checked(DSDT)?;
+        machine.list(dsdt.range)?;
+        machine.s5_type = aml::s5_type(&dsdt.bytes[HEADER_SIZE..]);
+    }
+    Ok(())
+}
+
+/// The registers' place (HPET Specification 1.0a, 3.2.4).
+fn read_hpet(hpet: &Table<'_>) -> Result<Option<PhysAddr>, AcpiError> {
+    hpet.number::<8>(44)?;
+    Ok(hpet.address(40).filter(|found| found.space == SPACE_MEMORY).map(|found| PhysAddr(found.address as usize)))
+}
+
+fn verify(bytes: &[u8], at: PhysAddr, table: Signature) -> Result<(), AcpiError> {
+    match bytes.iter().fold(0_u8, |sum, byte| sum.wrapping_add(*byte)) {
+        0 => Ok(()),
+        sum => Err(AcpiError::Checksum { at, table, sum }),
+    }
+}
+
+/// Of at most eight bytes.
+fn little_endian(bytes: &[u8]) -> usize {
+    bytes.iter().rev().fold(0, |value, byte| value << 8 | usize::from(*byte))
+}

@@ -1,0 +1,83 @@
+//! The kernel's command line: words separated by blanks, each `key=value` or `key`.
+
+use crate::config::{SLIDE_ALIGN, SLIDE_LIMIT};
+use core::fmt;
+
+/// What the command line asks for; of a key that comes twice, the last counts.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Options {
+    /// Bytes by which the image is moved from its link address.
+    pub slide: usize,
+    /// Most CPUs to start.
+    pub cpus: Option<usize>,
+    /// Boot stages go to the log ring only.
+    pub quiet: bool,
+}
+
+/// A known key with a value that it cannot have.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct OptionError<'a> {
+    pub word: &'a str,
+    pub wanted: &'static str,
+}
+
+impl fmt::Display for OptionError<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "option '{}' refused: wanted {}", self.word, self.wanted)
+    }
+}
+
+impl core::error::Error for OptionError<'_> {}
+
+impl Options {
+    /// Reads every known word; the others are for [`unknown`].
+    pub fn parse(line: &str) -> Result<Self, OptionError<'_>> {
+        let mut options = Self::default();
+        for word in line.split_ascii_whitespace() {
+            options.take(word)?;
+        }
+        Ok(options)
+    }
+
+    /// True if the word's key is known.
+    fn take<'a>(&mut self, word: &'a str) -> Result<bool, OptionError<'a>> {
+        let (key, value) = word.split_once('=').map_or((word, None), |(key, value)| (key, Some(value)));
+        let number = value.and_then(number);
+        let refuse = |wanted| OptionError { word, wanted };
+        match key {
+            "slide" => {
+                let fits = number.filter(|slide| slide.is_multiple_of(SLIDE_ALIGN) && *slide < SLIDE_LIMIT);
+                self.slide = fits.ok_or(refuse("slide=N, a multiple of 0x200000 (2 MiB) below 0x20000000 (512 MiB)"))?;
+            }
+            "cpus" => self.cpus = Some(number.filter(|cpus| *cpus > 0).ok_or(refuse("cpus=N, 1 or more"))?),
+            "quiet" if value.is_some() => return Err(refuse("quiet without a value")),
+            "quiet" => self.quiet = true,
+            _ => return Ok(false),
+        }
+        Ok(true)
+    }
+}
+
+/// The slide alone, for the entry code, which cannot wait for the rest.
+pub fn slide(line: &str) -> Result<usize, OptionError<'_>> {
+    let mut options = Options::default();
+    for word in line.split_ascii_whitespace().filter(|word| *word == "slide" || word.starts_with("slide=")) {
+        options.take(word)?;
+    }
+    Ok(options.slide)
+}
+
+/// Words that no option knows.
+pub fn unknown(line: &str) -> impl Iterator<Item = &str> {
+    line.split_ascii_whitespace().filter(|word| Options::default().take(word) == Ok(false))
+}
+
+/// Hexadecimal with `0x`, or decimal; digits only.
+fn number(text: &str) -> Option<usize> {
+    let (digits, radix) = text.strip_prefix("0x").map_or((text, 10), |digits| (digits, 16));
+    // `from_str_radix` takes a sign too, which no option has.
+    if digits.starts_with('+') {
+        return None;
+    }
+    usize::from_str_radix(digits, radix).ok()
+}

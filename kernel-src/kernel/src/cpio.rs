@@ -1,0 +1,118 @@
+//! The boot archive: cpio in the "new ASCII" format (`cpio(5)`, magic 070701).
+//!
+//! `parse` checks every member, so that walks afterwards cannot fail. What
+//! follows the trailer is not looked at: boot loaders pad there.
+
+use core::{fmt, str};
+
+/// Magic and thirteen fields of eight hexadecimal digits.
+const HEADER_SIZE: usize = 110;
+const MAGIC: &[u8] = b"070701";
+const MODE: usize = 1;
+const FILE_SIZE: usize = 6;
+const NAME_SIZE: usize = 11;
+/// The file type in `mode`, and the type of a regular file.
+const TYPE_MASK: usize = 0o170_000;
+const REGULAR: usize = 0o100_000;
+const TRAILER: &str = "TRAILER!!!";
+
+/// A well-formed archive.
+#[derive(Clone, Copy, Debug)]
+pub struct Archive<'a>(&'a [u8]);
+
+/// A regular file of the archive.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Member<'a> {
+    pub name: &'a str,
+    pub data: &'a [u8],
+}
+
+/// Why an archive is refused; `at` is the offset of the member's header.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum CpioError {
+    Magic { at: usize },
+    Digits { at: usize, field: usize },
+    Name { at: usize },
+    /// A member, or the trailer, reaches past the end.
+    Truncated { at: usize, wanted: usize, found: usize },
+}
+
+impl fmt::Display for CpioError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Magic { at } => write!(f, "cpio member at {at:#x}: wanted magic 070701"),
+            Self::Digits { at, field } => write!(f, "cpio member at {at:#x}: wanted eight hexadecimal digits in field {field}"),
+            Self::Name { at } => write!(f, "cpio member at {at:#x}: wanted a name in UTF-8 that ends with its only zero byte"),
+            Self::Truncated { at, wanted, found } => write!(f, "cpio member at {at:#x}: wanted {wanted:#x} bytes of archive, found {found:#x}"),
+        }
+    }
+}
+
+impl core::error::Error for CpioError {}
+
+struct Entry<'a> {
+    member: Member<'a>,
+    regular: bool,
+    next: usize,
+}
+
+impl<'a> Archive<'a> {
+    pub fn parse(bytes: &'a [u8]) -> Result<Self, CpioError> {
+        let archive = Self(bytes);
+        let mut at = 0;
+        loop {
+            let entry = archive.entry(at)?;
+            if entry.member.name == TRAILER {
+                return Ok(archive);
+            }
+            at = entry.next;
+        }
+    }
+
+    /// All regular files, in the archive's order.
+    pub fn members(&self) -> impl Iterator<Item = Member<'a>> + use<'a> {
+        let archive = *self;
+        let mut at = 0;
+        let entries = core::iter::from_fn(move || {
+            let entry = archive.entry(at).ok().filter(|entry| entry.member.name != TRAILER)?;
+            at = entry.next;
+            Some(entry)
+        });
+        entries.filter(|entry| entry.regular).map(|entry| entry.member)
+    }
+
+    /// The first regular file of this name.
+    #[must_use]
+    pub fn find(&self, name: &str) -> Option<Member<'a>> {
+        self.members().find(|member| member.name == name)
+    }
+
+    fn entry(self, at: usize) -> Result<Entry<'a>, CpioError> {
+        let header = self.slice(at, at, HEADER_SIZE)?;
+        if !header.starts_with(MAGIC) {
+            return Err(CpioError::Magic { at });
+        }
+        let field = |field: usize| {
+            let from = MAGIC.len() + 8 * field;
+            digits(&header[from..from + 8]).ok_or(CpioError::Digits { at, field })
+        };
+        let name = self.slice(at, at + HEADER_SIZE, field(NAME_SIZE)?)?;
+        let name = match name.split_last() {
+            Some((0, name)) if !name.contains(&0) => str::from_utf8(name).map_err(|_| CpioError::Name { at })?,
+            _ => return Err(CpioError::Name { at }),
+        };
+        let start = (at + HEADER_SIZE + name.len() + 1).next_multiple_of(4);
+        let data = self.slice(at, start, field(FILE_SIZE)?)?;
+        let regular = field(MODE)? & TYPE_MASK == REGULAR;
+        Ok(Entry { member: Member { name, data }, regular, next: (start + data.len()).next_multiple_of(4) })
+    }
+
+    fn slice(self, member: usize, from: usize, size: usize) -> Result<&'a [u8], CpioError> {
+        let wanted = from.saturating_add(size);
+        self.0.get(from..wanted).ok_or(CpioError::Truncated { at: member, wanted, found: self.0.len() })
+    }
+}
+
+fn digits(text: &[u8]) -> Option<usize> {
+    text.iter().try_fold(0, |value, byte| Some(value << 4 | (*byte as char).to_digit(16)? as usize))
+}

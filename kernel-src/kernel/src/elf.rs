@@ -1,0 +1,173 @@
+//! Programs: static ELF64 executables (System V ABI, chapters 4 and 5).
+//!
+//! `parse` checks all that the loader relies on; what it returns can be
+//! mapped as it stands.
+
+use crate::{
+    addr::VirtAddr,
+    config::PAGE_SIZE,
+    mm::MapFlags,
+};
+use core::fmt;
+
+const HEADER_SIZE: usize = 64;
+const PROGRAM_HEADER_SIZE: usize = 56;
+/// Magic, 64-bit, little-endian, version 1.
+const IDENT: [u8; 7] = [0x7F, b'E', b'L', b'F', 2, 1, 1];
+const ET_EXEC: u16 = 2;
+const PT_LOAD: u32 = 1;
+const PT_DYNAMIC: u32 = 2;
+const PT_INTERP: u32 = 3;
+const PF_X: u32 = 1;
+const PF_W: u32 = 2;
+const PF_R: u32 = 4;
+
+/// A program that may be mapped.
+#[derive(Clone, Copy, Debug)]
+pub struct Program<'a> {
+    pub entry: VirtAddr,
+    file: &'a [u8],
+    /// All program headers, a whole number of them.
+    headers: &'a [u8],
+}
+
+/// Memory from `start`: first `file`, then zero bytes up to `memory_size`. The rest of its pages is zero.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Segment<'a> {
+    pub start: VirtAddr,
+    /// Bytes, at least as many as `file` has, and not 0.
+    pub memory_size: usize,
+    pub file: &'a [u8],
+    pub flags: MapFlags,
+}
+
+/// Why a program is refused; `segment` is the index of a program header.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum ElfError {
+    Truncated { wanted: usize, found: usize },
+    Ident,
+    Type { found: u16 },
+    Machine { wanted: u16, found: u16 },
+    HeaderSize { found: u16 },
+    NotStatic { segment: usize },
+    /// More bytes in the file than in memory.
+    FileLarger { segment: usize },
+    /// Address and file offset differ within a page.
+    Misaligned { segment: usize },
+    WritableCode { segment: usize },
+    /// Outside the user's half, or in page 0.
+    Address { segment: usize, start: usize, size: usize, limit: usize },
+    /// Shares a page with the one before it, or lies below it.
+    Order { segment: usize },
+    /// In no executable segment.
+    Entry { found: usize },
+}
+
+impl fmt::Display for ElfError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match *self {
+            Self::Truncated { wanted, found } => write!(f, "wanted {wanted:#x} bytes of file, found {found:#x}"),
+            Self::Ident => f.write_str("wanted an ELF file, 64-bit, little-endian, version 1"),
+            Self::Type { found } => write!(f, "wanted a static executable (type 2), found type {found}"),
+            Self::Machine { wanted, found } => write!(f, "wanted machine {wanted}, found {found}"),
+            Self::HeaderSize { found } => write!(f, "wanted program headers of {PROGRAM_HEADER_SIZE} bytes, found {found}"),
+            Self::NotStatic { segment } => write!(f, "wanted a static executable, but program header {segment} is for a dynamic linker"),
+            Self::FileLarger { segment } => write!(f, "segment {segment} is larger in the file than in memory"),
+            Self::Misaligned { segment } => write!(f, "segment {segment}: address and file offset differ within a page"),
+            Self::WritableCode { segment } => write!(f, "segment {segment} is writable and executable"),
+            Self::Address { segment, start, size, limit } => {
+                write!(f, "segment {segment}: {size:#x} bytes from {start:#x} are not between {PAGE_SIZE:#x} and {limit:#x}")
+            }
+            Self::Order { segment } => write!(f, "segment {segment} shares a page with the one before it, or lies below it"),
+            Self::Entry { found } => write!(f, "entry {found:#x} is in no executable segment"),
+        }
+    }
+}
+
+impl core::error::Error for ElfError {}
+
+impl<'a> Program<'a> {
+    /// Refuses what is not a static program for `machine` that fits below `user_limit`.
+    pub fn parse(file: &'a [u8], machine: u16, user_limit: usize) -> Result<Self, ElfError> {
+        let header = slice(file, 0, HEADER_SIZE)?;
+        if !header.starts_with(&IDENT) {
+            return Err(ElfError::Ident);
+        }
+        match (half(header, 16), half(header, 18), half(header, 54)) {
+            (ET_EXEC, found, _) if found != machine => return Err(ElfError::Machine { wanted: machine, found }),
+            (ET_EXEC, _, size) if usize::from(size) == PROGRAM_HEADER_SIZE => {}
+            (ET_EXEC, _, found) => return Err(ElfError::HeaderSize { found }),
+            (found, ..) => return Err(ElfError::Type { found }),
+        }
+        let headers = slice(file, double(header, 32), usize::from(half(header, 56)) * PROGRAM_HEADER_SIZE)?;
+        let program = Self { entry: VirtAddr(double(header, 24)), file, headers };
+        program.check_segments(user_limit)?;
+        Ok(program)
+    }
+
+    fn check_segments(&self, limit: usize) -> Result<(), ElfError> {
+        let (mut free_page, mut entry_found) = (1, false);
+        for (index, header) in self.headers.chunks_exact(PROGRAM_HEADER_SIZE).enumerate() {
+            let Some(segment) = self.segment(index, header)? else { continue };
+            let end = segment.start.0.checked_add(segment.memory_size).filter(|end| *end <= limit && segment.start.0 >= PAGE_SIZE);
+            let end = end.ok_or(ElfError::Address { segment: index, start: segment.start.0, size: segment.memory_size, limit })?;
+            if segment.start.page_number() < free_page {
+                return Err(ElfError::Order { segment: index });
+            }
+            free_page = VirtAddr(end - 1).page_number() + 1;
+            entry_found |= segment.flags.execute && (segment.start.0..end).contains(&self.entry.0);
+        }
+        if entry_found { Ok(()) } else { Err(ElfError::Entry { found: self.entry.0 }) }
+    }
+
+    /// What is to be mapped, in ascending order, no two in one page.
+    pub fn segments(&self) -> impl Iterator<Item = Segment<'a>> + use<'a> {
+        let program = *self;
+        let headers = program.headers.chunks_exact(PROGRAM_HEADER_SIZE).enumerate();
+        headers.filter_map(move |(index, header)| program.segment(index, header).ok().flatten())
+    }
+
+    /// None if nothing is to be mapped.
+    fn segment(&self, index: usize, header: &[u8]) -> Result<Option<Segment<'a>>, ElfError> {
+        let flags = word(header, 4);
+        let (offset, address) = (double(header, 8), double(header, 16));
+        let (file_size, memory_size) = (double(header, 32), double(header, 40));
+        match word(header, 0) {
+            PT_DYNAMIC | PT_INTERP => return Err(ElfError::NotStatic { segment: index }),
+            PT_LOAD if file_size > memory_size => return Err(ElfError::FileLarger { segment: index }),
+            PT_LOAD if memory_size > 0 => {}
+            _ => return Ok(None),
+        }
+        if flags & (PF_W | PF_X) == PF_W | PF_X {
+            return Err(ElfError::WritableCode { segment: index });
+        }
+        if file_size > 0 && offset % PAGE_SIZE != address % PAGE_SIZE {
+            return Err(ElfError::Misaligned { segment: index });
+        }
+        let file = if file_size == 0 { &[] } else { slice(self.file, offset, file_size)? };
+        let flags = MapFlags { read: flags & PF_R != 0, write: flags & PF_W != 0, execute: flags & PF_X != 0, user: true, device: false };
+        Ok(Some(Segment { start: VirtAddr(address), memory_size, file, flags }))
+    }
+}
+
+fn slice(file: &[u8], from: usize, size: usize) -> Result<&[u8], ElfError> {
+    let wanted = from.saturating_add(size);
+    file.get(from..wanted).ok_or(ElfError::Truncated { wanted, found: file.len() })
+}
+
+/// `N` bytes of a header whose size was checked.
+fn bytes<const N: usize>(header: &[u8], at: usize) -> [u8; N] {
+    core::array::from_fn(|index| header[at + index])
+}
+
+fn half(header: &[u8], at: usize) -> u16 {
+    u16::from_le_bytes(bytes(header, at))
+}
+
+fn word(header: &[u8], at: usize) -> u32 {
+    u32::from_le_bytes(bytes(header, at))
+}
+
+fn double(header: &[u8], at: usize) -> usize {
+    u64::from_le_bytes(bytes(header, at)) as usize
+}

@@ -1,0 +1,89 @@
+//! From a bus's addresses to a CPU's: `reg` and `ranges` (2.3.6 and 2.3.8).
+
+use super::{
+    MAX_DEPTH,
+    node::{Cells, Node, Property},
+};
+use crate::addr::PhysRange;
+use arrayvec::ArrayVec;
+
+/// Most cells of an address or a size that the specification's buses use (PCI: 3 and 2).
+const MAX_CELLS: usize = 4;
+/// In the first of PCI's three address cells: which space (IEEE 1275 PCI binding, 2.2.1.1).
+const PCI_CELLS: usize = 3;
+const PCI_SPACE: u128 = 0x0300_0000 << 64;
+const PCI_OFFSET: u128 = u64::MAX as u128;
+
+/// The buses between the root and a node.
+pub(super) struct Route<'a> {
+    /// From the root down to the node's parent.
+    buses: ArrayVec<Node<'a>, MAX_DEPTH>,
+}
+
+impl<'a> Route<'a> {
+    pub(super) fn to(node: Node<'a>) -> Self {
+        Self { buses: node.ancestors() }
+    }
+
+    /// The regions of a `reg`, up to the first that does not reach the root.
+    pub(super) fn regions(self, reg: Option<Property<'a>>) -> impl Iterator<Item = PhysRange> {
+        let mut cells = reg.map(Property::cells);
+        core::iter::from_fn(move || {
+            let cells = cells.as_mut()?;
+            let bus = *self.buses.last()?;
+            let (address_cells, size_cells) = (address_cells(bus)?, size_cells(bus)?);
+            if address_cells == 0 {
+                return None;
+            }
+            let address = cells.take_front(address_cells)?.number();
+            let size = cells.take_front(size_cells)?.number();
+            self.translate(address, size)
+        })
+    }
+
+    /// Upwards, from the address space of the last bus to the root's.
+    fn translate(&self, mut address: u128, size: u128) -> Option<PhysRange> {
+        for pair in self.buses.windows(2).rev() {
+            let [parent, bus] = *pair else { return None };
+            let ranges = bus.property("ranges")?;
+            if !ranges.bytes().is_empty() {
+                address = through(ranges.cells(), parent, bus, address, size)?;
+            }
+        }
+        let (start, size) = (usize::try_from(address).ok()?, usize::try_from(size).ok()?);
+        start.checked_add(size).map(|_| PhysRange::new(start, size))
+    }
+}
+
+/// The parent's address for all of `size` bytes from `address` of the bus.
+fn through(mut ranges: Cells<'_>, parent: Node<'_>, bus: Node<'_>, address: u128, size: u128) -> Option<u128> {
+    let (child_cells, parent_cells, size_cells) = (address_cells(bus)?, address_cells(parent)?, size_cells(bus)?);
+    while !ranges.is_empty() {
+        let base = ranges.take_front(child_cells)?.number();
+        let to = ranges.take_front(parent_cells)?.number();
+        let length = ranges.take_front(size_cells)?.number();
+        let (same_space, base, from) = if child_cells == PCI_CELLS {
+            ((base ^ address) & PCI_SPACE == 0, base & PCI_OFFSET, address & PCI_OFFSET)
+        } else {
+            (true, base, address)
+        };
+        if same_space && from >= base && (from - base).checked_add(size).is_some_and(|end| end <= length) {
+            return to.checked_add(from - base);
+        }
+    }
+    None
+}
+
+fn address_cells(bus: Node<'_>) -> Option<usize> {
+    count(bus, "#address-cells", 2)
+}
+
+fn size_cells(bus: Node<'_>) -> Option<usize> {
+    count(bus, "#size-cells", 1)
+}
+
+/// With the specification's value where the property is absent; None where it is absurd.
+fn count(bus: Node<'_>, name: &str, default: usize) -> Option<usize> {
+    let count = if bus.property(name).is_none() { default } else { bus.cell_count(name)? };
+    (count <= MAX_CELLS).then_some(count)
+}
