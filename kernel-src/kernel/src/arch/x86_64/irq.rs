@@ -1,0 +1,244 @@
+//! Interrupts: the local APICs (SDM vol. 3A, chapter 11), the I/O APICs (82093AA data sheet), and the
+//! two 8259A, which are moved out of the way and masked.
+
+use super::{
+    console,
+    cpu::{self, inb, outb, read_msr, write_msr},
+    machine,
+};
+use crate::{
+    acpi,
+    addr::{CpuId, HardwareId, PhysAddr, PhysRange, VirtAddr},
+    bootinfo::BootInfo,
+    config::PAGE_SIZE,
+    percpu,
+};
+use core::sync::atomic::{AtomicUsize, Ordering};
+
+/// The 8259s' sixteen lines: masked, but a spurious one can still come.
+const LEGACY: u8 = 0x20;
+const CONSOLE: u8 = 0x30;
+pub const TIMER: u8 = 0xF0;
+const IPI: u8 = 0xF1;
+/// Low four bits set, for local APICs that fix them (SDM vol. 3A, 11.9).
+const SPURIOUS: u8 = 0xFF;
+
+const TASK_PRIORITY: u32 = 0x80;
+const END_OF_INTERRUPT: u32 = 0xB0;
+const SPURIOUS_VECTOR: u32 = 0xF0;
+const ERROR_STATUS: u32 = 0x280;
+const COMMAND: u32 = 0x300;
+const COMMAND_HIGH: u32 = 0x310;
+pub const LVT_TIMER: u32 = 0x320;
+const LVT_LINT0: u32 = 0x350;
+const LVT_LINT1: u32 = 0x360;
+const LVT_ERROR: u32 = 0x370;
+pub const TIMER_INITIAL: u32 = 0x380;
+pub const TIMER_CURRENT: u32 = 0x390;
+pub const TIMER_DIVIDE: u32 = 0x3E0;
+pub const MASKED: u32 = 1 << 16;
+
+const DELIVER_NMI: u32 = 4 << 8;
+const DELIVER_INIT: u32 = 5 << 8;
+const DELIVER_STARTUP: u32 = 6 << 8;
+const ASSERT: u32 = 1 << 14;
+const PENDING: u32 = 1 << 12;
+
+/// Where the local APIC's registers are mapped; 0 in x2APIC mode.
+static LOCAL: AtomicUsize = AtomicUsize::new(0);
+
+const X2APIC_FIRST: u32 = 0x800;
+
+/// A register of this CPU's local APIC.
+pub fn read(register: u32) -> u32 {
+    // SAFETY: the registers were mapped as a device by `init`, or are MSRs because the CPU has x2APIC; the numbers
+    // are the constants above.
+    unsafe {
+        match LOCAL.load(Ordering::Relaxed) {
+            0 => read_msr(X2APIC_FIRST + (register >> 4)) as u32,
+            base => (base as *const u32).byte_add(register as usize).read_volatile(),
+        }
+    }
+}
+
+pub fn write(register: u32, value: u32) {
+    // SAFETY: as in `read`.
+    unsafe {
+        match LOCAL.load(Ordering::Relaxed) {
+            0 => write_msr(X2APIC_FIRST + (register >> 4), u64::from(value)),
+            base => (base as *mut u32).byte_add(register as usize).write_volatile(value),
+        }
+    }
+}
+
+/// Once, on the boot CPU: all lines masked but the console's.
+pub fn init(info: &BootInfo) {
+    silence_legacy();
+    let machine = machine(info);
+    if !cpu::has_x2apic() {
+        let registers = PhysRange { start: machine.local_apic, size: PAGE_SIZE };
+        LOCAL.store(crate::mm::map_device(registers).0, Ordering::Relaxed);
+    }
+    let console = route_of(machine, console::ISA_IRQ);
+    for io_apic in &machine.io_apics {
+        let io_apic = IoApic::at(io_apic.address, io_apic.gsi_base);
+        for line in 0..io_apic.lines() {
+            let gsi = io_apic.gsi_base + line;
+            let entry = if gsi == console.gsi { u64::from(CONSOLE) | console.mode | info.boot_cpu.0 << 56 } else { u64::from(MASKED) };
+            io_apic.set(line, entry);
+        }
+    }
+}
+
+/// On every CPU: its local APIC on, LINT1 as NMI, as on every PC.
+pub fn init_cpu() {
+    cpu::enable_apic();
+    write(SPURIOUS_VECTOR, 1 << 8 | u32::from(SPURIOUS));
+    write(LVT_TIMER, MASKED);
+    write(LVT_LINT0, MASKED);
+    write(LVT_LINT1, DELIVER_NMI);
+    write(LVT_ERROR, MASKED);
+    write(ERROR_STATUS, 0);
+    write(TASK_PRIORITY, 0);
+    write(END_OF_INTERRUPT, 0);
+}
+
+/// Which controllers are in use.
+pub fn name() -> &'static str {
+    if cpu::has_x2apic() { "x2APIC and I/O APIC" } else { "xAPIC and I/O APIC" }
+}
+
+/// Remaps and masks both 8259A (data sheet: ICW1 to ICW4, OCW1).
+fn silence_legacy() {
+    const MASTER: u16 = 0x20;
+    const SLAVE: u16 = 0xA0;
+    // SAFETY: the controllers' ports, used nowhere else; a machine without them ignores the writes.
+    unsafe {
+        for (port, vector, wiring) in [(MASTER, LEGACY, 4), (SLAVE, LEGACY + 8, 2)] {
+            outb(port, 0x11);
+            outb(port + 1, vector);
+            outb(port + 1, wiring);
+            outb(port + 1, 1);
+            outb(port + 1, 0xFF);
+        }
+        // Reading back orders the writes before what follows on slow buses.
+        inb(SLAVE + 1);
+    }
+}
+
+/// Where an ISA line arrives, and how it signals.
+struct Route {
+    gsi: u32,
+    /// Polarity and trigger bits of a redirection entry.
+    mode: u64,
+}
+
+/// ISA lines are edge-triggered, active high and go to the same number, but for what the MADT overrides (ACPI 6.5, 5.2.12.5).
+fn route_of(machine: &acpi::Machine, line: u8) -> Route {
+    const ACTIVE_LOW: u64 = 1 << 13;
+    const LEVEL: u64 = 1 << 15;
+    let Some(entry) = machine.overrides.iter().find(|entry| entry.irq == line) else {
+        return Route { gsi: u32::from(line), mode: 0 };
+    };
+    let low = if entry.flags & 3 == 3 { ACTIVE_LOW } else { 0 };
+    let level = if entry.flags >> 2 & 3 == 3 { LEVEL } else { 0 };
+    Route { gsi: entry.gsi, mode: low | level }
+}
+
+/// Registers of an I/O APIC: an index and a window.
+struct IoApic {
+    registers: VirtAddr,
+    gsi_base: u32,
+}
+
+impl IoApic {
+    fn at(address: PhysAddr, gsi_base: u32) -> Self {
+        const SIZE: usize = 0x20;
+        Self { registers: crate::mm::map_device(PhysRange { start: address, size: SIZE }), gsi_base }
+    }
+
+    fn window(&self, index: u32) -> *mut u32 {
+        let select = self.registers.0 as *mut u32;
+        // SAFETY: `at` mapped both registers; only the boot CPU comes here, in `init`.
+        unsafe {
+            select.write_volatile(index);
+            select.byte_add(0x10)
+        }
+    }
+
+    fn lines(&self) -> u32 {
+        // SAFETY: as in `window`.
+        (unsafe { self.window(1).read_volatile() } >> 16 & 0xFF) + 1
+    }
+
+    /// Writes a redirection entry, masked until both halves are there.
+    fn set(&self, line: u32, entry: u64) {
+        let low = 0x10 + 2 * line;
+        for (index, half) in [(low, MASKED), (low + 1, (entry >> 32) as u32), (low, entry as u32)] {
+            // SAFETY: as in `window`; `line` is below `lines`.
+            unsafe { self.window(index).write_volatile(half) };
+        }
+    }
+}
+
+/// Sends by the interrupt command register (SDM vol. 3A, 11.6.1; 11.12.9 for x2APIC, where one write does it).
+fn send(to: HardwareId, command: u32) {
+    if LOCAL.load(Ordering::Relaxed) == 0 {
+        // SAFETY: the CPU has x2APIC. The fences order earlier stores before the interrupt, which this write is not
+        // (SDM vol. 3A, 11.12.3).
+        unsafe {
+            core::arch::asm!("mfence", "lfence", options(nostack, preserves_flags));
+            write_msr(X2APIC_FIRST + (COMMAND >> 4), to.0 << 32 | u64::from(command));
+        }
+        return;
+    }
+    // A spin without the stop word, for a panic sends too; delivery to a local APIC ends within microseconds.
+    while read(COMMAND) & PENDING != 0 {
+        core::hint::spin_loop();
+    }
+    write(COMMAND_HIGH, (to.0 as u32) << 24);
+    write(COMMAND, command);
+}
+
+fn hardware(cpu: CpuId) -> HardwareId {
+    percpu::all()[cpu.0].hardware
+}
+
+pub fn send_ipi(cpu: CpuId) {
+    send(hardware(cpu), ASSERT | u32::from(IPI));
+}
+
+/// NMI: heard even with interrupts off.
+pub fn send_stop(cpu: CpuId) {
+    send(hardware(cpu), ASSERT | DELIVER_NMI);
+}
+
+pub(super) fn send_init(to: HardwareId) {
+    send(to, ASSERT | DELIVER_INIT);
+}
+
+/// `page` is below 1 MiB and page aligned: its number is the vector.
+pub(super) fn send_startup(to: HardwareId, page: usize) {
+    send(to, ASSERT | DELIVER_STARTUP | (page / PAGE_SIZE) as u32);
+}
+
+/// Serves the interrupt that came by `vector`.
+pub(super) fn dispatch(vector: u8) {
+    match vector {
+        TIMER => {
+            write(END_OF_INTERRUPT, 0);
+            crate::irq::timer();
+        }
+        IPI => {
+            write(END_OF_INTERRUPT, 0);
+            crate::irq::ipi();
+        }
+        CONSOLE => {
+            crate::irq::console_input();
+            write(END_OF_INTERRUPT, 0);
+        }
+        // Neither is in service, so neither is ended (SDM vol. 3A, 11.9; 8259A data sheet, "spurious").
+        SPURIOUS | LEGACY..CONSOLE => {}
+        _ => write(END_OF_INTERRUPT, 0),
+    }
+}

@@ -1,0 +1,179 @@
+//! Page-table entries (Intel SDM vol. 3A, 4.5), TLB, and the way to user memory.
+
+use super::cpu;
+use crate::{
+    addr::{PhysAddr, VirtAddr},
+    mm::MapFlags,
+};
+use core::{
+    arch::{asm, naked_asm},
+    sync::atomic::{AtomicBool, Ordering},
+};
+
+const PRESENT: u64 = 1;
+const WRITE: u64 = 1 << 1;
+const USER: u64 = 1 << 2;
+/// Write-through and cache-disable: entry 3 of the PAT as reset leaves it, strong uncacheable (SDM vol. 3A, 12.12.4).
+const UNCACHEABLE: u64 = 3 << 3;
+const ACCESSED: u64 = 1 << 5;
+const DIRTY: u64 = 1 << 6;
+const LARGE: u64 = 1 << 7;
+const GLOBAL: u64 = 1 << 8;
+const NO_EXECUTE: u64 = 1 << 63;
+const ADDRESS: u64 = 0x000F_FFFF_FFFF_F000;
+
+/// A user's root table holds the kernel's half too.
+pub const SHARED_ROOT: bool = true;
+
+/// Four levels: every x86_64 CPU has them.
+#[must_use]
+pub const fn levels() -> usize {
+    4
+}
+
+/// An entry that maps `address`.
+#[must_use]
+pub fn leaf(address: PhysAddr, flags: MapFlags, level: usize) -> u64 {
+    let mut entry = address.0 as u64 | PRESENT;
+    // The CPU need never set what is set here; a user page's bits are told by the CPU.
+    entry |= if flags.user { USER } else { GLOBAL | ACCESSED | DIRTY };
+    for (wanted, bits) in [(flags.write, WRITE), (!flags.execute, NO_EXECUTE), (flags.device, UNCACHEABLE), (level > 0, LARGE)] {
+        if wanted {
+            entry |= bits;
+        }
+    }
+    entry
+}
+
+/// An entry that points at a table; leaves decide what is allowed.
+#[must_use]
+pub const fn table(address: PhysAddr) -> u64 {
+    address.0 as u64 | PRESENT | WRITE | USER
+}
+
+#[must_use]
+pub const fn is_present(entry: u64) -> bool {
+    entry & PRESENT != 0
+}
+
+#[must_use]
+pub const fn is_leaf(entry: u64, level: usize) -> bool {
+    level == 0 || entry & LARGE != 0
+}
+
+#[must_use]
+pub const fn address(entry: u64, _level: usize) -> PhysAddr {
+    PhysAddr((entry & ADDRESS) as usize)
+}
+
+#[must_use]
+pub const fn flags(entry: u64, _level: usize) -> MapFlags {
+    MapFlags {
+        read: true,
+        write: entry & WRITE != 0,
+        execute: entry & NO_EXECUTE == 0,
+        user: entry & USER != 0,
+        device: entry & UNCACHEABLE != 0,
+    }
+}
+
+/// The one page-table write.
+///
+/// The table walker snoops caches and stores are seen in order, so no barrier follows; what an
+/// entry said before stays in the TLB until it is flushed (SDM vol. 3A, 4.10.4), and an entry
+/// that was not present is never cached (4.10.2.3).
+///
+/// # Safety
+/// `entry` is an entry of a page table that nobody else writes now, and `value` maps nothing that
+/// breaks somebody's claim to memory.
+pub unsafe fn write_entry(entry: *mut u64, value: u64) {
+    // SAFETY: the caller's promise; volatile, for the walker reads it behind the compiler's back.
+    unsafe { entry.write_volatile(value) };
+}
+
+/// Switches to the final kernel tables.
+pub fn activate_kernel(root: PhysAddr) {
+    load_root(root);
+}
+
+/// Switches to a program's tables, which hold the kernel's half too.
+pub fn activate_user(root: PhysAddr) {
+    load_root(root);
+}
+
+/// Writing CR3 drops all translations but global ones (SDM vol. 3A, 4.10.4.1).
+fn load_root(root: PhysAddr) {
+    // SAFETY: the core gives roots whose kernel half maps the code and stack in use.
+    unsafe { asm!("mov cr3, {}", in(reg) root.0, options(nostack, preserves_flags)) };
+}
+
+/// Forgets everything on this CPU, global translations too: clearing CR4.PGE does (SDM vol. 3A, 4.10.4.1).
+pub fn flush_all() {
+    let cr4 = cpu::cr4();
+    // SAFETY: PGE decides only how long translations are kept; CR3 is written back as it is.
+    unsafe {
+        if cr4 & cpu::CR4_PGE != 0 {
+            cpu::set_cr4(cr4 & !cpu::CR4_PGE);
+            cpu::set_cr4(cr4);
+        } else {
+            asm!("mov {0}, cr3", "mov cr3, {0}", out(reg) _, options(nostack, preserves_flags));
+        }
+    }
+}
+
+/// Instruction caches are coherent; a serialising instruction drops what was fetched before
+/// (SDM vol. 3A, 8.1.3 and 8.3). Other CPUs come to the new code by an `iret`, which serialises.
+pub fn code_written(_start: VirtAddr, _size: usize) {
+    let _ = cpu::cpuid(0, 0);
+}
+
+/// Whether `stac` and `clac` exist; set by the first CPU that initialises itself.
+static SMAP: AtomicBool = AtomicBool::new(false);
+
+pub(super) fn set_smap(on: bool) {
+    SMAP.store(on, Ordering::Relaxed);
+}
+
+unsafe extern "C" {
+    /// The one instruction of the kernel that touches user memory.
+    fn copy_user_access();
+    /// Where it goes on after a fault.
+    fn copy_user_fixup();
+}
+
+/// Where to go on after a fault at `pc`, if faults are expected there.
+pub(super) fn fixup(pc: usize) -> Option<usize> {
+    (pc == copy_user_access as *const () as usize).then_some(copy_user_fixup as *const () as usize)
+}
+
+/// Copies; false if a byte could not be reached.
+///
+/// # Safety
+/// One side is kernel memory of `bytes` bytes that the caller may read or write; the other may be anything outside
+/// the kernel's own data.
+#[unsafe(naked)]
+pub unsafe extern "C" fn copy_user(to: *mut u8, from: *const u8, bytes: usize) -> bool {
+    // `rep movsb` is the fastest copy of CPUs with ERMS (SDM vol. 1, 7.3.9.3), and leaves one place where a fault can be.
+    naked_asm!(
+        "mov rcx, rdx",
+        "cmp byte ptr [rip + {smap}], 0",
+        "je 2f",
+        "stac",
+        ".global copy_user_access",
+        "2:",
+        "copy_user_access:",
+        "rep movsb",
+        "mov eax, 1",
+        "3:",
+        "cmp byte ptr [rip + {smap}], 0",
+        "je 4f",
+        "clac",
+        "4:",
+        "ret",
+        ".global copy_user_fixup",
+        "copy_user_fixup:",
+        "xor eax, eax",
+        "jmp 3b",
+        smap = sym SMAP,
+    )
+}

@@ -1,0 +1,342 @@
+//! Time: the TSC as clock, the local APIC as comparator.
+//!
+//! Rates come from CPUID where it tells them (leaf 15h, SDM vol. 3A, 20.7.3). Otherwise they are measured against HPET,
+//! PM timer or PIT: a short sample at `init`, good to a percent or so, and better ones later, whenever a
+//! timer is armed and enough time has passed. A new rate begins where the old one is, so time never steps.
+//! TSCs are taken to run together on all CPUs, as they do on machines whose TSC is invariant.
+
+use super::{
+    Once,
+    cpu::{self, cpuid, inb, inl, outb, write_msr},
+    irq, machine,
+};
+use crate::{
+    acpi,
+    addr::{Nanos, PhysRange, VirtAddr},
+    bootinfo::BootInfo,
+    panic,
+};
+use core::{
+    arch::asm,
+    sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering, fence},
+};
+
+const MSR_TSC_DEADLINE: u32 = 0x6E0;
+const SECOND_NS: u64 = 1_000_000_000;
+/// Length of the first sample, and of the last one.
+const FIRST_SAMPLE_NS: u64 = 100_000;
+const LAST_SAMPLE_NS: u64 = SECOND_NS;
+/// Modes of the local APIC's timer: one shot is 0.
+const DEADLINE_MODE: u32 = 2 << 17;
+const DIVIDE_BY_ONE: u32 = 0xB;
+
+/// `lfence` keeps the read where it stands (SDM vol. 2B, RDTSC).
+fn ticks() -> u64 {
+    let (low, high): (u32, u32);
+    // SAFETY: reads a counter.
+    unsafe { asm!("lfence", "rdtsc", "lfence", out("eax") low, out("edx") high, options(nostack, nomem, preserves_flags)) };
+    u64::from(high) << 32 | u64::from(low)
+}
+
+/// How ticks become nanoseconds: `ns + ((tick - tick0) * scale >> 32)`. Written under an odd `turn`.
+struct Clock {
+    turn: AtomicU32,
+    base_ticks: AtomicU64,
+    base_ns: AtomicU64,
+    scale: AtomicU64,
+}
+
+static CLOCK: Clock = Clock { turn: AtomicU32::new(0), base_ticks: AtomicU64::new(0), base_ns: AtomicU64::new(0), scale: AtomicU64::new(0) };
+
+fn scaled(value: u64, scale: u64) -> u64 {
+    (u128::from(value) * u128::from(scale) >> 32) as u64
+}
+
+impl Clock {
+    /// Runs `read` with a base and scale that were in force throughout.
+    fn with<R>(&self, read: impl Fn(u64, u64, u64) -> R) -> R {
+        loop {
+            let turn = self.turn.load(Ordering::Acquire);
+            let load = |word: &AtomicU64| word.load(Ordering::Relaxed);
+            let result = read(load(&self.base_ticks), load(&self.base_ns), load(&self.scale));
+            fence(Ordering::Acquire);
+            // A panic may have interrupted the writer: then what is there must do.
+            if self.turn.load(Ordering::Relaxed) == turn && turn & 1 == 0 || panic::stop_requested() {
+                return result;
+            }
+            core::hint::spin_loop();
+        }
+    }
+
+    /// From now on the clock runs by `scale`, from where it is. Callers take turns.
+    fn set_scale(&self, scale: u64) {
+        self.turn.fetch_add(1, Ordering::AcqRel);
+        let now = ticks();
+        let base_ns = self.base_ns.load(Ordering::Relaxed);
+        let passed = now.wrapping_sub(self.base_ticks.load(Ordering::Relaxed));
+        self.base_ns.store(base_ns + scaled(passed, self.scale.load(Ordering::Relaxed)), Ordering::Relaxed);
+        self.base_ticks.store(now, Ordering::Relaxed);
+        self.scale.store(scale, Ordering::Relaxed);
+        self.turn.fetch_add(1, Ordering::Release);
+    }
+}
+
+/// The same on all CPUs; 0 before `init`.
+#[must_use]
+pub fn now() -> Nanos {
+    // A CPU whose TSC is behind by a few ticks sees no time before the base.
+    CLOCK.with(|base_ticks, base_ns, scale| Nanos(base_ns + scaled(ticks().saturating_sub(base_ticks), scale)))
+}
+
+/// The tick at which it will be `deadline`.
+fn tick_of(deadline: Nanos) -> u64 {
+    CLOCK.with(|base_ticks, base_ns, scale| {
+        let ahead = (u128::from(deadline.0.saturating_sub(base_ns)) << 32) / u128::from(scale.max(1));
+        base_ticks.saturating_add(u64::try_from(ahead).unwrap_or(u64::MAX))
+    })
+}
+
+/// A counter of known rate.
+enum Reference {
+    /// Main counter and femtoseconds a tick (IA-PC HPET specification 1.0a, 2.3).
+    Hpet { registers: VirtAddr, period_fs: u64, mask: u64 },
+    /// ACPI 6.5, 4.8.3.3.
+    PmTimer { port: u16, mask: u64 },
+    /// Channel 2 of the 8254, counting down from 65536.
+    Pit,
+}
+
+impl Reference {
+    fn find(machine: &acpi::Machine) -> Self {
+        const HPET_SIZE: usize = 0x400;
+        const PERIOD_MAX_FS: u64 = 100_000_000;
+        if let Some(address) = machine.hpet {
+            let registers = crate::mm::map_device(PhysRange { start: address, size: HPET_SIZE });
+            let register = |offset: usize| (registers.0 + offset) as *mut u64;
+            // SAFETY: the HPET's registers, mapped here and used by nobody else; bit 0 of the configuration lets it count.
+            let capabilities = unsafe {
+                register(0x10).write_volatile(register(0x10).read_volatile() | 1);
+                register(0).read_volatile()
+            };
+            let period_fs = capabilities >> 32;
+            if (1..=PERIOD_MAX_FS).contains(&period_fs) {
+                let mask = if capabilities & 1 << 13 != 0 { u64::MAX } else { u64::from(u32::MAX) };
+                return Self::Hpet { registers, period_fs, mask };
+            }
+        }
+        if let Some((port, wide)) = machine.pm_timer {
+            return Self::PmTimer { port: port as u16, mask: if wide { u64::from(u32::MAX) } else { 0xFF_FFFF } };
+        }
+        // SAFETY: ports of the 8254 and its gate, used nowhere else: channel 2, both bytes, mode 2, speaker off.
+        unsafe {
+            outb(0x61, inb(0x61) & !2 | 1);
+            outb(0x43, 0xB4);
+            outb(0x42, 0);
+            outb(0x42, 0);
+        }
+        Self::Pit
+    }
+
+    const fn name(&self) -> &'static str {
+        match self {
+            Self::Hpet { .. } => "TSC by HPET",
+            Self::PmTimer { .. } => "TSC by PM timer",
+            Self::Pit => "TSC by PIT",
+        }
+    }
+
+    fn read(&self) -> u64 {
+        // SAFETY: counters found by `find`; reading them has no effect but the latch of the 8254, which is ours.
+        unsafe {
+            match *self {
+                Self::Hpet { registers, mask, .. } => ((registers.0 + 0xF0) as *const u64).read_volatile() & mask,
+                Self::PmTimer { port, mask } => u64::from(inl(port)) & mask,
+                Self::Pit => {
+                    outb(0x43, 0x80);
+                    let count = u16::from_le_bytes([inb(0x42), inb(0x42)]);
+                    u64::from(count.wrapping_neg())
+                }
+            }
+        }
+    }
+
+    const fn mask(&self) -> u64 {
+        match *self {
+            Self::Hpet { mask, .. } | Self::PmTimer { mask, .. } => mask,
+            Self::Pit => 0xFFFF,
+        }
+    }
+
+    fn nanoseconds(&self, count: u64) -> u64 {
+        let count = u128::from(count);
+        (match *self {
+            Self::Hpet { period_fs, .. } => count * u128::from(period_fs) / 1_000_000,
+            Self::PmTimer { .. } => count * u128::from(SECOND_NS) / 3_579_545,
+            Self::Pit => count * u128::from(SECOND_NS) / 1_193_182,
+        }) as u64
+    }
+
+    /// Both counters at one moment: the closest of a few tries, for an emulator may stop between.
+    fn sample(&self) -> Sample {
+        const TRIES: usize = 4;
+        let take = || {
+            let before = ticks();
+            let count = self.read();
+            let after = ticks();
+            (after - before, Sample { ticks: before + (after - before) / 2, count })
+        };
+        let mut best = take();
+        for _ in 1..TRIES {
+            let next = take();
+            if next.0 < best.0 {
+                best = next;
+            }
+        }
+        best.1
+    }
+}
+
+#[derive(Clone, Copy)]
+struct Sample {
+    ticks: u64,
+    count: u64,
+}
+
+static REFERENCE: Once<Reference> = Once::new();
+/// The sample from which better rates are measured.
+static START_TICKS: AtomicU64 = AtomicU64::new(0);
+static START_COUNT: AtomicU64 = AtomicU64::new(0);
+/// The tick at which the rate is measured again; `u64::MAX` for never.
+static REFINE_AT: AtomicU64 = AtomicU64::new(u64::MAX);
+static REFINING: AtomicBool = AtomicBool::new(false);
+/// Ticks of the local APIC's timer a nanosecond, times 2^32; 0 where it compares with the TSC.
+static COMPARATOR_SCALE: AtomicU64 = AtomicU64::new(0);
+
+/// Ticks that the CPU says TSC and local APIC make a second.
+struct Rates {
+    tsc: u64,
+    comparator: u64,
+}
+
+fn rates_by_cpuid() -> Option<Rates> {
+    let ratio = cpuid(0x15, 0);
+    let base_mhz = u64::from(cpuid(0x16, 0).eax & 0xFFFF);
+    let (denominator, numerator, crystal) = (u64::from(ratio.eax), u64::from(ratio.ebx), u64::from(ratio.ecx));
+    if denominator == 0 || numerator == 0 {
+        return None;
+    }
+    // Where the crystal is not told, the TSC runs at the base frequency (SDM vol. 3A, 20.7.3).
+    let tsc = if crystal != 0 { crystal * numerator / denominator } else { base_mhz * 1_000_000 };
+    (tsc != 0).then(|| Rates { tsc, comparator: tsc * denominator / numerator })
+}
+
+const fn scale_of(nanoseconds: u64, count: u64) -> u64 {
+    let count = if count == 0 { 1 } else { count };
+    (((nanoseconds as u128) << 32) / count as u128) as u64
+}
+
+/// Starts the clock; once, on the boot CPU, whose local APIC is on.
+pub fn init(info: &BootInfo) {
+    let deadline_mode = cpuid(1, 0).ecx & 1 << 24 != 0;
+    CLOCK.base_ticks.store(ticks(), Ordering::Relaxed);
+    let rates = rates_by_cpuid().unwrap_or_else(|| {
+        let reference = Reference::find(machine(info));
+        let rates = measure(&reference);
+        REFERENCE.set(reference);
+        rates
+    });
+    CLOCK.set_scale(scale_of(SECOND_NS, rates.tsc));
+    if !deadline_mode {
+        COMPARATOR_SCALE.store(scale_of(rates.comparator, SECOND_NS), Ordering::Relaxed);
+    }
+}
+
+/// The first sample: short, for the machine waits.
+fn measure(reference: &Reference) -> Rates {
+    irq::write(irq::TIMER_DIVIDE, DIVIDE_BY_ONE);
+    irq::write(irq::TIMER_INITIAL, u32::MAX);
+    let start = reference.sample();
+    let start_comparator = irq::read(irq::TIMER_CURRENT);
+    let passed = |sample: Sample| reference.nanoseconds(sample.count.wrapping_sub(start.count) & reference.mask());
+    let (end, end_comparator) = loop {
+        let sample = reference.sample();
+        if passed(sample) >= FIRST_SAMPLE_NS {
+            break (sample, irq::read(irq::TIMER_CURRENT));
+        }
+    };
+    irq::write(irq::TIMER_INITIAL, 0);
+    START_TICKS.store(start.ticks, Ordering::Relaxed);
+    START_COUNT.store(start.count, Ordering::Relaxed);
+    let tsc_ticks = end.ticks - start.ticks;
+    REFINE_AT.store(start.ticks + tsc_ticks * 10, Ordering::Relaxed);
+    let a_second = |count: u64| (u128::from(count) * u128::from(SECOND_NS) / u128::from(passed(end).max(1))) as u64;
+    Rates { tsc: a_second(tsc_ticks), comparator: a_second(u64::from(start_comparator - end_comparator)) }
+}
+
+/// Measures the rate of the TSC over all the time since the first sample.
+fn refine(reference: &Reference) {
+    let sample = reference.sample();
+    let ticks = sample.ticks.saturating_sub(START_TICKS.load(Ordering::Relaxed));
+    let about_ns = CLOCK.with(|_, _, scale| scaled(ticks, scale));
+    if about_ns > reference.nanoseconds(reference.mask()) / 2 {
+        // The counter may have come round: begin anew from here.
+        START_TICKS.store(sample.ticks, Ordering::Relaxed);
+        START_COUNT.store(sample.count, Ordering::Relaxed);
+        let next = if matches!(reference, Reference::Pit) { u64::MAX } else { sample.ticks + ticks / 10 };
+        REFINE_AT.store(next, Ordering::Relaxed);
+        return;
+    }
+    let ns = reference.nanoseconds(sample.count.wrapping_sub(START_COUNT.load(Ordering::Relaxed)) & reference.mask());
+    CLOCK.set_scale(scale_of(ns, ticks));
+    let next = if about_ns < LAST_SAMPLE_NS { START_TICKS.load(Ordering::Relaxed) + ticks * 10 } else { u64::MAX };
+    REFINE_AT.store(next, Ordering::Relaxed);
+}
+
+/// This CPU's comparator: one shot, or by deadline where the CPU has that.
+pub fn init_cpu() {
+    let mode = if COMPARATOR_SCALE.load(Ordering::Relaxed) == 0 { DEADLINE_MODE } else { 0 };
+    irq::write(irq::TIMER_DIVIDE, DIVIDE_BY_ONE);
+    irq::write(irq::LVT_TIMER, mode | u32::from(irq::TIMER));
+    // SAFETY: orders the write above, to memory in xAPIC mode, before the first deadline (SDM vol. 3A, 11.5.4.1).
+    unsafe { asm!("mfence", options(nostack, preserves_flags)) };
+    arm(None);
+}
+
+/// How the clock was calibrated.
+pub fn name() -> &'static str {
+    REFERENCE.get().map_or("TSC by CPUID", Reference::name)
+}
+
+/// Sets the comparator, every time; a deadline in the past fires at once, `None` stops it.
+pub fn arm(deadline: Option<Nanos>) {
+    if ticks() >= REFINE_AT.load(Ordering::Relaxed) && !REFINING.swap(true, Ordering::Acquire) {
+        if let Some(reference) = REFERENCE.get() {
+            refine(reference);
+        }
+        REFINING.store(false, Ordering::Release);
+    }
+    match COMPARATOR_SCALE.load(Ordering::Relaxed) {
+        0 => {
+            // Zero stops it, so no deadline is zero.
+            let tick = deadline.map_or(0, |deadline| tick_of(deadline).max(1));
+            // SAFETY: the register exists, since CPUID shows the deadline mode.
+            unsafe { write_msr(MSR_TSC_DEADLINE, tick) };
+        }
+        scale => {
+            // What lies beyond the counter's range fires early, with nothing due.
+            let count = deadline.map_or(0, |deadline| {
+                let ahead = deadline.0.saturating_sub(now().0).min(u64::from(u32::MAX) << 4);
+                scaled(ahead, scale).clamp(1, u64::from(u32::MAX))
+            });
+            irq::write(irq::TIMER_INITIAL, count as u32);
+        }
+    }
+}
+
+/// Waits for `wait_ns`.
+pub(super) fn delay(wait_ns: u64) {
+    let end = now().0 + wait_ns;
+    while now().0 < end {
+        cpu::relax();
+    }
+}

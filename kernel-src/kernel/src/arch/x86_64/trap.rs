@@ -1,0 +1,511 @@
+//! Vectors and system-call entry (SDM vol. 3A, chapter 6), and what exceptions mean.
+//!
+//! An entry from user mode has two stages. The first works with the per-CPU page alone: `swapgs`, the place where
+//! tables are switched, and a stack. The second saves every register into `PerCpu::current` and goes
+//! on at the top of the CPU's kernel stack. An entry from kernel mode saves onto the stack where it is; GS may then
+//! still be the user's (between an entry and its `swapgs`), so its base is looked at: the kernel's is negative,
+//! and a program cannot set its own (`CR4.FSGSBASE` is off).
+
+use super::{
+    cpu::{self, IST_DOUBLE_FAULT, IST_MACHINE_CHECK, IST_NMI},
+    irq, mm,
+    task::Frame,
+};
+use crate::{
+    addr::{CpuId, VirtAddr},
+    panic,
+    percpu::PerCpu,
+    sched, syscall,
+    trap::{self, Cause, Fault},
+};
+use core::{
+    arch::naked_asm,
+    cell::UnsafeCell,
+    fmt,
+    mem::offset_of,
+};
+
+const VECTORS: usize = 256;
+/// Bytes from one vector's stub to the next.
+const STUB_SIZE: usize = 16;
+/// The first vector that is no exception.
+const FIRST_INTERRUPT: u64 = 32;
+
+const DEBUG: u64 = 1;
+const NMI: u64 = 2;
+const BREAKPOINT: u64 = 3;
+const DOUBLE_FAULT: u64 = 8;
+const GENERAL_PROTECTION: u64 = 13;
+const PAGE_FAULT: u64 = 14;
+const MACHINE_CHECK: u64 = 18;
+
+/// First stage of every entry from user mode: kernel GS; tables are switched here when isolation is on.
+macro_rules! entry_stage {
+    () => {
+        "swapgs"
+    };
+}
+
+/// Last stage of every way out to user mode: tables are switched here when isolation is on.
+macro_rules! exit_stage {
+    () => {
+        "swapgs"
+    };
+}
+pub(super) use exit_stage;
+
+/// Interrupt gates for all vectors; written once, by the boot CPU.
+#[repr(C, align(16))]
+struct Idt(UnsafeCell<[u128; VECTORS]>);
+
+// SAFETY: written by the boot CPU before any CPU loads it, read by hardware from then on.
+unsafe impl Sync for Idt {}
+
+static IDT: Idt = Idt(UnsafeCell::new([0; VECTORS]));
+
+/// Loads the vectors; the boot CPU builds them first.
+pub fn load_vectors(cpu: CpuId) {
+    let table = IDT.0.get();
+    if cpu == CpuId(0) {
+        for vector in 0..VECTORS {
+            // SAFETY: the boot CPU runs this once, before any CPU has loaded the table.
+            unsafe { (*table)[vector] = gate(vector) };
+        }
+    }
+    // SAFETY: the table was built by the boot CPU, before it started others.
+    unsafe { cpu::load_idt(table.cast(), VECTORS) };
+}
+
+/// A 64-bit interrupt gate (SDM vol. 3A, 6.14.1): interrupts go off. Programs may raise only the breakpoint.
+fn gate(vector: usize) -> u128 {
+    let handler = (stubs as *const () as usize + vector * STUB_SIZE) as u128;
+    let ist = match vector as u64 {
+        NMI => IST_NMI,
+        DOUBLE_FAULT => IST_DOUBLE_FAULT,
+        MACHINE_CHECK => IST_MACHINE_CHECK,
+        _ => 0,
+    };
+    let access: u128 = if vector as u64 == BREAKPOINT { 0xEE } else { 0x8E };
+    handler & 0xFFFF | u128::from(cpu::KERNEL_CODE) << 16 | u128::from(ist) << 32 | access << 40 | (handler >> 16) << 48
+}
+
+/// What an entry from kernel mode saves, on the stack that it finds or on the vector's own.
+#[repr(C)]
+struct Registers {
+    r15: u64,
+    r14: u64,
+    r13: u64,
+    r12: u64,
+    r11: u64,
+    r10: u64,
+    r9: u64,
+    r8: u64,
+    rbp: u64,
+    rdi: u64,
+    rsi: u64,
+    rdx: u64,
+    rcx: u64,
+    rbx: u64,
+    rax: u64,
+    vector: u64,
+    error: u64,
+    rip: u64,
+    cs: u64,
+    rflags: u64,
+    rsp: u64,
+    ss: u64,
+}
+
+impl fmt::Display for Registers {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(f, "  rax={:016x} rbx={:016x} rcx={:016x} rdx={:016x}", self.rax, self.rbx, self.rcx, self.rdx)?;
+        writeln!(f, "  rsi={:016x} rdi={:016x} rbp={:016x} rsp={:016x}", self.rsi, self.rdi, self.rbp, self.rsp)?;
+        writeln!(f, "  r8 ={:016x} r9 ={:016x} r10={:016x} r11={:016x}", self.r8, self.r9, self.r10, self.r11)?;
+        writeln!(f, "  r12={:016x} r13={:016x} r14={:016x} r15={:016x}", self.r12, self.r13, self.r14, self.r15)?;
+        write!(f, "  rip={:016x} rflags={:08x} cs={:02x} ss={:02x} vector={} error={:x}", self.rip, self.rflags, self.cs, self.ss, self.vector, self.error)
+    }
+}
+
+/// A stub a vector, all of one size: makes up for a missing error code, names the vector.
+#[unsafe(naked)]
+unsafe extern "C" fn stubs() {
+    naked_asm!(
+        ".balign {size}",
+        ".set vector, 0",
+        ".rept {count}",
+        ".balign {size}",
+        // Vectors with an error code: 8, 10 to 14, 17, 21, 29, 30 (SDM vol. 3A, table 6-1; AMD APM vol. 2, table 8-1).
+        ".if vector >= 32 || ((0x60227d00 >> vector) & 1) == 0",
+        "pushq $0",
+        ".endif",
+        "pushq $vector",
+        "jmp {common}",
+        ".set vector, vector + 1",
+        ".endr",
+        size = const STUB_SIZE,
+        count = const VECTORS,
+        common = sym common,
+        options(att_syntax),
+    )
+}
+
+/// All vectors meet here, with vector and error code on the stack.
+#[unsafe(naked)]
+unsafe extern "C" fn common() {
+    naked_asm!(
+        "test byte ptr [rsp + 24], 3",
+        "jz 2f",
+
+        // From user mode. AC and DF are as the program left them, and would open SMAP and turn copies round.
+        entry_stage!(),
+        "push 2",
+        "popfq",
+        "push rax",
+        "mov rax, gs:[{current}]",
+        "mov [rax + {rbx}], rbx",
+        "mov [rax + {rcx}], rcx",
+        "mov [rax + {rdx}], rdx",
+        "mov [rax + {rsi}], rsi",
+        "mov [rax + {rdi}], rdi",
+        "mov [rax + {rbp}], rbp",
+        "mov [rax + {r8}], r8",
+        "mov [rax + {r9}], r9",
+        "mov [rax + {r10}], r10",
+        "mov [rax + {r11}], r11",
+        "mov [rax + {r12}], r12",
+        "mov [rax + {r13}], r13",
+        "mov [rax + {r14}], r14",
+        "mov [rax + {r15}], r15",
+        "pop qword ptr [rax + {rax}]",
+        "pop rdi",
+        "pop rsi",
+        "pop qword ptr [rax + {rip}]",
+        "pop rcx",
+        "pop qword ptr [rax + {rflags}]",
+        "pop qword ptr [rax + {rsp}]",
+        "mov qword ptr [rax + {by_syscall}], 0",
+        "mov rsp, gs:[{stack_top}]",
+        "xor ebp, ebp",
+        "call {from_user}",
+        "ud2",
+
+        // From kernel mode.
+        "2:",
+        "push rax",
+        "push rbx",
+        "push rcx",
+        "push rdx",
+        "push rsi",
+        "push rdi",
+        "push rbp",
+        "push r8",
+        "push r9",
+        "push r10",
+        "push r11",
+        "push r12",
+        "push r13",
+        "push r14",
+        "push r15",
+        "push 2",
+        "popfq",
+        "xor r12d, r12d",
+        "mov ecx, {msr_gs_base}",
+        "rdmsr",
+        "test edx, edx",
+        "js 3f",
+        "swapgs",
+        "inc r12d",
+        "3:",
+        "mov rdi, rsp",
+        "mov rbx, rsp",
+        // A frame record for backtraces, as if the interrupted code had called.
+        "push qword ptr [rdi + {saved_rip}]",
+        "push qword ptr [rdi + {saved_rbp}]",
+        "mov rbp, rsp",
+        "and rsp, -16",
+        "call {from_kernel}",
+        "mov rsp, rbx",
+        "test r12d, r12d",
+        "jz 4f",
+        "swapgs",
+        "4:",
+        "pop r15",
+        "pop r14",
+        "pop r13",
+        "pop r12",
+        "pop r11",
+        "pop r10",
+        "pop r9",
+        "pop r8",
+        "pop rbp",
+        "pop rdi",
+        "pop rsi",
+        "pop rdx",
+        "pop rcx",
+        "pop rbx",
+        "pop rax",
+        "add rsp, 16",
+        "iretq",
+        current = const offset_of!(PerCpu, current),
+        stack_top = const offset_of!(PerCpu, stack_top),
+        msr_gs_base = const cpu::MSR_GS_BASE,
+        saved_rip = const offset_of!(Registers, rip),
+        saved_rbp = const offset_of!(Registers, rbp),
+        rax = const offset_of!(Frame, rax),
+        rbx = const offset_of!(Frame, rbx),
+        rcx = const offset_of!(Frame, rcx),
+        rdx = const offset_of!(Frame, rdx),
+        rsi = const offset_of!(Frame, rsi),
+        rdi = const offset_of!(Frame, rdi),
+        rbp = const offset_of!(Frame, rbp),
+        rsp = const offset_of!(Frame, rsp),
+        r8 = const offset_of!(Frame, r8),
+        r9 = const offset_of!(Frame, r9),
+        r10 = const offset_of!(Frame, r10),
+        r11 = const offset_of!(Frame, r11),
+        r12 = const offset_of!(Frame, r12),
+        r13 = const offset_of!(Frame, r13),
+        r14 = const offset_of!(Frame, r14),
+        r15 = const offset_of!(Frame, r15),
+        rip = const offset_of!(Frame, rip),
+        rflags = const offset_of!(Frame, rflags),
+        by_syscall = const offset_of!(Frame, by_syscall),
+        from_user = sym from_user,
+        from_kernel = sym from_kernel,
+    )
+}
+
+/// `syscall`: rcx is the pc behind it, r11 the flags; the stack is still the program's.
+///
+/// Simple calls keep what the C ABI clobbers on the kernel stack; rcx and r11 are the instruction's own and hold what
+/// `sysret` needs. A pc behind the last instruction below 2^47 is not canonical, and `sysret` to it would fault in
+/// kernel mode: such a call goes the full way, where `task::resume` makes it the program's fault.
+#[unsafe(naked)]
+pub unsafe extern "C" fn syscall_entry() {
+    naked_asm!(
+        entry_stage!(),
+        "mov gs:[{scratch}], rsp",
+        "cmp rax, {simple_calls}",
+        "jae 2f",
+        "bt rcx, 47",
+        "jc 2f",
+        "mov rsp, gs:[{stack_top}]",
+        "push qword ptr gs:[{scratch}]",
+        "push r11",
+        "push rcx",
+        "push rdi",
+        "push rsi",
+        "push r8",
+        "push r9",
+        "push r10",
+        "mov rcx, r10",
+        "lea r11, [rip + {simple}]",
+        "call [r11 + rax * 8]",
+        "pop r10",
+        "pop r9",
+        "pop r8",
+        "pop rsi",
+        "pop rdi",
+        "pop rcx",
+        "pop r11",
+        "pop rsp",
+        exit_stage!(),
+        "sysretq",
+
+        "2:",
+        "mov rsp, gs:[{current}]",
+        "mov [rsp + {rax}], rax",
+        "mov [rsp + {rbx}], rbx",
+        "mov [rsp + {rcx}], rcx",
+        "mov [rsp + {rdx}], rdx",
+        "mov [rsp + {rsi}], rsi",
+        "mov [rsp + {rdi}], rdi",
+        "mov [rsp + {rbp}], rbp",
+        "mov [rsp + {r8}], r8",
+        "mov [rsp + {r9}], r9",
+        "mov [rsp + {r10}], r10",
+        "mov [rsp + {r11}], r11",
+        "mov [rsp + {r12}], r12",
+        "mov [rsp + {r13}], r13",
+        "mov [rsp + {r14}], r14",
+        "mov [rsp + {r15}], r15",
+        "mov [rsp + {rip}], rcx",
+        "mov [rsp + {rflags}], r11",
+        "mov rax, gs:[{scratch}]",
+        "mov [rsp + {rsp}], rax",
+        "mov qword ptr [rsp + {by_syscall}], 1",
+        "mov rsp, gs:[{stack_top}]",
+        "xor ebp, ebp",
+        "call {system_call}",
+        "ud2",
+        simple_calls = const abi::SIMPLE_CALLS,
+        simple = sym syscall::SIMPLE,
+        system_call = sym trap::system_call,
+        scratch = const offset_of!(PerCpu, scratch),
+        current = const offset_of!(PerCpu, current),
+        stack_top = const offset_of!(PerCpu, stack_top),
+        rax = const offset_of!(Frame, rax),
+        rbx = const offset_of!(Frame, rbx),
+        rcx = const offset_of!(Frame, rcx),
+        rdx = const offset_of!(Frame, rdx),
+        rsi = const offset_of!(Frame, rsi),
+        rdi = const offset_of!(Frame, rdi),
+        rbp = const offset_of!(Frame, rbp),
+        rsp = const offset_of!(Frame, rsp),
+        r8 = const offset_of!(Frame, r8),
+        r9 = const offset_of!(Frame, r9),
+        r10 = const offset_of!(Frame, r10),
+        r11 = const offset_of!(Frame, r11),
+        r12 = const offset_of!(Frame, r12),
+        r13 = const offset_of!(Frame, r13),
+        r14 = const offset_of!(Frame, r14),
+        r15 = const offset_of!(Frame, r15),
+        rip = const offset_of!(Frame, rip),
+        rflags = const offset_of!(Frame, rflags),
+        by_syscall = const offset_of!(Frame, by_syscall),
+    )
+}
+
+/// Vector and error code in one word.
+const fn code(vector: u64, error: u64) -> u64 {
+    error << 8 | vector
+}
+
+extern "C" fn from_user(vector: u64, error: u64) -> ! {
+    if vector >= FIRST_INTERRUPT {
+        irq::dispatch(vector as u8);
+        trap::interrupted();
+    }
+    if vector == NMI {
+        end_by_nmi(&User);
+    }
+    let pc = sched::current().frame.with(|frame| frame.pc());
+    let fault = Fault { cause: cause(vector, error, pc), address: address(vector), pc, code: code(vector, error) };
+    if vector == MACHINE_CHECK && !machine_check_restartable() {
+        panic::exception(fault, &User);
+    }
+    trap::fault(fault)
+}
+
+/// Stands for registers that are already in the thread.
+struct User;
+
+impl fmt::Display for User {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        sched::current().frame.with(|frame| fmt::Display::fmt(frame, f))
+    }
+}
+
+/// Whether the program alone is hurt: RIPV tells that it could go on. Taking note of it clears MCIP, without which the
+/// next machine check would stop the machine (SDM vol. 3B, 16.3.1.2).
+fn machine_check_restartable() -> bool {
+    // SAFETY: a machine check comes only where the CPU has these registers, and the status is its handler's to clear.
+    unsafe {
+        let status = cpu::read_msr(cpu::MSR_MCG_STATUS);
+        cpu::write_msr(cpu::MSR_MCG_STATUS, 0);
+        status & 1 != 0
+    }
+}
+
+/// NMI: a panic elsewhere, or somebody's wish to see where this CPU is.
+fn end_by_nmi(registers: &dyn fmt::Display) -> ! {
+    if panic::stop_requested() {
+        panic::stopped();
+    }
+    let pc = VirtAddr(0);
+    panic::exception(Fault { cause: Cause::NonMaskable, address: None, pc, code: NMI }, registers)
+}
+
+/// A pc that no instruction can have: of a thread that is about to leave the kernel.
+pub extern "C" fn bad_pc() -> ! {
+    let pc = sched::current().frame.with(|frame| frame.pc());
+    trap::fault(Fault { cause: Cause::FetchFault, address: Some(pc), pc, code: code(GENERAL_PROTECTION, 0) })
+}
+
+extern "C" fn from_kernel(registers: &mut Registers) {
+    let pc = VirtAddr(registers.rip as usize);
+    match registers.vector {
+        FIRST_INTERRUPT.. => return irq::dispatch(registers.vector as u8),
+        NMI if panic::stop_requested() => panic::stopped(),
+        PAGE_FAULT | GENERAL_PROTECTION => {
+            if let Some(next) = mm::fixup(pc.0) {
+                registers.rip = next as u64;
+                return;
+            }
+        }
+        _ => {}
+    }
+    let (vector, error) = (registers.vector, registers.error);
+    let fault = Fault { cause: kernel_cause(vector, error), address: address(vector), pc, code: code(vector, error) };
+    panic::exception(fault, registers)
+}
+
+/// The address that could not be reached. A double fault is a stack's end, and CR2 still has where.
+fn address(vector: u64) -> Option<VirtAddr> {
+    matches!(vector, PAGE_FAULT | DOUBLE_FAULT).then(cpu::fault_address)
+}
+
+fn cause(vector: u64, error: u64, pc: VirtAddr) -> Cause {
+    match vector {
+        GENERAL_PROTECTION if error == 0 && is_privileged(pc) => Cause::PrivilegedInstruction,
+        _ => kernel_cause(vector, error),
+    }
+}
+
+/// Exceptions by vector (SDM vol. 3A, table 6-1).
+const fn kernel_cause(vector: u64, error: u64) -> Cause {
+    const WRITE: u64 = 1 << 1;
+    const FETCH: u64 = 1 << 4;
+    match vector {
+        0 => Cause::DivideError,
+        DEBUG => Cause::SingleStep,
+        NMI => Cause::NonMaskable,
+        BREAKPOINT => Cause::Breakpoint,
+        4 | 5 => Cause::BoundsOrOverflow,
+        6 => Cause::IllegalInstruction,
+        7 => Cause::FloatingPointDisabled,
+        DOUBLE_FAULT => Cause::DoubleFault,
+        9 => Cause::Other("coprocessor segment overrun"),
+        10 => Cause::Other("invalid task state segment"),
+        11 | 12 => Cause::StackOrSegment,
+        GENERAL_PROTECTION => Cause::Other("general protection"),
+        PAGE_FAULT if error & FETCH != 0 => Cause::FetchFault,
+        PAGE_FAULT if error & WRITE != 0 => Cause::WriteFault,
+        PAGE_FAULT => Cause::ReadFault,
+        16 | 19 => Cause::FloatingPoint,
+        17 => Cause::Misaligned,
+        MACHINE_CHECK => Cause::HardwareError,
+        20 => Cause::Other("virtualization exception"),
+        21 => Cause::Other("control protection"),
+        28 => Cause::Other("hypervisor injection"),
+        29 => Cause::Other("VMM communication"),
+        30 => Cause::Other("security exception"),
+        _ => Cause::Other("reserved exception"),
+    }
+}
+
+/// Whether the instruction at `pc` is one that user mode may not execute: general protection has many causes and one
+/// vector (opcodes: SDM vol. 2D, appendix A).
+fn is_privileged(pc: VirtAddr) -> bool {
+    const LONGEST: usize = 15;
+    let mut bytes = [0; LONGEST];
+    // An instruction may end at the end of its page: take what is there.
+    let read = |size: usize| crate::mm::user::UserBytes::new(pc.0 as u64, size as u64).and_then(|text| text.read(&mut bytes[..size]).map(<[u8]>::len));
+    let Some(size) = (1..=LONGEST).rev().find_map({
+        let mut read = read;
+        move |size| read(size).ok()
+    }) else {
+        return false;
+    };
+    let is_prefix = |byte: &u8| matches!(byte, 0x26 | 0x2E | 0x36 | 0x3E | 0x40..=0x4F | 0x64..=0x67 | 0xF0 | 0xF2 | 0xF3);
+    let start = bytes[..size].iter().position(|byte| !is_prefix(byte)).unwrap_or(size);
+    match bytes[start..size] {
+        // Port input and output, hlt, cli, sti.
+        [0x6C..=0x6F | 0xE4..=0xE7 | 0xEC..=0xEF | 0xF4 | 0xFA | 0xFB, ..] => true,
+        // System tables, clts, invd, wbinvd, control and debug registers, wrmsr, rdtsc, rdmsr, rdpmc.
+        [0x0F, 0x00 | 0x01 | 0x06 | 0x08 | 0x09 | 0x20..=0x23 | 0x30..=0x33, ..] => true,
+        _ => false,
+    }
+}
+
+const _: () = assert!(offset_of!(PerCpu, this) == 0 && size_of::<Registers>() == 22 * 8);
