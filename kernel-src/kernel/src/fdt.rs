@@ -192,8 +192,9 @@ impl<'a> Fdt<'a> {
             Some(rest) => (self.root(), rest),
             None => {
                 let (alias, rest) = path.split_once('/').unwrap_or((path, ""));
-                let target = self.node("/aliases")?.property(alias)?.str()?;
-                (self.node(target).filter(|_| target.starts_with('/'))?, rest)
+                // An alias is a full path, never another alias.
+                let target = self.node("/aliases")?.property(alias)?.str().filter(|target| target.starts_with('/'))?;
+                (self.node(target)?, rest)
             }
         };
         for component in rest.split('/').filter(|component| !component.is_empty()) {

@@ -207,8 +207,9 @@ fn sleep(thread: &Thread, deadline: Nanos) -> Option<Result<u64, Error>> {
 
 fn thread_create(thread: &Thread, [entry, stack, argument, cpu, tls]: [u64; 5]) -> Result<u64, Error> {
     let [entry, stack, tls_base] = [entry, stack, tls].map(|address| VirtAddr(address as usize));
-    for address in [entry, stack, tls_base] {
-        check_range(address, 0)?;
+    // A stack may end where the user half does.
+    for (address, size) in [(entry, 1), (stack, 0), (tls_base, 0)] {
+        check_range(address, size)?;
     }
     let home = match cpu {
         0 => sched::place(),

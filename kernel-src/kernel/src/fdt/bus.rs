@@ -1,7 +1,7 @@
 //! From a bus's addresses to a CPU's: `reg` and `ranges` (2.3.6 and 2.3.8).
 
 use super::{
-    MAX_DEPTH,
+    Fdt, MAX_DEPTH,
     node::{Cells, Node, Property},
 };
 use crate::addr::PhysRange;
@@ -16,13 +16,14 @@ const PCI_OFFSET: u128 = u64::MAX as u128;
 
 /// The buses between the root and a node.
 pub(super) struct Route<'a> {
+    fdt: Fdt<'a>,
     /// From the root down to the node's parent.
-    buses: ArrayVec<Node<'a>, MAX_DEPTH>,
+    buses: ArrayVec<usize, MAX_DEPTH>,
 }
 
 impl<'a> Route<'a> {
     pub(super) fn to(node: Node<'a>) -> Self {
-        Self { buses: node.ancestors() }
+        Self { fdt: node.fdt, buses: node.ancestors() }
     }
 
     /// The regions of a `reg`, up to the first that does not reach the root.
@@ -30,7 +31,7 @@ impl<'a> Route<'a> {
         let mut cells = reg.map(Property::cells);
         core::iter::from_fn(move || {
             let cells = cells.as_mut()?;
-            let bus = *self.buses.last()?;
+            let bus = Node::new(self.fdt, *self.buses.last()?);
             let (address_cells, size_cells) = (address_cells(bus)?, size_cells(bus)?);
             if address_cells == 0 {
                 return None;
@@ -45,6 +46,7 @@ impl<'a> Route<'a> {
     fn translate(&self, mut address: u128, size: u128) -> Option<PhysRange> {
         for pair in self.buses.windows(2).rev() {
             let [parent, bus] = *pair else { return None };
+            let (parent, bus) = (Node::new(self.fdt, parent), Node::new(self.fdt, bus));
             let ranges = bus.property("ranges")?;
             if !ranges.bytes().is_empty() {
                 address = through(ranges.cells(), parent, bus, address, size)?;
@@ -58,10 +60,11 @@ impl<'a> Route<'a> {
 /// The parent's address for all of `size` bytes from `address` of the bus.
 fn through(mut ranges: Cells<'_>, parent: Node<'_>, bus: Node<'_>, address: u128, size: u128) -> Option<u128> {
     let (child_cells, parent_cells, size_cells) = (address_cells(bus)?, address_cells(parent)?, size_cells(bus)?);
-    while !ranges.is_empty() {
-        let base = ranges.take_front(child_cells)?.number();
-        let to = ranges.take_front(parent_cells)?.number();
-        let length = ranges.take_front(size_cells)?.number();
+    let entry_cells = child_cells + parent_cells + size_cells;
+    while let Some(mut entry) = ranges.take_front(entry_cells).filter(|entry| !entry.is_empty()) {
+        let base = entry.take_front(child_cells)?.number();
+        let to = entry.take_front(parent_cells)?.number();
+        let length = entry.number();
         let (same_space, base, from) = if child_cells == PCI_CELLS {
             ((base ^ address) & PCI_SPACE == 0, base & PCI_OFFSET, address & PCI_OFFSET)
         } else {

@@ -85,19 +85,19 @@ impl<'a> Node<'a> {
 
     #[must_use]
     pub fn parent(self) -> Option<Node<'a>> {
-        self.ancestors().pop()
+        self.ancestors().pop().map(|at| Node::new(self.fdt, at))
     }
 
-    /// From the root down to the parent.
-    pub(super) fn ancestors(self) -> ArrayVec<Node<'a>, MAX_DEPTH> {
+    /// Where the root, and so on down to the parent, are.
+    pub(super) fn ancestors(self) -> ArrayVec<usize, MAX_DEPTH> {
         let (mut open, mut at) = (ArrayVec::new(), 0);
         while at < self.at
             && let Ok((token, next)) = self.fdt.token(at)
         {
             match token {
                 // `parse` refused deeper nesting.
-                Token::Begin(_) => open.push(Node::new(self.fdt, at)),
-                Token::EndNode => drop(open.pop()),
+                Token::Begin(_) => open.push(at),
+                Token::EndNode => _ = open.pop(),
                 Token::Property(..) | Token::End => {}
             }
             at = next;
@@ -150,7 +150,8 @@ impl<'a> Node<'a> {
     #[must_use]
     pub fn interrupt_parent(self) -> Option<Node<'a>> {
         let ancestors = self.ancestors();
-        let mut nodes = core::iter::once(self).chain(ancestors.iter().rev().copied());
+        let above = ancestors.iter().rev().map(|at| Node::new(self.fdt, *at));
+        let mut nodes = core::iter::once(self).chain(above);
         nodes.find_map(|node| match node.property("interrupt-parent") {
             Some(phandle) => self.fdt.by_phandle(phandle.u32()?),
             None => (node != self && node.property("#interrupt-cells").is_some()).then_some(node),

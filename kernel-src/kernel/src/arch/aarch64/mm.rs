@@ -1,0 +1,290 @@
+//! Translation tables (Arm ARM D8: VMSAv8-64, 4 KiB granule, 48 bits), TLB,
+//! caches, and the way to user memory.
+//!
+//! `TTBR1_EL1` holds the kernel's root for ever. `TTBR0_EL1` holds a program's
+//! root, or an empty table while none runs. Programs share one ASID, of which
+//! a CPU forgets everything when it changes to another program.
+
+use super::{boot, read_register, write_register};
+use crate::{
+    addr::{PhysAddr, VirtAddr},
+    mm::MapFlags,
+};
+use core::{
+    arch::{asm, naked_asm},
+    sync::atomic::{AtomicBool, Ordering},
+};
+
+const VALID: u64 = 1;
+/// A table, or at level 0 a page; without it a block (D8.3.1).
+const TABLE: u64 = 1 << 1;
+const ATTRIBUTE_DEVICE: u64 = 1 << 2;
+const USER: u64 = 1 << 6;
+const READ_ONLY: u64 = 1 << 7;
+const INNER_SHAREABLE: u64 = 3 << 8;
+const ACCESSED: u64 = 1 << 10;
+const NOT_GLOBAL: u64 = 1 << 11;
+const KERNEL_EXECUTE_NEVER: u64 = 1 << 53;
+const USER_EXECUTE_NEVER: u64 = 1 << 54;
+const ADDRESS: u64 = 0x0000_FFFF_FFFF_F000;
+
+/// `MAIR_EL1`: 0 is normal write-back memory, 1 is Device-nGnRE (D17.2.97).
+pub(super) const MAIR: u64 = 0x04_FF;
+/// `TCR_EL1` without the physical size: 48 bits each way, walks write-back and inner shareable, 4 KiB (D17.2.131).
+pub(super) const TCR: u64 = 16 | 0b11_01_01 << 8 | 16 << 16 | 0b11_01_01 << 24 | 2 << 30;
+/// The ASID that all programs share; the kernel's is 0.
+const USER_ASID: u64 = 1 << 48;
+
+/// A program's root table has nothing of the kernel.
+pub const SHARED_ROOT: bool = false;
+
+/// Four levels for 48 bits, which every AArch64 CPU has.
+#[must_use]
+pub const fn levels() -> usize {
+    4
+}
+
+/// An entry that maps `address`.
+#[must_use]
+pub fn leaf(address: PhysAddr, flags: MapFlags, level: usize) -> u64 {
+    let mut entry = address.0 as u64 | VALID | INNER_SHAREABLE | ACCESSED;
+    let never = match (flags.user, flags.execute) {
+        (true, true) => KERNEL_EXECUTE_NEVER,
+        (false, true) => USER_EXECUTE_NEVER,
+        (_, false) => KERNEL_EXECUTE_NEVER | USER_EXECUTE_NEVER,
+    };
+    for (wanted, bits) in [
+        (level == 0, TABLE),
+        (flags.device, ATTRIBUTE_DEVICE),
+        (flags.user, USER | NOT_GLOBAL),
+        (!flags.write, READ_ONLY),
+        (true, never),
+    ] {
+        if wanted {
+            entry |= bits;
+        }
+    }
+    entry
+}
+
+/// An entry that points to a table of the next level.
+#[must_use]
+pub fn table(address: PhysAddr) -> u64 {
+    address.0 as u64 | VALID | TABLE
+}
+
+#[must_use]
+pub const fn is_present(entry: u64) -> bool {
+    entry & VALID != 0
+}
+
+#[must_use]
+pub const fn is_leaf(entry: u64, level: usize) -> bool {
+    level == 0 || entry & TABLE == 0
+}
+
+#[must_use]
+pub const fn address(entry: u64, _level: usize) -> PhysAddr {
+    PhysAddr((entry & ADDRESS) as usize)
+}
+
+#[must_use]
+pub const fn flags(entry: u64, _level: usize) -> MapFlags {
+    let user = entry & USER != 0;
+    let never = if user { USER_EXECUTE_NEVER } else { KERNEL_EXECUTE_NEVER };
+    MapFlags { read: true, write: entry & READ_ONLY == 0, execute: entry & never == 0, user, device: entry & ATTRIBUTE_DEVICE != 0 }
+}
+
+/// Writes an entry and makes it visible to table walks (D8.14.1: DSB for the walk, ISB for this CPU's next instructions).
+/// Where an entry was valid before, a flush must follow.
+///
+/// # Safety
+/// `entry` is one of a table of which the caller is the only writer, and `value` maps nothing that breaks Rust's rules.
+pub unsafe fn write_entry(entry: *mut u64, value: u64) {
+    // SAFETY: the caller's promise.
+    unsafe {
+        entry.write_volatile(value);
+        asm!("dsb ishst", "isb", options(nostack, preserves_flags));
+    }
+}
+
+/// What `TTBR0_EL1` holds while no program runs.
+#[repr(C, align(4096))]
+struct Empty([u64; 512]);
+static EMPTY: Empty = Empty([0; 512]);
+
+pub(super) fn empty_root() -> PhysAddr {
+    boot::physical((&raw const EMPTY.0).cast())
+}
+
+fn set_user_root(value: u64) {
+    // SAFETY: no Rust object lies in the lower half; kernel code, stack and data stay as they are.
+    unsafe {
+        write_register!("ttbr0_el1", value);
+        asm!("isb", options(nostack, preserves_flags));
+    }
+}
+
+/// Only the kernel from now on. The first call moves from the boot tables to `root`.
+pub fn activate_kernel(root: PhysAddr) {
+    if read_register!("ttbr1_el1") & ADDRESS != root.0 as u64 {
+        let switch = boot::physical(replace_kernel_root as *const () as *const u8);
+        // SAFETY: the boot tables still map the image one to one, so the function is found at its physical address; it
+        // uses no stack, and `root` maps the code that it returns to and all that is in use.
+        unsafe {
+            let switch = core::mem::transmute::<usize, unsafe extern "C" fn(PhysAddr, PhysAddr)>(switch.0);
+            switch(root, empty_root());
+        }
+        set_user_root(empty_root().0 as u64);
+        flush_all();
+    } else {
+        set_user_root(empty_root().0 as u64);
+    }
+}
+
+/// Page sizes differ between the two roots, so nothing of the old one may be in the TLB when the new one is walked:
+/// break before make (D8.14.1), while running from the lower half.
+///
+/// # Safety
+/// As `activate_kernel` says.
+#[unsafe(naked)]
+unsafe extern "C" fn replace_kernel_root(root: PhysAddr, empty: PhysAddr) {
+    naked_asm!(
+        "msr ttbr1_el1, x1",
+        "isb",
+        "tlbi vmalle1",
+        "dsb nsh",
+        "isb",
+        "msr ttbr1_el1, x0",
+        "isb",
+        "ret",
+    )
+}
+
+/// Programs' addresses go through `root`. What another program left under the shared ASID is forgotten while no
+/// program's table is active, so that no walk can bring it back.
+pub fn activate_user(root: PhysAddr) {
+    set_user_root(empty_root().0 as u64);
+    // SAFETY: dropping translations changes nothing but time.
+    unsafe { asm!("tlbi aside1, {}", "dsb nsh", in(reg) USER_ASID, options(nostack, preserves_flags)) };
+    set_user_root(root.0 as u64 | USER_ASID);
+}
+
+/// Forgets `address` on this CPU.
+pub fn flush_page(address: VirtAddr) {
+    let page = address.page_number() as u64 & 0xFFF_FFFF_FFFF;
+    // SAFETY: as in `activate_user`.
+    unsafe { asm!("dsb nshst", "tlbi vaae1, {}", "dsb nsh", "isb", in(reg) page, options(nostack, preserves_flags)) };
+}
+
+/// Forgets everything, on every CPU, since the instruction can.
+pub fn flush_all() {
+    // SAFETY: as in `activate_user`.
+    unsafe { asm!("dsb ishst", "tlbi vmalle1is", "dsb ish", "isb", options(nostack, preserves_flags)) };
+}
+
+/// Bytes of the smallest line of the data caches (`CTR_EL0.DminLine`).
+fn data_line() -> usize {
+    4 << (read_register!("ctr_el0") >> 16 & 0xF)
+}
+
+/// Writes data through to where instruction fetch and table walks of all CPUs see it, and drops fetched instructions
+/// everywhere (B2.7.4.2). All of the instruction cache goes, since it may hold the page under another address.
+pub fn code_written(start: VirtAddr, size: usize) {
+    let line = data_line();
+    for at in (start.0 & !(line - 1)..start.0 + size).step_by(line) {
+        // SAFETY: cleaning changes no data.
+        unsafe { asm!("dc cvau, {}", in(reg) at, options(nostack, preserves_flags)) };
+    }
+    // SAFETY: as above.
+    unsafe { asm!("dsb ish", "ic ialluis", "dsb ish", "isb", options(nostack, preserves_flags)) };
+}
+
+/// Writes data through to memory, for a CPU that runs with its caches off (D7.5.9).
+pub(super) fn clean_to_memory(start: VirtAddr, size: usize) {
+    let line = data_line();
+    for at in (start.0 & !(line - 1)..start.0 + size).step_by(line) {
+        // SAFETY: cleaning changes no data.
+        unsafe { asm!("dc civac, {}", in(reg) at, options(nostack, preserves_flags)) };
+    }
+    // SAFETY: as above.
+    unsafe { asm!("dsb sy", options(nostack, preserves_flags)) };
+}
+
+/// Whether the CPUs have privileged access never (FEAT_PAN); set by the first that initialises itself.
+static PAN: AtomicBool = AtomicBool::new(false);
+
+pub(super) fn set_pan(on: bool) {
+    PAN.store(on, Ordering::Relaxed);
+}
+
+pub(super) fn has_pan() -> bool {
+    PAN.load(Ordering::Relaxed)
+}
+
+unsafe extern "C" {
+    /// The instructions of the kernel that touch user memory, and where they go on after a fault.
+    fn copy_user_access();
+    fn copy_user_access_end();
+    fn copy_user_fixup();
+}
+
+/// Where to go on after a fault at `pc`, if faults are expected there.
+pub(super) fn fixup(pc: usize) -> Option<usize> {
+    let expected = copy_user_access as *const () as usize..copy_user_access_end as *const () as usize;
+    expected.contains(&pc).then_some(copy_user_fixup as *const () as usize)
+}
+
+/// Copies; false if a byte could not be reached.
+///
+/// A fault here is the only exception in the kernel that comes back, so this alone keeps the two registers that
+/// every exception overwrites, and trap stubs need not.
+///
+/// # Safety
+/// One side is kernel memory of `bytes` bytes that the caller may read or write; the other may be anything outside
+/// the kernel's own data.
+#[unsafe(naked)]
+pub unsafe extern "C" fn copy_user(to: *mut u8, from: *const u8, bytes: usize) -> bool {
+    naked_asm!(
+        "mrs x3, elr_el1",
+        "mrs x4, spsr_el1",
+        "adrp x5, {pan}",
+        "ldrb w5, [x5, :lo12:{pan}]",
+        "cbz w5, 2f",
+        ".inst 0xd500409f", // msr pan, #0
+        ".global copy_user_access",
+        "2:",
+        "copy_user_access:",
+        "subs x2, x2, #8",
+        "b.lo 4f",
+        "3:",
+        "ldr x6, [x1], #8",
+        "str x6, [x0], #8",
+        "subs x2, x2, #8",
+        "b.hs 3b",
+        "4:",
+        "adds x2, x2, #8",
+        "b.eq 6f",
+        "5:",
+        "ldrb w6, [x1], #1",
+        "strb w6, [x0], #1",
+        "subs x2, x2, #1",
+        "b.ne 5b",
+        ".global copy_user_access_end",
+        "6:",
+        "copy_user_access_end:",
+        "mov w0, #1",
+        "7:",
+        "cbz w5, 8f",
+        ".inst 0xd500419f", // msr pan, #1
+        "8:",
+        "ret",
+        ".global copy_user_fixup",
+        "copy_user_fixup:",
+        "msr elr_el1, x3",
+        "msr spsr_el1, x4",
+        "mov w0, wzr",
+        "b 7b",
+        pan = sym PAN,
+    )
+}

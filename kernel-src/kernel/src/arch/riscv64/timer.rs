@@ -1,0 +1,104 @@
+//! Time: the `time` counter, which all harts share, and a comparator a hart:
+//! `stimecmp` where the ISA string has Sstc, the firmware's otherwise.
+//!
+//! The comparator is written at every arm: an emulator that loads a snapshot
+//! leaves an older value running, so a copy kept here proves nothing.
+
+use super::{boot, cpu, sbi};
+use crate::{addr::Nanos, bootinfo::BootInfo};
+use core::{
+    arch::asm,
+    sync::atomic::{AtomicU8, AtomicU64, Ordering},
+};
+
+const STIE: u64 = 1 << 5;
+const NANOS_PER_SECOND: u64 = 1_000_000_000;
+pub const NEVER: u64 = u64::MAX;
+
+const FIRMWARE: u8 = 0;
+const LEGACY_FIRMWARE: u8 = 1;
+const SSTC: u8 = 2;
+
+static COMPARATOR: AtomicU8 = AtomicU8::new(FIRMWARE);
+/// Ticks a second; 0 until `init`.
+static FREQUENCY: AtomicU64 = AtomicU64::new(0);
+/// The counter when this kernel started.
+static START: AtomicU64 = AtomicU64::new(0);
+
+pub fn init(info: &BootInfo) {
+    let tree = boot::tree(info);
+    let frequency = tree.node("/cpus").and_then(|cpus| cpus.property("timebase-frequency")?.u32());
+    let frequency = frequency.filter(|&frequency| frequency > 0).expect("/cpus/timebase-frequency in the device tree");
+    START.store(ticks(), Ordering::Relaxed);
+    FREQUENCY.store(u64::from(frequency), Ordering::Relaxed);
+    let kind = if boot::isa_has(tree, info.boot_cpu, "sstc") {
+        SSTC
+    } else if sbi::has(sbi::Extension::Time) {
+        FIRMWARE
+    } else {
+        LEGACY_FIRMWARE
+    };
+    COMPARATOR.store(kind, Ordering::Relaxed);
+}
+
+pub fn init_cpu() {
+    arm(None);
+    // SAFETY: allows timer interrupts, which are taken in user mode only and then handled.
+    unsafe { asm!("csrs sie, {}", in(reg) STIE, options(nomem, nostack)) };
+}
+
+fn ticks() -> u64 {
+    let ticks;
+    // SAFETY: reads a counter.
+    unsafe { asm!("rdtime {}", out(reg) ticks, options(nomem, nostack)) };
+    ticks
+}
+
+pub fn now() -> Nanos {
+    let frequency = FREQUENCY.load(Ordering::Relaxed);
+    if frequency == 0 {
+        return Nanos(0);
+    }
+    let elapsed = ticks() - START.load(Ordering::Relaxed);
+    Nanos(elapsed / frequency * NANOS_PER_SECOND + elapsed % frequency * NANOS_PER_SECOND / frequency)
+}
+
+/// The first tick at which `now` gives at least `at`.
+fn tick_of(at: Nanos) -> u64 {
+    let frequency = FREQUENCY.load(Ordering::Relaxed);
+    let (seconds, nanos) = (at.0 / NANOS_PER_SECOND, at.0 % NANOS_PER_SECOND);
+    let ticks = seconds.saturating_mul(frequency).saturating_add((nanos * frequency).div_ceil(NANOS_PER_SECOND));
+    ticks.saturating_add(START.load(Ordering::Relaxed))
+}
+
+pub fn arm(deadline: Option<Nanos>) {
+    let tick = deadline.map_or(NEVER, tick_of);
+    cpu::this_arch().deadline.set(tick);
+    compare(tick);
+}
+
+/// Stops an interrupt that was taken.
+pub fn disarm() {
+    arm(None);
+}
+
+/// Sleeps for a moment in the middle of a spin, and leaves the comparator as it was.
+pub fn nap() {
+    let frequency = FREQUENCY.load(Ordering::Relaxed);
+    if frequency != 0 {
+        compare(ticks() + frequency / NAPS_PER_SECOND);
+        super::irq::wait();
+        compare(cpu::this_arch().deadline.get());
+    }
+}
+const NAPS_PER_SECOND: u64 = 100_000;
+
+/// A value that has passed makes the interrupt pending at once; one to come clears it.
+fn compare(tick: u64) {
+    match COMPARATOR.load(Ordering::Relaxed) {
+        // SAFETY: `stimecmp` (Privileged, Sstc) is there by the ISA string; it only decides when an interrupt comes.
+        SSTC => unsafe { asm!("csrw 0x14D, {}", in(reg) tick, options(nomem, nostack)) },
+        LEGACY_FIRMWARE => sbi::legacy_set_timer(tick),
+        _ => sbi::set_timer(tick),
+    }
+}

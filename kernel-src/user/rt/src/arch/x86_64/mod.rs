@@ -1,0 +1,84 @@
+//! x86_64: `syscall`; registers as the table in `abi` gives them.
+
+pub mod probe;
+
+use abi::{Call, MESSAGE_WORDS, MessageInfo, Outcome};
+use core::arch::{asm, naked_asm};
+
+/// Entry of a program: the stack is aligned, so that the call leaves it as the C ABI wants it;
+/// a frame pointer of zero ends backtraces.
+#[unsafe(naked)]
+#[unsafe(no_mangle)]
+extern "C" fn _start(argument: u64) -> ! {
+    naked_asm!("xor ebp, ebp", "call {enter}", "ud2", enter = sym crate::enter)
+}
+
+/// Entry of a thread; like `_start`.
+#[unsafe(naked)]
+pub extern "C" fn thread_start(argument: u64) -> ! {
+    naked_asm!("xor ebp, ebp", "call {enter}", "ud2", enter = sym crate::thread::enter)
+}
+
+/// Waits until someone calls on `endpoint`, then ends this thread, which that caller hears as `PartnerGone`.
+/// It touches no memory: by then the stack may be gone.
+pub fn finish(endpoint: u64) -> ! {
+    // SAFETY: two system calls that take no address; the second does not come back.
+    unsafe {
+        asm!(
+            "syscall", "mov eax, {exit}", "syscall", "ud2",
+            exit = const Call::ThreadExit as u64,
+            in("rax") Call::Receive as u64, in("rdi") endpoint,
+            options(noreturn),
+        )
+    }
+}
+
+macro_rules! plain_call {
+    ($name:ident($($argument:ident),*), $value:ident: $($operands:tt)*) => {
+        /// # Safety
+        /// Memory that the call writes must be the caller's to write.
+        #[inline(always)]
+        pub unsafe fn $name(number: u64 $(, $argument: u64)*) -> Outcome {
+            let (status, $value);
+            // SAFETY: the kernel changes no register but those named here, and no memory but what the
+            // caller vouches for.
+            unsafe {
+                asm!("syscall", inlateout("rax") number => status, $($operands)*,
+                    lateout("rcx") _, lateout("r11") _, options(nostack))
+            }
+            Outcome { status, value: $value }
+        }
+    };
+}
+
+plain_call!(call0(), value: lateout("rdx") value);
+plain_call!(call1(a), value: in("rdi") a, lateout("rdx") value);
+plain_call!(call2(a, b), value: in("rdi") a, in("rsi") b, lateout("rdx") value);
+plain_call!(call3(a, b, c), value: in("rdi") a, in("rsi") b, inlateout("rdx") c => value);
+plain_call!(call4(a, b, c, d), value: in("rdi") a, in("rsi") b, inlateout("rdx") c => value, in("r10") d);
+plain_call!(call6(a, b, c, d, e, f), value: in("rdi") a, in("rsi") b, inlateout("rdx") c => value, in("r10") d,
+    in("r8") e, in("r9") f);
+
+/// A message call: `words` go out and are replaced by what came in.
+#[inline(always)]
+pub fn message(call: Call, capability: u64, info: MessageInfo, words: &mut [u64; MESSAGE_WORDS]) -> (u64, MessageInfo) {
+    let (status, received);
+    let [a, b, c, d, e, f, g, h] = words;
+    // SAFETY: a message call writes registers only, all of them named here.
+    unsafe {
+        asm!(
+            "syscall",
+            inlateout("rax") call as u64 => status, in("rdi") capability, inlateout("rsi") info.0 => received,
+            inlateout("rdx") *a, inlateout("r8") *b, inlateout("r9") *c, inlateout("r10") *d,
+            inlateout("r12") *e, inlateout("r13") *f, inlateout("r14") *g, inlateout("r15") *h,
+            lateout("rcx") _, lateout("r11") _, options(nostack),
+        );
+    }
+    (status, MessageInfo(received))
+}
+
+/// Executes `2 * turns` instructions, and next to nothing else.
+pub fn spin(turns: u64) {
+    // SAFETY: counts a register down.
+    unsafe { asm!("2:", "dec {0}", "jnz 2b", inout(reg) turns => _, options(nomem, nostack)) };
+}

@@ -1,0 +1,63 @@
+//! Text to the console, in whole lines: what one `println!` prints is one
+//! system call, so lines of two programs never mix.
+
+use crate::call;
+use abi::DEBUG_WRITE_MAX;
+use core::fmt::{self, Write};
+
+/// Gathers text and hands it to the kernel in pieces that end with a line wherever they can.
+struct Lines {
+    buffer: [u8; DEBUG_WRITE_MAX],
+    used: usize,
+}
+
+impl Lines {
+    /// Writes the first `count` bytes; moves the rest down. Bytes that the kernel does not take are
+    /// dropped: there is no other place to say so.
+    fn flush(&mut self, count: usize) {
+        let mut written = 0;
+        while written < count {
+            match call::debug_write(&self.buffer[written..count]) {
+                Ok(taken) if taken > 0 => written += taken as usize,
+                _ => break,
+            }
+        }
+        self.buffer.copy_within(count..self.used, 0);
+        self.used -= count;
+    }
+}
+
+impl Write for Lines {
+    fn write_str(&mut self, text: &str) -> fmt::Result {
+        for &byte in text.as_bytes() {
+            if self.used == self.buffer.len() {
+                let line_end = self.buffer.iter().rposition(|&byte| byte == b'\n');
+                self.flush(line_end.map_or(self.used, |end| end + 1));
+            }
+            self.buffer[self.used] = byte;
+            self.used += 1;
+        }
+        Ok(())
+    }
+}
+
+/// Prints; `print!` and `println!` are the ways to call it.
+pub fn print(text: fmt::Arguments<'_>) {
+    let mut lines = Lines { buffer: [0; DEBUG_WRITE_MAX], used: 0 };
+    // Only a Display that fails by itself makes an error here; what it wrote is still shown.
+    let _ = lines.write_fmt(text);
+    lines.flush(lines.used);
+}
+
+/// Prints to the console.
+#[macro_export]
+macro_rules! print {
+    ($($text:tt)*) => { $crate::console::print(format_args!($($text)*)) };
+}
+
+/// Prints a line to the console.
+#[macro_export]
+macro_rules! println {
+    () => { $crate::print!("\n") };
+    ($($text:tt)*) => { $crate::print!("{}\n", format_args!($($text)*)) };
+}

@@ -1,0 +1,159 @@
+//! Test cases: registered in the section `.quoin.tests`, run one a process.
+//!
+//! The lab reads the records from the ELF without booting; `testd` starts the
+//! program with the number of a case as its argument. A case passes when its
+//! process ends with status 0; a failed assertion is a panic.
+
+use crate::{
+    arch,
+    call::{self, Capability, Exit},
+    println,
+};
+use abi::{Error, TestCase};
+use core::hint::black_box;
+
+/// Exit status of a test program that was given no case of its own.
+const EXIT_NO_CASE: u32 = 2;
+
+unsafe extern "C" {
+    // Bounds of the section, from the linker script; only their addresses mean anything.
+    safe static __tests_start: u8;
+    safe static __tests_end: u8;
+}
+
+fn cases() -> &'static [TestCase] {
+    let start = &raw const __tests_start;
+    let size = &raw const __tests_end as usize - start as usize;
+    // SAFETY: between these symbols lie the records that `test!` made and nothing else, aligned by the linker
+    // script, in memory that is never written.
+    unsafe { core::slice::from_raw_parts(start.cast(), size / size_of::<TestCase>()) }
+}
+
+/// The main function of a test program: runs case number `argument`.
+pub fn main(argument: u64) -> u32 {
+    let Some(case) = usize::try_from(argument).ok().and_then(|index| cases().get(index)) else {
+        println!("no test case {argument}: this program has {}", cases().len());
+        return EXIT_NO_CASE;
+    };
+    (case.run)();
+    0
+}
+
+/// Runs a case in a process of its own, which gets the resource in slot 0.
+pub fn run(resource: Capability, program: &str, case: u64) -> Result<Exit, Error> {
+    let process = call::spawn(resource, program, case, [resource, Capability::NONE, Capability::NONE, Capability::NONE])?;
+    let exit = call::wait(process)?;
+    call::close(process)?;
+    Ok(exit)
+}
+
+/// Instructions of the calibration loop.
+const CALIBRATION: u64 = 2_000_000;
+
+/// What one run of `body` costs, its share of the loop included, in hundredths of an instruction.
+///
+/// The clock is the machine's time-stamp counter; its rate is found by a loop of known length. So this is
+/// exact where the counter counts instructions (QEMU with `-icount`), and elsewhere a comparison with that
+/// loop's time. What reading the clock costs is shared among `runs`.
+pub fn measure<R>(runs: u64, mut body: impl FnMut() -> R) -> u64 {
+    let mut run = |times| (0..times).for_each(|_| drop(black_box(body())));
+    run(runs.min(16));
+    let rate = elapsed_ns(|| arch::spin(CALIBRATION / 2)).max(1);
+    let spent = elapsed_ns(|| run(runs));
+    spent * (CALIBRATION * 100 / runs) / rate
+}
+
+fn elapsed_ns(run: impl FnOnce()) -> u64 {
+    let start = call::clock_ns();
+    run();
+    call::clock_ns() - start
+}
+
+/// Registers test cases, each `fn name() requires("ID ID") needs("smp>=2") { ... }`; `needs` may be left out.
+#[macro_export]
+macro_rules! test {
+    ($(#[$attribute:meta])* fn $name:ident() requires($requirements:literal) $body:block) => {
+        $crate::test!($(#[$attribute])* fn $name() requires($requirements) needs("") $body);
+    };
+    ($(#[$attribute:meta])* fn $name:ident() requires($requirements:literal) needs($needs:literal) $body:block) => {
+        $(#[$attribute])*
+        fn $name() $body
+
+        const _: () = {
+            use $crate::abi::{TestCase, Text};
+
+            #[used]
+            #[unsafe(link_section = ".quoin.tests")]
+            static CASE: TestCase = TestCase {
+                name: Text::new(stringify!($name)),
+                file: Text::new(file!()),
+                requirements: Text::new($requirements),
+                needs: Text::new($needs),
+                run: $name,
+                line: line!(),
+                flags: 0,
+            };
+        };
+    };
+}
+
+/// Makes a program the home of the test cases that it registers.
+#[macro_export]
+macro_rules! test_main {
+    () => {
+        $crate::program!($crate::testing::main);
+    };
+}
+
+/// Fails the case unless the condition holds.
+#[macro_export]
+macro_rules! kernel_assert {
+    ($($assertion:tt)*) => { ::core::assert!($($assertion)*) };
+}
+
+/// Fails the case unless both sides are equal.
+#[macro_export]
+macro_rules! kernel_assert_eq {
+    ($($assertion:tt)*) => { ::core::assert_eq!($($assertion)*) };
+}
+
+/// The value of a result that must be `Ok`.
+#[macro_export]
+macro_rules! assert_ok {
+    ($result:expr $(,)?) => {
+        match $result {
+            Ok(value) => value,
+            Err(error) => panic!("{}: wanted Ok, found Err({error:?})", stringify!($result)),
+        }
+    };
+}
+
+/// Fails the case unless the result is that error.
+#[macro_export]
+macro_rules! assert_err {
+    ($result:expr, $error:expr $(,)?) => {
+        match $result {
+            Ok(value) => panic!("{}: wanted Err({:?}), found Ok({value:?})", stringify!($result), $error),
+            Err(error) => ::core::assert_eq!(error, $error, "{}", stringify!($result)),
+        }
+    };
+}
+
+/// Measures an expression over that many runs and prints it as a metric; gives hundredths of an instruction.
+#[macro_export]
+macro_rules! kernel_bench {
+    ($name:literal, $runs:expr, $body:expr) => {{
+        let cost = $crate::testing::measure($runs, || $body);
+        $crate::println!("metric: {} {}.{:02} instructions", $name, cost / 100, cost % 100);
+        cost
+    }};
+}
+
+/// Fails the case when a cost from `kernel_bench!` is above so many instructions.
+#[macro_export]
+macro_rules! assert_performance {
+    ($cost:expr, $limit:expr) => {{
+        let (cost, limit): (u64, u64) = ($cost, $limit);
+        ::core::assert!(cost <= limit * 100, "{}.{:02} instructions, at most {limit} allowed", cost / 100, cost % 100);
+    }};
+}

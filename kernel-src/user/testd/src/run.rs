@@ -1,0 +1,38 @@
+//! Running cases: each in a process of its own, results as KTAP.
+
+use crate::frame::Sender;
+use rt::{
+    abi::Error,
+    archive,
+    call::{self, Exit},
+    protocol::RESOURCE,
+    testing,
+};
+
+/// Runs `PROGRAM:CASE PROGRAM:CASE ...` in that order.
+pub fn all(cases: &str, sender: &mut Sender) {
+    let cases = cases.split_ascii_whitespace();
+    sender.send(format_args!("KTAP version 1"));
+    sender.send(format_args!("1..{}", cases.clone().count()));
+    for (number, case) in (1..).zip(cases) {
+        sender.send(format_args!("# start {case}"));
+        let started = call::clock_ns();
+        match one(case) {
+            Ok(Exit::Status(0)) => {
+                sender.send(format_args!("ok {number} {case} # time_ns={}", call::clock_ns() - started));
+            }
+            Ok(Exit::Status(status)) => sender.send(format_args!("not ok {number} {case} # exit {status}")),
+            Ok(Exit::Fault(_)) => sender.send(format_args!("not ok {number} {case} # fault")),
+            Err(Error::NotFound) => sender.send(format_args!("not ok {number} {case} # unknown")),
+            Err(error) => sender.send(format_args!("not ok {number} {case} # error {error:?}")),
+        }
+    }
+}
+
+fn one(case: &str) -> Result<Exit, Error> {
+    let (program, name) = case.split_once(':').ok_or(Error::NotFound)?;
+    let index = archive::program(program)
+        .and_then(|program| program.cases().position(|case| case.as_str() == name))
+        .ok_or(Error::NotFound)?;
+    testing::run(RESOURCE, program, index as u64)
+}

@@ -1,0 +1,209 @@
+//! All CPUs of the machine, up and working.
+#![no_std]
+#![no_main]
+
+extern crate alloc;
+
+use alloc::{sync::Arc, vec::Vec};
+use core::sync::atomic::{AtomicU64, Ordering};
+use rt::{
+    abi::Info,
+    assert_ok, call, kernel_assert, kernel_assert_eq,
+    sync::Mutex,
+    test,
+    thread::{self, Thread},
+};
+
+rt::test_main!();
+
+/// Threads at once: their stacks must fit into the heap.
+const MOST_THREADS: u64 = 8;
+/// Most of a kernel stack that a call which reads its depth may be using.
+const STACK_DEPTH_MAX: u64 = 4096;
+
+fn info(what: Info, index: u64) -> u64 {
+    assert_ok!(call::info(what, index))
+}
+
+fn cpus() -> core::ops::Range<u64> {
+    0..info(Info::CpusOnline, 0)
+}
+
+fn join_all<T>(threads: Vec<Thread<T>>) -> Vec<T> {
+    threads.into_iter().map(|thread| assert_ok!(thread.join())).collect()
+}
+
+test! {
+    fn every_cpu_that_the_machine_lists_is_online() requires("SMP-01 SMP-02 SMP-08 BTR-02") {
+        kernel_assert_eq!(info(Info::CpusOnline, 0), info(Info::CpusPresent, 0));
+        kernel_assert!(info(Info::CpusOnline, 0) >= 1);
+    }
+}
+
+test! {
+    fn hardware_numbers_differ() requires("SMP-08 SMP-11") {
+        let numbers: Vec<_> = cpus().map(|cpu| info(Info::HardwareId, cpu)).collect();
+        for (index, number) in numbers.iter().enumerate() {
+            kernel_assert!(!numbers[..index].contains(number), "two CPUs are number {number}");
+        }
+    }
+}
+
+test! {
+    fn a_pinned_thread_runs_on_its_cpu() requires("SMP-09 CTX-06 ERR-05") {
+        for cpu in cpus() {
+            let seen = assert_ok!(thread::spawn_on(cpu, || {
+                [0; 10].map(|_: u64| {
+                    call::yield_now();
+                    info(Info::CurrentCpu, 0)
+                })
+            }));
+            kernel_assert_eq!(assert_ok!(seen.join()), [cpu; 10]);
+        }
+    }
+}
+
+test! {
+    fn each_thread_is_its_own_current_thread() requires("CTX-06 ERR-05") {
+        for cpu in cpus() {
+            let threads: Vec<_> =
+                (0..4).map(|_| assert_ok!(thread::spawn_on(cpu, || info(Info::ThreadId, 0)))).collect();
+            let ids: Vec<_> = threads.iter().map(|thread| thread.id).collect();
+            kernel_assert_eq!(join_all(threads), ids);
+        }
+    }
+}
+
+test! {
+    fn the_timer_interrupts_every_cpu() requires("TMR-08 SMP-15") {
+        for cpu in cpus() {
+            let before = info(Info::TimerInterrupts, cpu);
+            let sleeper = assert_ok!(thread::spawn_on(cpu, || call::sleep_until(call::clock_ns() + 2_000_000)));
+            assert_ok!(assert_ok!(sleeper.join()));
+            kernel_assert!(info(Info::TimerInterrupts, cpu) > before, "CPU {cpu} took no timer interrupt");
+        }
+    }
+}
+
+test! {
+    fn cpus_send_and_take_interrupts() requires("SMP-05 SMP-02") needs("smp>=2") {
+        // A thread on each CPU wakes one on the next, which sleeps for want of work.
+        let count = cpus().end;
+        for from in cpus() {
+            let to = (from + 1) % count;
+            let (sent, received) = (info(Info::IpisSent, from), info(Info::IpisReceived, to));
+            let deadline = call::clock_ns() + 1_000_000_000;
+            while info(Info::IpisSent, from) == sent || info(Info::IpisReceived, to) == received {
+                kernel_assert!(call::clock_ns() < deadline, "no interrupt went from CPU {from} to CPU {to}");
+                let starter = thread::spawn_on(from, move || {
+                    let woken = assert_ok!(thread::spawn_on(to, || info(Info::CurrentCpu, 0)));
+                    kernel_assert_eq!(assert_ok!(woken.join()), to);
+                });
+                assert_ok!(assert_ok!(starter).join());
+            }
+        }
+    }
+}
+
+test! {
+    fn threads_run_on_all_cpus_at_once() requires("SMP-01 SMP-09") needs("smp>=2") {
+        let count = cpus().end.min(MOST_THREADS);
+        let arrived = Arc::new(AtomicU64::new(0));
+        let threads = (0..count)
+            .map(|cpu| {
+                let arrived = arrived.clone();
+                assert_ok!(thread::spawn_on(cpu, move || {
+                    arrived.fetch_add(1, Ordering::SeqCst);
+                    // Nobody yields: they can meet only if all run.
+                    let deadline = call::clock_ns() + 10_000_000_000;
+                    while arrived.load(Ordering::SeqCst) < count {
+                        kernel_assert!(call::clock_ns() < deadline, "not all CPUs run");
+                        core::hint::spin_loop();
+                    }
+                    info(Info::CurrentCpu, 0)
+                }))
+            })
+            .collect();
+        kernel_assert!(join_all(threads).into_iter().eq(0..count));
+    }
+}
+
+test! {
+    fn all_threads_of_a_cpu_enter_on_its_one_stack() requires("PRC-16 PRC-17 PRC-18") {
+        for cpu in cpus() {
+            let threads = (0..4)
+                .map(|_| {
+                    assert_ok!(thread::spawn_on(cpu, || {
+                        [0; 32].map(|_: u64| {
+                            call::yield_now();
+                            info(Info::KernelStackDepth, 0)
+                        })
+                    }))
+                })
+                .collect();
+            let depths = join_all(threads);
+            let first = depths[0][0];
+            kernel_assert!(first > 0 && first <= STACK_DEPTH_MAX, "CPU {cpu}: {first} bytes deep");
+            kernel_assert!(depths.iter().flatten().all(|&depth| depth == first), "CPU {cpu}: not always {first} bytes");
+        }
+    }
+}
+
+test! {
+    fn idle_cpus_sleep() requires("BTC-03") {
+        for cpu in cpus() {
+            let before = info(Info::IdleEntries, cpu);
+            let sleeper = assert_ok!(thread::spawn_on(cpu, || call::sleep_until(call::clock_ns() + 3_000_000)));
+            assert_ok!(assert_ok!(sleeper.join()));
+            kernel_assert!(info(Info::IdleEntries, cpu) > before, "CPU {cpu} did not go to sleep");
+        }
+    }
+}
+
+test! {
+    fn idle_cpus_take_no_tick() requires("BTC-03") needs("smp>=2") {
+        let here = assert_ok!(thread::spawn_on(0, || {
+            let count = || cpus().skip(1).map(|cpu| info(Info::TimerInterrupts, cpu)).sum::<u64>();
+            let before = count();
+            assert_ok!(call::sleep_until(call::clock_ns() + 100_000_000));
+            count() - before
+        }));
+        let ticks = assert_ok!(here.join());
+        kernel_assert!(ticks <= cpus().end, "{ticks} timer interrupts on idle CPUs in 100 ms");
+    }
+}
+
+test! {
+    fn cpus_share_memory_coherently() requires("SMP-09") {
+        const ROUNDS: u64 = 2000;
+        let count = cpus().end.min(MOST_THREADS);
+        let shared = Arc::new((Mutex::new(0_u64), AtomicU64::new(0)));
+        let threads = (0..count)
+            .map(|cpu| {
+                let shared = shared.clone();
+                assert_ok!(thread::spawn_on(cpu, move || {
+                    for _ in 0..ROUNDS {
+                        *shared.0.lock() += 1;
+                        shared.1.fetch_add(1, Ordering::Relaxed);
+                    }
+                }))
+            })
+            .collect();
+        join_all(threads);
+        kernel_assert_eq!(*shared.0.lock(), ROUNDS * count);
+        kernel_assert_eq!(shared.1.load(Ordering::Relaxed), ROUNDS * count);
+    }
+}
+
+test! {
+    fn the_clock_is_one_over_all_cpus() requires("TMR-08") {
+        let mut last = 0;
+        for _ in 0..4 {
+            for cpu in cpus() {
+                let now = assert_ok!(assert_ok!(thread::spawn_on(cpu, call::clock_ns)).join());
+                kernel_assert!(now >= last, "CPU {cpu} reads {now} after another read {last}");
+                last = now;
+            }
+        }
+    }
+}

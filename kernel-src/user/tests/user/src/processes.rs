@@ -1,0 +1,136 @@
+//! Processes and threads: born, kept apart, ended.
+
+use alloc::{sync::Arc, vec::Vec};
+use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use rt::{
+    EXIT_PANIC,
+    abi::{Error, Info},
+    assert_err, assert_ok,
+    call::{self, Capability, Exit},
+    kernel_assert, kernel_assert_eq,
+    probe::role,
+    protocol::RESOURCE,
+    sync::Mutex,
+    test, testing, thread,
+};
+
+/// Memory that may stay with the kernel after processes have come and gone: slabs keep what they have grown to.
+const SLACK: u64 = 64 << 10;
+
+fn run(argument: u64) -> Exit {
+    assert_ok!(testing::run(RESOURCE, "faults", argument))
+}
+
+test! {
+    fn exit_statuses_reach_the_parent() requires("PRC-01 PRC-06") {
+        kernel_assert_eq!(run(u64::MAX), Exit::Status(2));
+        kernel_assert_eq!(run(role::SCRIBBLE), Exit::Status(0));
+    }
+}
+
+test! {
+    fn a_panic_ends_its_program_only() requires("TST-02") {
+        kernel_assert_eq!(run(role::PANIC), Exit::Status(EXIT_PANIC));
+    }
+}
+
+test! {
+    fn processes_do_not_share_memory() requires("VMM-04") {
+        // The same addresses hold the data of both programs.
+        static DATA: [AtomicU64; 512] = [const { AtomicU64::new(3) }; 512];
+        kernel_assert_eq!(run(role::SCRIBBLE), Exit::Status(0));
+        kernel_assert!(DATA.iter().all(|word| word.load(Ordering::Relaxed) == 3));
+    }
+}
+
+test! {
+    fn no_resource_no_authority() requires("SYS-09") {
+        let process = assert_ok!(call::spawn(RESOURCE, "faults", role::NO_AUTHORITY, [Capability::NONE; 4]));
+        kernel_assert_eq!(assert_ok!(call::wait(process)), Exit::Status(0));
+    }
+}
+
+test! {
+    fn a_process_ends_with_all_its_threads() requires("PRC-01") {
+        for _ in 0..3 {
+            kernel_assert_eq!(run(role::LEAVE_THREADS), Exit::Status(7));
+        }
+    }
+}
+
+test! {
+    fn what_is_not_there_cannot_be_started() requires("SYS-09") {
+        for name in ["nobody", "", "faults ", "a name that is longer than any name may be"] {
+            let error = call::spawn(RESOURCE, name, 0, [Capability::NONE; 4]).expect_err(name);
+            kernel_assert!(matches!(error, Error::NotFound | Error::InvalidArgument), "'{name}': {error:?}");
+        }
+        let give = [Capability(31), Capability::NONE, Capability::NONE, Capability::NONE];
+        assert_err!(call::spawn(RESOURCE, "faults", 0, give), Error::InvalidCapability);
+    }
+}
+
+test! {
+    fn ended_processes_give_their_memory_back() requires("TST-27 VMM-06") {
+        let free = || assert_ok!(call::info(Info::MemoryFree, 0));
+        let round = |times| (0..times).for_each(|_| kernel_assert_eq!(run(role::SCRIBBLE), Exit::Status(0)));
+        round(3);
+        let before = free();
+        round(20);
+        let after = free();
+        kernel_assert!(after + SLACK >= before, "{before} bytes were free, {after} are");
+    }
+}
+
+test! {
+    fn ended_threads_give_their_memory_back() requires("TST-27") {
+        let round = || (0..16).for_each(|n| kernel_assert_eq!(assert_ok!(assert_ok!(thread::spawn(move || n)).join()), n));
+        round();
+        let before = assert_ok!(call::info(Info::MemoryFree, 0));
+        (0..20).for_each(|_| round());
+        let after = assert_ok!(call::info(Info::MemoryFree, 0));
+        kernel_assert!(after + SLACK >= before, "{before} bytes were free, {after} are");
+    }
+}
+
+test! {
+    fn threads_of_one_priority_alternate() requires("SYS-07 SCH-08") {
+        const TURNS: usize = 20;
+        let order = Arc::new(Mutex::new(Vec::with_capacity(2 * TURNS)));
+        let ready = Arc::new(AtomicU64::new(0));
+        let turns = |name: char| {
+            let (order, ready) = (order.clone(), ready.clone());
+            assert_ok!(thread::spawn_on(0, move || {
+                ready.fetch_add(1, Ordering::SeqCst);
+                while ready.load(Ordering::SeqCst) < 2 {
+                    call::yield_now();
+                }
+                for _ in 0..TURNS {
+                    order.lock().push(name);
+                    call::yield_now();
+                }
+            }))
+        };
+        let (a, b) = (turns('a'), turns('b'));
+        assert_ok!(a.join());
+        assert_ok!(b.join());
+        let order = order.lock();
+        // A third thread, or the end of a time slice, may come between; a queue that skips one cannot hide.
+        let repeated = order.windows(2).filter(|pair| pair[0] == pair[1]).count();
+        kernel_assert!(repeated <= 2, "{:?}", &order[..]);
+    }
+}
+
+test! {
+    fn a_spinning_thread_is_preempted() requires("SCH-01 TMR-08") {
+        let stop = Arc::new(AtomicBool::new(false));
+        let watched = stop.clone();
+        let spinner = assert_ok!(thread::spawn_on(0, move || {
+            while !watched.load(Ordering::Relaxed) {
+                core::hint::spin_loop();
+            }
+        }));
+        let stopper = assert_ok!(thread::spawn_on(0, move || stop.store(true, Ordering::Relaxed)));
+        assert_ok!(spinner.join());
+        assert_ok!(stopper.join());
+    }
+}
