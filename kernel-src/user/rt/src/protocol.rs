@@ -51,7 +51,7 @@ impl Piece {
     #[must_use]
     pub fn message(&self) -> Message {
         let mut words = [0; MESSAGE_WORDS];
-        words[0] = self.length as u64 | u64::from(self.first) * FIRST | u64::from(self.last) * LAST;
+        words[0] = self.length as u64 | (u64::from(self.first) * FIRST) | (u64::from(self.last) * LAST);
         for (word, bytes) in words[1..].iter_mut().zip(self.bytes.as_chunks().0) {
             *word = u64::from_le_bytes(*bytes);
         }
