@@ -106,7 +106,8 @@ impl<const N: usize> Text<N> {
 
 impl<const N: usize> Write for Text<N> {
     fn write_str(&mut self, text: &str) -> fmt::Result {
-        let fits = text.floor_char_boundary(N - self.used);
+        let room = text.len().min(N - self.used);
+        let fits = (0..=room).rfind(|&end| text.is_char_boundary(end)).unwrap_or(0);
         self.bytes[self.used..self.used + fits].copy_from_slice(&text.as_bytes()[..fits]);
         self.used += fits;
         if fits == text.len() { Ok(()) } else { Err(fmt::Error) }
