@@ -6,7 +6,9 @@ one slot, a locked file, while the machine lives; the locks go with the process,
 however it ends.
 
 Slots are counted by thread: machines of one thread run in turn, so a thread
-that holds slots never waits for itself.
+needs as many as its largest machine. A thread that holds slots takes more only
+where they are free and never waits for them: two who held some and waited for
+the rest would wait for each other.
 """
 
 from __future__ import annotations
@@ -63,7 +65,7 @@ class Admission:
             held = self._held.setdefault(owner, [])
             missing = min(max([*wanted, vcpus]), self.budget) - len(held)
         if missing > 0:
-            taken = self._acquire(missing, time.monotonic() + timeout_s, timeout_s)
+            taken = self._free(missing) if held else self._acquire(missing, timeout_s)
             with self._mutex:
                 held.extend(taken)
         with self._mutex:
@@ -80,20 +82,25 @@ class Admission:
             while len(held) > keep:
                 os.close(held.pop())
 
-    def _acquire(self, count: int, deadline: float, timeout_s: float) -> list[int]:
+    def _free(self, count: int) -> list[int]:
+        """At most `count` slots that nobody holds now."""
+        taken: list[int] = []
+        for index in range(self.budget):
+            slot = self._try(f"slot-{index}") if len(taken) < count else None
+            if slot is not None:
+                taken.append(slot)
+        return taken
+
+    def _acquire(self, count: int, timeout_s: float) -> list[int]:
         self._directory.mkdir(mode=0o700, exist_ok=True)
+        deadline = time.monotonic() + timeout_s
         never = threading.Event()
         # One waiter collects at a time, so two half-served ones cannot block each other.
         gate = self._lock("gate", deadline, never)
         taken: list[int] = []
         try:
             while gate is not None:
-                for index in range(self.budget):
-                    if len(taken) == count:
-                        return taken
-                    slot = self._try(f"slot-{index}")
-                    if slot is not None:
-                        taken.append(slot)
+                taken += self._free(count - len(taken))
                 if len(taken) == count:
                     return taken
                 if time.monotonic() > deadline:

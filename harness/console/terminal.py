@@ -25,6 +25,7 @@ def interact(machine: QemuMachine, log: Path | None = None) -> int:
     Returns an exit code: 0 when left or switched off in order, 1 when the
     machine panicked or was reset.
     """
+    machine.admit = "at once"
     with (
         tempfile.TemporaryDirectory(prefix="quoin-console-") as scratch,
         Session(machine, log or Path(scratch) / "console.log") as session,

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Generator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import pytest
 
 from harness.plugin.fixtures import artifacts, board, boot, console, fresh_machine, lab, machine
 
 if TYPE_CHECKING:
+    from harness.board import Board
     from harness.plugin.kernel_tests import KernelTestFile
 
 __all__ = ["artifacts", "board", "boot", "console", "fresh_machine", "lab", "machine"]
@@ -45,6 +46,15 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def pytest_configure(config: pytest.Config) -> None:
     for mark in _MARKS:
         config.addinivalue_line("markers", mark)
+    if any(config.getoption(name) for name in ("--board", "--smp", "--memory")):
+        # What was asked for is checked at once, and not once in every module.
+        from harness.board import BoardError
+        from harness.plugin.matrix import selected
+
+        try:
+            selected(config)
+        except BoardError as error:
+            raise pytest.UsageError(str(error)) from error
 
 
 def pytest_unconfigure(config: pytest.Config) -> None:
@@ -58,9 +68,21 @@ def pytest_unconfigure(config: pytest.Config) -> None:
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     if "board" not in metafunc.fixturenames:
         return
+    from harness.board import LabError
     from harness.plugin.matrix import parameters
 
-    metafunc.parametrize("board", parameters(metafunc.config, metafunc.definition), scope="session", indirect=True)
+    try:
+        boards = parameters(metafunc.config, metafunc.definition)
+    except LabError as error:
+        raise pytest.Collector.CollectError(str(error)) from error
+    metafunc.parametrize("board", boards, scope="session", indirect=True)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    from harness.plugin.workers import scheduler
+
+    return scheduler(config, log)
 
 
 def pytest_collect_file(file_path: Path, parent: pytest.Collector) -> KernelTestFile | None:
@@ -84,6 +106,23 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     if benches:
         config.hook.pytest_deselected(items=benches)
         items[:] = [item for item in items if not item.get_closest_marker("bench")]
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_runtest_teardown(item: pytest.Item, nextitem: pytest.Item | None) -> None:
+    """End the shared machine when the next test is not on its board: an idle one keeps others waiting."""
+    from harness.plugin.keys import LAB
+
+    lab = item.config.stash.get(LAB, None)
+    if lab is not None:
+        lab.drop_unless(board_of(nextitem))
+
+
+def board_of(item: pytest.Item | None) -> Board | None:
+    """The board that a test takes, if it takes one."""
+    callspec = getattr(item, "callspec", None)
+    found = callspec.params.get("board") if callspec is not None else getattr(item, "board", None)
+    return cast("Board | None", found)
 
 
 @pytest.hookimpl(wrapper=True)

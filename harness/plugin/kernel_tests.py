@@ -104,7 +104,7 @@ class KernelTestItem(pytest.Item):
         self.add_marker(pytest.mark.requirement(*record.requirements))
         if record.needs:
             self.add_marker(pytest.mark.needs(*record.needs))
-        for mark in marks(self.config, self, board):
+        for mark in marks(self, board):
             self.add_marker(mark)
         self.user_properties.append(("board", board.id))
 
@@ -136,8 +136,6 @@ class KernelTestItem(pytest.Item):
 
     def _row(self) -> list[KernelTestItem]:
         """This item and those that will run directly after it, on the same board."""
-        if not _in_order(self.config):
-            return [self]
         items = self.session.items
         row: list[KernelTestItem] = []
         for item in items[items.index(self) :]:
@@ -161,13 +159,6 @@ class KernelTestItem(pytest.Item):
     def reportinfo(self) -> tuple[Path, int | None, str]:
         path = _find_source(self.config.rootpath, self.record.file)
         return (path, self.record.line - 1, self.name) if path else (self.path, None, self.name)
-
-
-def _in_order(config: pytest.Config) -> bool:
-    """Whether the items of this process run in the order of its list; of workers only with loadgroup."""
-    if not hasattr(config, "workerinput"):
-        return True
-    return bool(getattr(config.option, "dist", "") == "loadgroup")
 
 
 def _write_log(path: Path, lines: list[tuple[float, str]]) -> None:

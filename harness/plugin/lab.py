@@ -22,7 +22,7 @@ _LONGEST_NAME = 160
 
 def safe_name(text: str) -> str:
     """A folder's name made of a test id; long ones keep their end, which names case and board."""
-    name = re.sub(r"[^\w.=-]+", "_", re.sub(r"@[\w.-]+$", "", text)).strip("_")
+    name = re.sub(r"[^\w.=-]+", "_", text).strip("_")
     return name[-_LONGEST_NAME:]
 
 
@@ -91,6 +91,11 @@ class Lab:
         session = self.start(board, self.files(board), sinks)
         self._shared = board, session
         return session, True
+
+    def drop_unless(self, board: Board | None) -> None:
+        """End the machine that tests share, unless it is on `board`."""
+        if self._shared is not None and self._shared[0] != board:
+            self.drop_shared()
 
     def drop_shared(self) -> None:
         """End the machine that tests share."""

@@ -18,19 +18,16 @@ def boards_directory(config: pytest.Config) -> Path:
 
 
 def selected(config: pytest.Config) -> tuple[Board, ...]:
-    """The boards and variants of this run. Raises pytest.UsageError for one that does not exist."""
+    """The boards and variants of this run. Raises BoardError for one that does not exist."""
     from harness.plugin import DEFAULT_BOARDS
 
     names = ",".join(config.getoption("--board") or [DEFAULT_BOARDS])
-    try:
-        return _selected(
-            boards_directory(config),
-            tuple(filter(None, names.split(","))),
-            str(config.getoption("--smp") or ""),
-            str(config.getoption("--memory") or ""),
-        )
-    except BoardError as error:
-        raise pytest.UsageError(str(error)) from error
+    return _selected(
+        boards_directory(config),
+        tuple(filter(None, names.split(","))),
+        str(config.getoption("--smp") or ""),
+        str(config.getoption("--memory") or ""),
+    )
 
 
 @functools.cache
@@ -56,30 +53,25 @@ def board_id(config: pytest.Config, board: Board) -> str:
 
 
 def skip_reason(item: pytest.Item | Any, board: Board) -> str | None:
-    """Why a test cannot run on `board`. Raises pytest.UsageError for an expression that is none."""
+    """Why a test cannot run on `board`. Raises NeedsError for an expression that is none."""
     for mark in item.iter_markers("needs"):
         try:
             reason = lacks(board, mark.args)
         except NeedsError as error:
-            raise pytest.UsageError(f"{item.nodeid}: {error}") from error
+            raise NeedsError(f"{item.nodeid}: {error}") from error
         if reason is not None:
             return reason
     return None
 
 
-def marks(config: pytest.Config, item: Any, board: Board) -> list[pytest.MarkDecorator]:
+def marks(item: Any, board: Board) -> list[pytest.MarkDecorator]:
     """Marks that a test carries on `board`."""
     reason = skip_reason(item, board)
-    found = [] if reason is None else [pytest.mark.skip(reason=reason)]
-    if config.pluginmanager.hasplugin("xdist"):
-        # With --dist loadgroup one worker keeps a board, and boots it once.
-        found.append(pytest.mark.xdist_group(board.id))
-    return found
+    return [] if reason is None else [pytest.mark.skip(reason=reason)]
 
 
 def parameters(config: pytest.Config, definition: Any) -> list[Any]:
     """One pytest parameter a board, skipped where the board lacks what the test needs."""
     return [
-        pytest.param(board, id=board_id(config, board), marks=marks(config, definition, board))
-        for board in selected(config)
+        pytest.param(board, id=board_id(config, board), marks=marks(definition, board)) for board in selected(config)
     ]

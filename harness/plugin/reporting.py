@@ -68,8 +68,7 @@ def rerun_command(item: pytest.Item) -> str:
             words += [option, str(value)]
     if item.config.getoption("--debug-kernel"):
         words.append("--debug-kernel")
-    nodeid = item.nodeid.rsplit("@", 1)[0] if "]@" in item.nodeid else item.nodeid
-    return shlex.join([*words, nodeid])
+    return shlex.join([*words, item.nodeid])
 
 
 def _guilty(machines: list[Taken]) -> Taken | None:

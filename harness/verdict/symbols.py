@@ -14,20 +14,6 @@ from harness.board import LabError
 _FIRST_LINE = re.compile(r"^quoin \S+ \S+ slide=(0x[0-9a-f]+) build=([0-9a-f]+)")
 _FRAME = re.compile(r"^(PANIC cpu\d+: #\d+ )(0x[0-9a-f]+)")
 _HASH = re.compile(r"::h[0-9a-f]{16}$")
-_ESCAPES = {
-    "$LT$": "<",
-    "$GT$": ">",
-    "$RF$": "&",
-    "$BP$": "*",
-    "$u20$": " ",
-    "$C$": ",",
-    "$LP$": "(",
-    "$RP$": ")",
-    "$u7b$": "{",
-    "$u7d$": "}",
-    "$u5b$": "[",
-    "$u5d$": "]",
-}
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,23 +153,15 @@ def _text(value: bytes | str) -> str:
 
 
 def demangle(name: str) -> str:
-    """A readable name for Rust's legacy mangling (`_ZN...E`); others are left as they are."""
-    match = re.match(r"_ZN((?:\d+.*?)+)E(?:\.llvm\.\d+)?$", name)
-    if match is None:
+    """A readable name for Rust's manglings (`_R...`, `_ZN...E`); others are left as they are."""
+    from rust_demangler import demangle as readable
+
+    if not name.startswith(("_R", "_ZN")):
         return name
-    rest, parts = match[1], []
-    while rest:
-        digits = re.match(r"\d+", rest)
-        if digits is None:
-            return name
-        start = digits.end()
-        length = int(digits[0])
-        parts.append(rest[start : start + length])
-        rest = rest[start + length :]
-    text = _HASH.sub("", "::".join(parts))
-    for escape, plain in _ESCAPES.items():
-        text = text.replace(escape, plain)
-    return text.replace("..", "::").removeprefix("_").replace("::_<", "::<")
+    try:
+        return _HASH.sub("", readable(name))
+    except Exception as error:  # noqa: BLE001 the library raises what it likes; a raw name is still a name
+        return f"{name} ({type(error).__name__})"
 
 
 def slide_of(lines: Iterable[str]) -> tuple[int, str] | None:

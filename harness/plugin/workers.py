@@ -1,0 +1,33 @@
+"""Tests over several workers (pytest-xdist): one worker keeps a board, and boots it once.
+
+xdist's own `loadgroup` writes the group into test ids, which pytest 9.2 does not
+let it do any more; so the ids that name a board are read instead.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import pytest
+
+_BOARD = re.compile(r"\[([^\]]*-smp\d+[^\]]*)\]$")
+
+
+def group_of(nodeid: str) -> str:
+    """What must stay together: the tests of a board; any other test is alone."""
+    match = _BOARD.search(nodeid)
+    return match[1] if match else nodeid
+
+
+def scheduler(config: pytest.Config, log: Any) -> Any:
+    """A scheduler for this run, or None where xdist's own is right."""
+    if config.getoption("dist") == "each":
+        return None
+    from xdist.scheduler import LoadScopeScheduling
+
+    class BoardScheduling(LoadScopeScheduling):  # type: ignore[misc]  # xdist is untyped here
+        def _split_scope(self, nodeid: str) -> str:
+            return group_of(nodeid)
+
+    return BoardScheduling(config, log)
