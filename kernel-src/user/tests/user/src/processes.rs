@@ -1,7 +1,7 @@
 //! Processes and threads: born, kept apart, ended.
 
 use alloc::{sync::Arc, vec::Vec};
-use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use core::sync::atomic::{AtomicU64, Ordering};
 use rt::{
     EXIT_PANIC,
     abi::{Error, Info},
@@ -121,16 +121,24 @@ test! {
 }
 
 test! {
-    fn a_spinning_thread_is_preempted() requires("SCH-01 TMR-08") {
-        let stop = Arc::new(AtomicBool::new(false));
-        let watched = stop.clone();
-        let spinner = assert_ok!(thread::spawn_on(0, move || {
-            while !watched.load(Ordering::Relaxed) {
-                core::hint::spin_loop();
-            }
-        }));
-        let stopper = assert_ok!(thread::spawn_on(0, move || stop.store(true, Ordering::Relaxed)));
-        assert_ok!(spinner.join());
-        assert_ok!(stopper.join());
+    fn spinning_threads_are_preempted() requires("SCH-01 TMR-08") {
+        const TURNS: u64 = 6;
+        // Each turn waits for the other thread, which gets the CPU only if this one loses it.
+        let turn = Arc::new(AtomicU64::new(0));
+        let spinner = |mine: u64| {
+            let turn = turn.clone();
+            assert_ok!(thread::spawn_on(0, move || {
+                for next in (mine..TURNS).step_by(2) {
+                    while turn.load(Ordering::Relaxed) < next {
+                        core::hint::spin_loop();
+                    }
+                    turn.store(next + 1, Ordering::Relaxed);
+                }
+            }))
+        };
+        let (even, odd) = (spinner(0), spinner(1));
+        assert_ok!(even.join());
+        assert_ok!(odd.join());
+        kernel_assert_eq!(turn.load(Ordering::Relaxed), TURNS);
     }
 }
