@@ -155,13 +155,15 @@ def _text(value: bytes | str) -> str:
 def demangle(name: str) -> str:
     """A readable name for Rust's manglings (`_R...`, `_ZN...E`); others are left as they are."""
     from rust_demangler import demangle as readable
+    from rust_demangler.rust_legacy import UnableToLegacyDemangle
+    from rust_demangler.rust_v0 import UnableTov0Demangle
 
     if not name.startswith(("_R", "_ZN")):
         return name
     try:
         return _HASH.sub("", readable(name))
-    except Exception as error:  # noqa: BLE001 the library raises what it likes; a raw name is still a name
-        return f"{name} ({type(error).__name__})"
+    except (UnableToLegacyDemangle, UnableTov0Demangle, IndexError, ValueError):
+        return name
 
 
 def slide_of(lines: Iterable[str]) -> tuple[int, str] | None:
@@ -173,10 +175,18 @@ def slide_of(lines: Iterable[str]) -> tuple[int, str] | None:
 
 
 def symbolise(report: Iterable[str], symbols: Symbols, slide: int) -> list[str]:
-    """The lines of a panic with a place behind each address of a backtrace."""
-    result = []
+    """The lines of a panic with a place behind each address of a backtrace.
+
+    All but the address that the panic's own message names are return addresses:
+    the call lies before them, perhaps as the last instruction of its function.
+    """
+    result: list[str] = []
     for line in report:
         match = _FRAME.match(line)
-        place = symbols.place(int(match[2], 16) - slide) if match else None
+        if match is None:
+            result.append(line)
+            continue
+        exact = bool(result) and result[0].endswith(f" pc {match[2]}")
+        place = symbols.place(int(match[2], 16) - slide - (not exact))
         result.append(f"{line}  {place}" if place else line)
     return result

@@ -82,6 +82,7 @@ def test_the_slide_is_read_from_the_kernels_first_line() -> None:
         ("_ZN6kernel5panic4stop17h0123456789abcdefE", "kernel::panic::stop"),
         ("_ZN4core3ptr13drop_in_place17h0123456789abcdefE", "core::ptr::drop_in_place"),
         ("_ZN41_$LT$a..B$u20$as$u20$core..fmt..Debug$GT$3fmt17h0123456789abcdefE", "<a::B as core::fmt::Debug>::fmt"),
+        ("_RNvNtCs8EnsJirGtVW_6kernel7syscall8log_read", "kernel::syscall::log_read"),
         ("memcpy", "memcpy"),
         ("_ZNbroken", "_ZNbroken"),
     ],

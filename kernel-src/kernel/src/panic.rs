@@ -3,7 +3,7 @@
 use crate::{
     addr::VirtAddr,
     arch, log,
-    config::PANIC_WAIT_NS,
+    config::{KERNEL_STACK_SIZE, PAGE_SIZE, PANIC_WAIT_NS},
     mm::user::probe,
     percpu,
     trap::Fault,
@@ -44,8 +44,15 @@ fn on_panic(info: &PanicInfo<'_>) -> ! {
 /// An exception in kernel mode that no fix-up covers.
 pub fn exception(fault: Fault, registers: &dyn Display) -> ! {
     let address = fault.address.map_or(0, |address| address.0);
-    let message = format_args!("kernel {} at address {address:#x} code {:#x} pc {:#x}", fault.cause, fault.code, fault.pc.0);
+    let what: &dyn Display = if fault.address.is_some_and(is_guard) { &"stack overflow" } else { &fault.cause };
+    let message = format_args!("kernel {what} at address {address:#x} code {:#x} pc {:#x}", fault.code, fault.pc.0);
     end(&message, Some(registers), Some(fault.pc), arch::cpu::frame_pointer())
+}
+
+/// Whether an address lies in the unmapped page below this CPU's stack.
+fn is_guard(address: VirtAddr) -> bool {
+    let bottom = percpu::all().get(cpu()).map_or(0, |cpu| cpu.stack_top.0 - KERNEL_STACK_SIZE);
+    (bottom.wrapping_sub(PAGE_SIZE)..bottom).contains(&address.0)
 }
 
 fn end(message: &dyn Display, registers: Option<&dyn Display>, pc: Option<VirtAddr>, frame: usize) -> ! {
