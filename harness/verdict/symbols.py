@@ -5,7 +5,7 @@ from __future__ import annotations
 import bisect
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -187,6 +187,8 @@ def symbolise(report: Iterable[str], symbols: Symbols, slide: int) -> list[str]:
             result.append(line)
             continue
         exact = bool(result) and result[0].endswith(f" pc {match[2]}")
-        place = symbols.place(int(match[2], 16) - slide - (not exact))
+        back = 0 if exact else 1
+        place = symbols.place(int(match[2], 16) - slide - back)
+        place = place and replace(place, offset=place.offset + back)
         result.append(f"{line}  {place}" if place else line)
     return result
