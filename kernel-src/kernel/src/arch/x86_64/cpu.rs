@@ -96,6 +96,7 @@ const TSS_IO_MAP: usize = 25;
 const TSS_LIMIT: u64 = size_of::<[u32; TSS_WORDS]>() as u64 - 1;
 
 impl ArchCpu {
+    #[expect(clippy::declare_interior_mutable_const, reason = "a start value, copied into each `PerCpu`")]
     pub const NEW: Self = Self { gdt: UnsafeCell::new([0; 8]), tss: UnsafeCell::new([0; TSS_WORDS]) };
 }
 

@@ -49,7 +49,7 @@ struct Clock {
 static CLOCK: Clock = Clock { turn: AtomicU32::new(0), base_ticks: AtomicU64::new(0), base_ns: AtomicU64::new(0), scale: AtomicU64::new(0) };
 
 fn scaled(value: u64, scale: u64) -> u64 {
-    (u128::from(value) * u128::from(scale) >> 32) as u64
+    ((u128::from(value) * u128::from(scale)) >> 32) as u64
 }
 
 impl Clock {
