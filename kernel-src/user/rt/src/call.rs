@@ -2,7 +2,10 @@
 //! the kernel writes is the caller's to write.
 
 use crate::arch;
-use abi::{Call, Error, Info, MESSAGE_WORDS, MessageInfo, NAME_MAX, NO_CAPABILITY, Outcome, Power, SPAWN_CAPABILITIES, SpawnRequest};
+use abi::{
+    Call, Error, Info, MESSAGE_WORDS, MessageInfo, NAME_MAX, NO_CAPABILITY, Outcome, Power, SPAWN_CAPABILITIES,
+    SpawnRequest,
+};
 use core::mem::MaybeUninit;
 
 /// A slot of this process's capability table.
@@ -150,7 +153,8 @@ pub fn spawn(
 ) -> Result<Capability, Error> {
     let mut name = [0; NAME_MAX];
     name.get_mut(..program.len()).ok_or(Error::NotFound)?.copy_from_slice(program.as_bytes());
-    let request = SpawnRequest { name, name_length: program.len() as u64, argument, capabilities: give.map(|slot| slot.0) };
+    let request =
+        SpawnRequest { name, name_length: program.len() as u64, argument, capabilities: give.map(|slot| slot.0) };
     call!(call2, Spawn, resource.0, &raw const request as u64).map(Capability)
 }
 

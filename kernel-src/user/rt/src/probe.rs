@@ -58,7 +58,8 @@ pub fn registers_at_start() -> Result<Start, Error> {
     const STACK: usize = 1024;
     let registers = Box::into_raw(Box::new(Registers::new()));
     let stack = Box::into_raw(Box::new([0_u128; STACK / 16]));
-    let (entry, argument, top) = (probe::store_start as *const () as u64, registers as u64, stack as u64 + STACK as u64);
+    let (entry, argument, top) =
+        (probe::store_start as *const () as u64, registers as u64, stack as u64 + STACK as u64);
     // SAFETY: nobody else has the box yet.
     unsafe { (*registers).own_address = argument };
     // SAFETY: `store_start` writes to its argument only, a `Registers` that lives for ever unless given back below.

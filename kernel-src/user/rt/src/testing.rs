@@ -41,7 +41,8 @@ pub fn main(argument: u64) -> u32 {
 
 /// Runs a case in a process of its own, which gets the resource in slot 0.
 pub fn run(resource: Capability, program: &str, case: u64) -> Result<Exit, Error> {
-    let process = call::spawn(resource, program, case, [resource, Capability::NONE, Capability::NONE, Capability::NONE])?;
+    let process =
+        call::spawn(resource, program, case, [resource, Capability::NONE, Capability::NONE, Capability::NONE])?;
     let exit = call::wait(process)?;
     call::close(process)?;
     Ok(exit)

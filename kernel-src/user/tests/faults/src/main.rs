@@ -8,8 +8,8 @@ use core::sync::atomic::{AtomicU64, Ordering};
 use rt::{
     abi::{Error, Info, Power},
     call::{self, Capability},
-    probe::{Break, role},
     println,
+    probe::{Break, role},
     protocol::RESOURCE,
     thread,
 };

@@ -1,13 +1,6 @@
 //! Each way to break ends the program that breaks, and nothing else.
 
-use rt::{
-    assert_ok,
-    call::Exit,
-    kernel_assert,
-    probe::Break,
-    protocol::RESOURCE,
-    test, testing,
-};
+use rt::{assert_ok, call::Exit, kernel_assert, probe::Break, protocol::RESOURCE, test, testing};
 
 /// Breaks a program, and sees that a sound one still runs.
 fn ends_by_fault(way: Break) {

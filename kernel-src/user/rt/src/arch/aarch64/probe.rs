@@ -6,8 +6,8 @@ use core::arch::{asm, naked_asm};
 
 /// Places of registers in [`Registers`]: hardware numbers, the stack pointer last.
 pub const NAMES: [&str; 32] = [
-    "x0", "x1", "x2", "x3", "x4", "x5", "x6", "x7", "x8", "x9", "x10", "x11", "x12", "x13", "x14", "x15", "x16",
-    "x17", "x18", "x19", "x20", "x21", "x22", "x23", "x24", "x25", "x26", "x27", "x28", "x29", "x30", "sp",
+    "x0", "x1", "x2", "x3", "x4", "x5", "x6", "x7", "x8", "x9", "x10", "x11", "x12", "x13", "x14", "x15", "x16", "x17",
+    "x18", "x19", "x20", "x21", "x22", "x23", "x24", "x25", "x26", "x27", "x28", "x29", "x30", "sp",
 ];
 pub const ARGUMENT: usize = 0;
 pub const STACK: usize = 31;
@@ -26,21 +26,45 @@ pub const STACK_AT: u64 = 0;
 #[unsafe(naked)]
 pub unsafe extern "C" fn across_call(number: u64, registers: &mut Registers) {
     naked_asm!(
-        "stp x19, x20, [sp, #-96]!", "stp x21, x22, [sp, #16]", "stp x23, x24, [sp, #32]",
-        "stp x25, x26, [sp, #48]", "stp x27, x28, [sp, #64]", "stp x29, x30, [sp, #80]",
-        "mov x9, sp", "str x9, [x1, #256]", "mov sp, x1", "mov x10, x0",
+        "stp x19, x20, [sp, #-96]!",
+        "stp x21, x22, [sp, #16]",
+        "stp x23, x24, [sp, #32]",
+        "stp x25, x26, [sp, #48]",
+        "stp x27, x28, [sp, #64]",
+        "stp x29, x30, [sp, #80]",
+        "mov x9, sp",
+        "str x9, [x1, #256]",
+        "mov sp, x1",
+        "mov x10, x0",
         ".irp i, 0,1,2,3,4,5,6,7,8,9,11,12,13,14,15,16,17,18,19,20,21,22,23,24,25,26,27,28,29,30",
         "movz x\\i, #(0x5100 + \\i)",
         ".endr",
         "svc #0",
-        "stp x0, x1, [sp]", "stp x2, x3, [sp, #16]", "stp x4, x5, [sp, #32]", "stp x6, x7, [sp, #48]",
-        "stp x8, x9, [sp, #64]", "stp x10, x11, [sp, #80]", "stp x12, x13, [sp, #96]", "stp x14, x15, [sp, #112]",
-        "stp x16, x17, [sp, #128]", "stp x18, x19, [sp, #144]", "stp x20, x21, [sp, #160]",
-        "stp x22, x23, [sp, #176]", "stp x24, x25, [sp, #192]", "stp x26, x27, [sp, #208]",
-        "stp x28, x29, [sp, #224]", "mov x9, sp", "stp x30, x9, [sp, #240]",
-        "ldr x9, [sp, #256]", "mov sp, x9",
-        "ldp x21, x22, [sp, #16]", "ldp x23, x24, [sp, #32]", "ldp x25, x26, [sp, #48]",
-        "ldp x27, x28, [sp, #64]", "ldp x29, x30, [sp, #80]", "ldp x19, x20, [sp], #96",
+        "stp x0, x1, [sp]",
+        "stp x2, x3, [sp, #16]",
+        "stp x4, x5, [sp, #32]",
+        "stp x6, x7, [sp, #48]",
+        "stp x8, x9, [sp, #64]",
+        "stp x10, x11, [sp, #80]",
+        "stp x12, x13, [sp, #96]",
+        "stp x14, x15, [sp, #112]",
+        "stp x16, x17, [sp, #128]",
+        "stp x18, x19, [sp, #144]",
+        "stp x20, x21, [sp, #160]",
+        "stp x22, x23, [sp, #176]",
+        "stp x24, x25, [sp, #192]",
+        "stp x26, x27, [sp, #208]",
+        "stp x28, x29, [sp, #224]",
+        "mov x9, sp",
+        "stp x30, x9, [sp, #240]",
+        "ldr x9, [sp, #256]",
+        "mov sp, x9",
+        "ldp x21, x22, [sp, #16]",
+        "ldp x23, x24, [sp, #32]",
+        "ldp x25, x26, [sp, #48]",
+        "ldp x27, x28, [sp, #64]",
+        "ldp x29, x30, [sp, #80]",
+        "ldp x19, x20, [sp], #96",
         "ret",
     )
 }
