@@ -18,7 +18,7 @@ use rt::{
 
 rt::program!(main);
 
-/// How often in a row a program is started again.
+/// How often in a row a program is started again after it ended.
 const RESTARTS: u32 = 5;
 /// A program that lived this long starts a new row.
 const STEADY_NS: u64 = 10_000_000_000;
@@ -72,7 +72,7 @@ fn keep(program: &str, give: [Capability; 4]) {
         };
         row = if call::clock_ns() - started > STEADY_NS { 1 } else { row + 1 };
         if row > RESTARTS {
-            println!("init: {program} {end}; given up after {RESTARTS} starts in a row");
+            println!("init: {program} {end}; given up after {RESTARTS} restarts in a row");
             return;
         }
         println!("init: {program} {end}; starting it again");
