@@ -15,6 +15,7 @@ pub struct Fault {
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[cfg_attr(not(target_arch = "x86_64"), allow(dead_code, reason = "only x86_64 has exceptions of every kind"))]
 pub enum Cause {
     ReadFault,
     WriteFault,

@@ -13,7 +13,7 @@ use core::{
     sync::atomic::{AtomicU8, AtomicUsize, Ordering},
 };
 
-const COMPATIBLE: [&str; 4] = ["ns16550a", "ns16550", "snps,dw-apb-uart", "sifive,uart-16550"];
+const COMPATIBLE: [&str; 3] = ["ns16550a", "ns16550", "snps,dw-apb-uart"];
 
 // Registers and bits of a 16550 (TI PC16550D, section 8).
 const DATA: usize = 0;
@@ -40,13 +40,8 @@ static WIDTH: AtomicU8 = AtomicU8::new(1);
 
 /// The UART that `/chosen` names, or else the first that there is.
 pub fn node(tree: Fdt<'static>) -> Option<Node<'static>> {
-    let named = || {
-        let path = tree.node("/chosen")?.property("stdout-path")?.str()?;
-        let path = path.split(':').next()?;
-        if path.starts_with('/') { tree.node(path) } else { tree.node(tree.node("/aliases")?.property(path)?.str()?) }
-    };
     let usable = |node: &Node<'static>| COMPATIBLE.iter().any(|name| node.is_compatible(name)) && node.enabled();
-    named().filter(usable).or_else(|| tree.nodes().find(usable))
+    tree.stdout().filter(usable).or_else(|| tree.find_compatible(&COMPATIBLE))
 }
 
 /// Finds the UART, and reaches it through the boot tables' direct map.

@@ -19,3 +19,6 @@ mod sbi;
 pub mod task;
 pub mod timer;
 mod trap;
+
+/// As the first line on the console names it.
+pub const NAME: &str = "riscv64";

@@ -41,6 +41,15 @@ pub fn init(info: &BootInfo) {
     COMPARATOR.store(kind, Ordering::Relaxed);
 }
 
+/// What was found and is used.
+pub fn name() -> &'static str {
+    match COMPARATOR.load(Ordering::Relaxed) {
+        SSTC => "Sstc",
+        LEGACY_FIRMWARE => "legacy SBI",
+        _ => "SBI TIME",
+    }
+}
+
 pub fn init_cpu() {
     arm(None);
     // SAFETY: allows timer interrupts, which are taken in user mode only and then handled.
@@ -82,16 +91,19 @@ pub fn disarm() {
     arm(None);
 }
 
-/// Sleeps for a moment in the middle of a spin, and leaves the comparator as it was.
+/// Sleeps for a moment in the middle of a spin, and leaves the comparator as it should be.
 pub fn nap() {
-    let frequency = FREQUENCY.load(Ordering::Relaxed);
-    if frequency != 0 {
-        compare(ticks() + frequency / NAPS_PER_SECOND);
-        super::irq::wait();
+    const NAPS_PER_SECOND: u64 = 100_000;
+    let enabled: u64;
+    // SAFETY: reads a register.
+    unsafe { asm!("csrr {}, sie", out(reg) enabled, options(nomem, nostack)) };
+    // Without the timer's interrupt nothing would end the sleep.
+    if enabled & STIE != 0 {
+        compare(ticks() + FREQUENCY.load(Ordering::Relaxed) / NAPS_PER_SECOND);
+        cpu::wait();
         compare(cpu::this_arch().deadline.get());
     }
 }
-const NAPS_PER_SECOND: u64 = 100_000;
 
 /// A value that has passed makes the interrupt pending at once; one to come clears it.
 fn compare(tick: u64) {

@@ -1,0 +1,307 @@
+//! From the firmware's hand-over to `init::main`.
+//!
+//! The image is a flat Linux Image, entered in supervisor mode with the MMU
+//! off, `a0` the hart's id and `a1` the device tree (Linux,
+//! Documentation/riscv/boot.rst). It relocates itself twice: to where it
+//! lies, so that Rust runs with the MMU off, and to where it will be seen.
+
+use super::{cpu, mm, trap};
+use crate::{
+    addr::{HardwareId, PhysAddr, PhysRange},
+    bootinfo::{BootInfo, Tables},
+    cmdline,
+    config::{IMAGE_BASE, KERNEL_STACK_SIZE, MAX_RANGES},
+    fdt::{Fdt, FdtError},
+    init,
+    percpu::PerCpu,
+};
+use arrayvec::ArrayVec;
+use core::{
+    arch::{asm, naked_asm},
+    cell::UnsafeCell,
+    mem::{MaybeUninit, offset_of},
+    slice,
+    sync::atomic::Ordering,
+};
+
+const ENTRIES: usize = 512;
+/// GiBs that the boot tables map, at their own addresses and in the direct map. In Sv39 more would run into
+/// the windows of devices and of the image.
+const BOOT_GIB: usize = 252;
+const GIB: usize = 1 << 30;
+const MEGAPAGE: usize = 2 << 20;
+/// ELF psABI for RISC-V, relocation 3: base plus addend.
+const RELATIVE: usize = 3;
+const HEADER_SIZE: usize = 40;
+
+/// Memory of the boot CPU that goes back to the allocator, reached only from that CPU.
+#[repr(C, align(4096))]
+struct BootMemory {
+    /// Root of four levels; the table of GiBs, which is the root of three levels; the table of the image.
+    tables: [[u64; ENTRIES]; 3],
+    stack: [u8; KERNEL_STACK_SIZE],
+    /// What `tp` points to until `cpu::install`, so that the trap stub needs no special case.
+    early: MaybeUninit<PerCpu>,
+}
+
+#[repr(transparent)]
+struct Shared(UnsafeCell<BootMemory>);
+
+// SAFETY: other CPUs start only after the boot CPU has left this memory.
+unsafe impl Sync for Shared {}
+
+#[unsafe(link_section = ".init.bss")]
+static BOOT: Shared =
+    Shared(UnsafeCell::new(BootMemory { tables: [[0; ENTRIES]; 3], stack: [0; KERNEL_STACK_SIZE], early: MaybeUninit::zeroed() }));
+
+/// The header of a Linux Image (Linux, Documentation/riscv/boot-image-header.rst), version 0.2, little-endian.
+#[unsafe(naked)]
+#[unsafe(no_mangle)]
+#[unsafe(link_section = ".head.text")]
+unsafe extern "C" fn _start() -> ! {
+    naked_asm!(
+        ".option push",
+        ".option norvc",
+        "j {start}",
+        "nop",
+        ".option pop",
+        ".dword 0x200000",
+        ".dword __image_size",
+        ".dword 0",
+        ".word 2",
+        ".word 0",
+        ".dword 0",
+        ".ascii \"RISCV\\0\\0\\0\"",
+        ".ascii \"RSC\\005\"",
+        ".word 0",
+        start = sym start,
+    )
+}
+
+#[unsafe(naked)]
+#[unsafe(link_section = ".init.text")]
+unsafe extern "C" fn start() -> ! {
+    naked_asm!(
+        // No interrupts; a trap this early has nowhere to tell of itself.
+        "csrw sie, zero",
+        "csrci sstatus, 2",
+        "csrw sscratch, zero",
+        "lla t0, 8f",
+        "csrw stvec, t0",
+        "fence.i",
+        "mv s1, a0",
+        "mv s2, a1",
+        "lla t0, __bss_start",
+        "lla t1, __bss_end",
+        "jal 6f",
+        "lla t0, __init_bss_start",
+        "lla t1, __init_bss_end",
+        "jal 6f",
+        // Once for where the image lies.
+        "lla s3, __image_start",
+        "li s4, {base}",
+        "sub a0, s3, s4",
+        "jal 3f",
+        "lla tp, {memory}",
+        "li t0, {early}",
+        "add tp, tp, t0",
+        "lla sp, {memory}",
+        "li t0, {stack_end}",
+        "add sp, sp, t0",
+        "li s0, 0",
+        "mv a0, s1",
+        "mv a1, s2",
+        "mv a2, s3",
+        "call {map}",
+        // Paging is on, with everything at its own address still. Once for where the image is seen.
+        "mv s5, a0",
+        "jal 3f",
+        "add t0, s4, s5",
+        "sub t0, t0, s3",
+        "lla t1, 2f",
+        "add t1, t1, t0",
+        "add sp, sp, t0",
+        "add tp, tp, t0",
+        "jr t1",
+        "2:",
+        "sd sp, {stack_top}(tp)",
+        "mv a0, s1",
+        "mv a1, s2",
+        "mv a2, s3",
+        "mv a3, s5",
+        "call {enter}",
+
+        // Relocates: the image lies at `s3`, is linked at `s4`, and values move by `a0`.
+        "3:",
+        "lla t0, __rela_start",
+        "lla t1, __rela_end",
+        "li t4, {relative}",
+        "4:",
+        "bgeu t0, t1, 5f",
+        "ld t2, 0(t0)",
+        "ld t3, 8(t0)",
+        "bne t3, t4, 8f",
+        "ld t3, 16(t0)",
+        "sub t2, t2, s4",
+        "add t2, t2, s3",
+        "add t3, t3, a0",
+        "sd t3, 0(t2)",
+        "addi t0, t0, 24",
+        "j 4b",
+        "5:",
+        "ret",
+
+        // Clears from `t0` to `t1`.
+        "6:",
+        "bgeu t0, t1, 7f",
+        "sd zero, 0(t0)",
+        "addi t0, t0, 8",
+        "j 6b",
+        "7:",
+        "ret",
+
+        ".balign 4",
+        "8:",
+        "wfi",
+        "j 8b",
+        base = const IMAGE_BASE as i64,
+        memory = sym BOOT,
+        early = const offset_of!(BootMemory, early),
+        stack_end = const offset_of!(BootMemory, stack) + KERNEL_STACK_SIZE,
+        map = sym map,
+        stack_top = const offset_of!(PerCpu, stack_top),
+        enter = sym enter,
+        relative = const RELATIVE,
+    )
+}
+
+/// The tree at `address`.
+///
+/// # Safety
+/// What lies there stays as it is, and is mapped as far as its own header says, if it has a tree's header.
+unsafe fn tree_at(address: usize) -> Result<(Fdt<'static>, usize), FdtError> {
+    if address == 0 {
+        return Err(FdtError::Truncated { wanted: HEADER_SIZE, found: 0 });
+    }
+    let start = address as *const u8;
+    // SAFETY: the caller's promise; the size of a header first, then the size that the header tells.
+    unsafe {
+        let size = Fdt::total_size(&*start.cast::<[u8; HEADER_SIZE]>())?;
+        Ok((Fdt::parse(slice::from_raw_parts(start, size))?, size))
+    }
+}
+
+/// Whether the tree says that the hart's MMU does no more than three levels.
+fn is_sv39(tree: Fdt<'_>, hart: u64) -> bool {
+    let cpu = tree.cpus().find(|cpu| cpu.hardware.0 == hart);
+    let kind = cpu.and_then(|cpu| cpu.node.property("mmu-type")?.str());
+    kind == Some("riscv,sv39")
+}
+
+/// With the MMU off: reads where the image is wanted, builds the boot tables and switches them on; gives the slide.
+/// A tree or slide that is refused here is refused again in `init::main`'s reach, where it can be told.
+#[unsafe(link_section = ".init.text")]
+unsafe extern "C" fn map(hart: u64, tree: usize, image: usize) -> usize {
+    // SAFETY: by the boot protocol `a1` is the tree, or nothing.
+    let tree = unsafe { tree_at(tree) }.ok().map(|(tree, _)| tree);
+    let slide = tree.and_then(Fdt::command_line).and_then(|line| cmdline::slide(line).ok()).unwrap_or(0);
+    let may_sv48 = !tree.is_some_and(|tree| is_sv39(tree, hart));
+
+    // SAFETY: only this CPU runs, and nothing else refers to the tables.
+    let [top, gibs, pages] = unsafe { &mut (*BOOT.0.get()).tables };
+    let leaf = |address: usize| (address >> 12 << 10) as u64 | mm::BOOT_LEAF;
+    let table = |next: &[u64; ENTRIES]| mm::table(PhysAddr(next.as_ptr() as usize));
+    // One table of GiBs serves at three places: from 0, in the direct map, and for the image. In Sv48 its lower
+    // half is seen at 0 and at the direct map's base, in Sv39 its upper half is the direct map.
+    for gib in 0..BOOT_GIB {
+        gibs[gib] = leaf(gib * GIB);
+        gibs[ENTRIES / 2 + gib] = leaf(gib * GIB);
+    }
+    let first = slide / MEGAPAGE;
+    let size = mm::image_size().div_ceil(MEGAPAGE);
+    for index in 0..size {
+        pages[first + index] = leaf(image + index * MEGAPAGE);
+    }
+    gibs[IMAGE_BASE / GIB % ENTRIES] = table(pages);
+    for slot in [0, ENTRIES / 2, ENTRIES - 1] {
+        top[slot] = table(gibs);
+    }
+    if !(may_sv48 && switch_on(mm::SV48, top)) {
+        switch_on(mm::SV39, gibs);
+    }
+    slide
+}
+
+/// Privileged 4.1.11: a write of `satp` with a mode that the hart lacks has no effect.
+#[unsafe(link_section = ".init.text")]
+fn switch_on(mode: u64, root: &[u64; ENTRIES]) -> bool {
+    let wanted = mode | (root.as_ptr() as u64 >> 12);
+    let found: u64;
+    // SAFETY: the tables map everything that this CPU uses at the addresses at which it uses it; the fences
+    // order their writes before the first walk (Privileged 4.2.1).
+    unsafe { asm!("sfence.vma", "csrw satp, {0}", "csrr {1}, satp", "sfence.vma", in(reg) wanted, out(reg) found, options(nostack)) };
+    found == wanted
+}
+
+/// In the kernel's half, on the boot stack.
+#[unsafe(link_section = ".init.text")]
+unsafe extern "C" fn enter(hart: u64, tree: usize, image: usize, slide: usize) -> ! {
+    trap::install_vector();
+    mm::note_mode();
+    cpu::IMAGE_OFFSET.store(IMAGE_BASE + slide - image, Ordering::Relaxed);
+    let (direct_base, user_limit) = mm::layout();
+    // SAFETY: as in `map`; the boot tables show all of the low memory at `direct_base`.
+    let (fdt, size) = match unsafe { tree_at(if tree == 0 { 0 } else { direct_base.0 + tree }) } {
+        Ok(found) => found,
+        Err(error) => {
+            super::console::use_firmware();
+            panic!("{error}, from the firmware at {tree:#x}");
+        }
+    };
+    let tree = PhysRange::new(tree, size);
+    let reach = PhysAddr(BOOT_GIB * GIB);
+    let ram = fdt.memory().filter(|range| range.start < reach).map(|range| PhysRange {
+        start: range.start,
+        size: range.size.min(reach.0 - range.start.0),
+    });
+    let info = BootInfo {
+        image: PhysRange::new(image, mm::image_size()),
+        slide,
+        direct_base,
+        direct_boot_limit: reach,
+        user_limit,
+        ram: collect(ram),
+        reserved: collect(fdt.reservations().chain([tree])),
+        archive: fdt.initrd(),
+        command_line: fdt.command_line().unwrap_or(""),
+        tables: Tables::DeviceTree(tree),
+        boot_cpu: HardwareId(hart),
+    };
+    // Not to be inlined: this function lies in memory that `main` gives back.
+    core::hint::black_box(init::main as fn(BootInfo) -> !)(info)
+}
+
+#[unsafe(link_section = ".init.text")]
+fn collect(ranges: impl Iterator<Item = PhysRange>) -> ArrayVec<PhysRange, MAX_RANGES> {
+    let mut all = ArrayVec::new();
+    for range in ranges {
+        assert!(all.try_push(range).is_ok(), "the device tree lists more than {MAX_RANGES} ranges of memory");
+    }
+    all
+}
+
+/// The machine's device tree, through the direct map.
+pub fn tree(info: &BootInfo) -> Fdt<'static> {
+    let Tables::DeviceTree(range) = info.tables else { unreachable!("`enter` gives a device tree") };
+    Fdt::parse(crate::mm::firmware_bytes(range)).expect("a tree that `enter` has parsed")
+}
+
+/// Whether the tree says that a hart has an extension (multi-letter, lower case).
+pub fn isa_has(tree: Fdt<'_>, hart: HardwareId, extension: &str) -> bool {
+    let Some(cpu) = tree.cpus().find(|cpu| cpu.hardware == hart) else { return false };
+    let listed = cpu.node.property("riscv,isa-extensions").is_some_and(|list| list.strings().any(|name| name == extension));
+    let isa = cpu.node.property("riscv,isa").and_then(|isa| isa.str());
+    listed || isa.is_some_and(|isa| isa.split('_').skip(1).any(|name| name == extension))
+}
+
+const _: () = assert!(IMAGE_BASE % GIB == 0);

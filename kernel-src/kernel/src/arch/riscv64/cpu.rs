@@ -1,0 +1,235 @@
+//! This CPU, and starting others.
+
+use super::{boot, mm, sbi, timer, trap};
+use crate::{
+    addr::{HardwareId, VirtAddr},
+    bootinfo::BootInfo,
+    config::{EXCEPTION_STACK_SIZE, MAX_CPUS},
+    mm::paging,
+    panic,
+    percpu::PerCpu,
+    smp::{self, StartError},
+};
+use arrayvec::ArrayVec;
+use core::{
+    arch::{asm, naked_asm},
+    cell::Cell,
+    convert::Infallible,
+    mem::offset_of,
+    sync::atomic::{AtomicU64, AtomicUsize, Ordering, fence},
+};
+
+// Bits of `sstatus` (Privileged 4.1.1).
+const SIE: u64 = 1 << 1;
+const SPIE: u64 = 1 << 5;
+const UBE: u64 = 1 << 6;
+const SPP: u64 = 1 << 8;
+const VS: u64 = 3 << 9;
+const FS: u64 = 3 << 13;
+pub const SUM: u64 = 1 << 18;
+const MXR: u64 = 1 << 19;
+
+/// Programs may read `cycle`, `time` and `instret` (Privileged 4.1.5).
+const USER_COUNTERS: u64 = 7;
+
+/// Where a frame pointer's function keeps its return address and its caller's frame pointer (psABI).
+pub const FRAME_RETURN: isize = -8;
+pub const FRAME_PREVIOUS: isize = -16;
+
+/// Turns of a spin between naps.
+const SPIN_TURNS: u32 = 64;
+
+/// Zeros are a valid value: boot code runs on one before there is any other.
+#[repr(C)]
+pub struct ArchCpu {
+    /// For traps in the kernel.
+    pub saved: Cell<u64>,
+    /// Top of the stack for those that find no room on the CPU's own; 0 while there is none.
+    pub emergency_stack: Cell<VirtAddr>,
+    /// What the comparator is for, in ticks.
+    pub deadline: Cell<u64>,
+    /// The generation of user code that this CPU's fetches see.
+    pub code_generation: Cell<u64>,
+    spins: Cell<u32>,
+}
+
+impl ArchCpu {
+    pub const NEW: Self = Self {
+        saved: Cell::new(0),
+        emergency_stack: Cell::new(VirtAddr(0)),
+        deadline: Cell::new(timer::NEVER),
+        code_generation: Cell::new(0),
+        spins: Cell::new(0),
+    };
+}
+
+pub fn percpu() -> *const PerCpu {
+    let this;
+    // SAFETY: reads a register, which in the kernel holds nothing else.
+    unsafe { asm!("mv {}, tp", out(reg) this, options(nomem, nostack, preserves_flags)) };
+    this
+}
+
+/// This CPU's `ArchCpu`.
+pub fn this_arch() -> &'static ArchCpu {
+    // SAFETY: `tp` holds a `PerCpu` from the first Rust function on: boot memory, zeroed, which lives until
+    // `install` has replaced it, or what `install` was given. Cells are touched by their own CPU alone.
+    unsafe { &(*percpu()).arch }
+}
+
+pub fn install(cpu: &'static PerCpu) {
+    // SAFETY: no compiled code uses `tp` for anything else (there is no thread-local storage).
+    unsafe { asm!("mv tp, {}", in(reg) cpu, options(nostack)) };
+}
+
+/// # Panics
+/// If no memory is left for the emergency stack.
+pub fn init_cpu() {
+    trap::install_vector();
+    // SAFETY: interrupts off, user memory closed, FPU and vector unit off; "user mode, interrupts on" is what `sret`
+    // will return to.
+    unsafe {
+        asm!(
+            "csrc sstatus, {0}", "csrs sstatus, {1}", "csrw scounteren, {2}",
+            in(reg) SIE | UBE | SPP | VS | FS | SUM | MXR, in(reg) SPIE, in(reg) USER_COUNTERS,
+            options(nostack),
+        );
+    }
+    let stack = paging::allocate_stack(EXCEPTION_STACK_SIZE).expect("memory for an emergency stack");
+    this_arch().emergency_stack.set(stack);
+}
+
+/// All that the tree allows to run, the boot hart first. Hart ids may be any numbers.
+pub fn cpus(info: &BootInfo) -> ArrayVec<HardwareId, MAX_CPUS> {
+    let listed = boot::tree(info).cpus().filter(|cpu| cpu.enabled && cpu.hardware != info.boot_cpu);
+    core::iter::once(info.boot_cpu).chain(listed.map(|cpu| cpu.hardware)).take(MAX_CPUS).collect()
+}
+
+/// Distance of the image's virtual from its physical address.
+pub static IMAGE_OFFSET: AtomicUsize = AtomicUsize::new(0);
+
+/// What a starting hart needs while its MMU is off.
+#[repr(C)]
+struct Arrival {
+    satp: AtomicU64,
+    target: AtomicUsize,
+}
+static ARRIVAL: Arrival = Arrival { satp: AtomicU64::new(0), target: AtomicUsize::new(0) };
+
+/// # Errors
+/// The firmware's answer.
+pub fn start(hardware: HardwareId, cpu: &'static PerCpu) -> Result<(), StartError> {
+    if !sbi::has(sbi::Extension::Ipi) {
+        return Err(StartError::Unsupported);
+    }
+    ARRIVAL.satp.store(mm::kernel_satp(), Ordering::Relaxed);
+    ARRIVAL.target.store(arrive_mapped as *const () as usize, Ordering::Relaxed);
+    fence(Ordering::SeqCst);
+    let physical = arrive as *const () as usize - IMAGE_OFFSET.load(Ordering::Relaxed);
+    sbi::start_hart(hardware.0, physical as u64, &raw const *cpu as u64).map_err(|error| match error {
+        sbi::Error::AlreadyAvailable | sbi::Error::AlreadyStarted => StartError::AlreadyOn,
+        sbi::Error::NotSupported => StartError::Unsupported,
+        other => StartError::Refused(other.code()),
+    })
+}
+
+/// A started hart, MMU off, `a1` its `PerCpu`. The final tables do not map this code where it lies, so the
+/// fetch after the write of `satp` faults, and the trap goes on where it is mapped.
+#[unsafe(naked)]
+unsafe extern "C" fn arrive() -> ! {
+    naked_asm!(
+        ".balign 4",
+        "csrw sie, zero",
+        "fence.i",
+        "mv tp, a1",
+        "lla t0, {arrival}",
+        "ld t1, {target}(t0)",
+        "csrw stvec, t1",
+        "ld t1, {satp}(t0)",
+        "sfence.vma",
+        "csrw satp, t1",
+        "2:",
+        "wfi",
+        "j 2b",
+        arrival = sym ARRIVAL,
+        satp = const offset_of!(Arrival, satp),
+        target = const offset_of!(Arrival, target),
+    )
+}
+
+#[unsafe(naked)]
+unsafe extern "C" fn arrive_mapped() -> ! {
+    naked_asm!(
+        ".balign 4",
+        "sfence.vma",
+        "csrw sscratch, zero",
+        "lla t0, {entry}",
+        "csrw stvec, t0",
+        "ld sp, {stack_top}(tp)",
+        "li s0, 0",
+        "li ra, 0",
+        "tail {main}",
+        entry = sym trap::entry,
+        stack_top = const offset_of!(PerCpu, stack_top),
+        main = sym secondary,
+    )
+}
+
+extern "C" fn secondary() -> ! {
+    smp::secondary_main()
+}
+
+/// A turn of a spin. Nothing but `wfi` gives up an emulator's slice.
+pub fn relax() {
+    if panic::stop_requested() {
+        panic::stopped();
+    }
+    let spins = &this_arch().spins;
+    spins.set(spins.get().wrapping_add(1));
+    if spins.get() % SPIN_TURNS == 0 {
+        timer::nap();
+    } else {
+        core::hint::spin_loop();
+    }
+}
+
+/// Sleeps until an interrupt that `sie` enables is pending, also while `sstatus.SIE` is off (Privileged 3.3.3).
+pub fn wait() {
+    // SAFETY: changes nothing.
+    unsafe { asm!("wfi", options(nomem, nostack)) };
+}
+
+pub fn wait_for_interrupt() {
+    wait();
+    super::irq::dispatch_pending();
+}
+
+pub fn halt() -> ! {
+    // SAFETY: nothing wakes this hart any more.
+    unsafe { asm!("csrw sie, zero", options(nomem, nostack)) };
+    loop {
+        wait();
+    }
+}
+
+#[inline(always)]
+pub fn frame_pointer() -> usize {
+    let frame;
+    // SAFETY: reads a register.
+    unsafe { asm!("mv {}, s0", out(reg) frame, options(nomem, nostack, preserves_flags)) };
+    frame
+}
+
+/// # Errors
+/// `Unsupported` if the firmware cannot.
+pub fn power_off() -> Result<Infallible, abi::Error> {
+    sbi::reset(sbi::Reset::Shutdown);
+    Err(abi::Error::Unsupported)
+}
+
+/// # Errors
+/// `Unsupported` if the firmware cannot.
+pub fn reboot() -> Result<Infallible, abi::Error> {
+    sbi::reset(sbi::Reset::ColdReboot);
+    Err(abi::Error::Unsupported)
+}

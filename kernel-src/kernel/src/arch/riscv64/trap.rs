@@ -1,0 +1,271 @@
+//! Traps: entry from user mode and from the kernel, and what they mean.
+//!
+//! A trap from user mode saves straight into the current thread's `Frame`
+//! and goes on at the top of the CPU's stack. System calls that cannot block
+//! save only what the C ABI clobbers. A trap from the kernel is an exception:
+//! a faulted copy, which has a way on, or the end.
+
+use super::{
+    cpu::ArchCpu,
+    irq, mm,
+    task::{self, Frame},
+};
+use crate::{
+    addr::VirtAddr,
+    config::{EXCEPTION_STACK_SIZE, KERNEL_STACK_SIZE, PAGE_SIZE},
+    panic, percpu,
+    percpu::PerCpu,
+    syscall,
+    trap::{self, Cause, Fault},
+};
+use core::{
+    arch::{asm, naked_asm},
+    mem::offset_of,
+};
+
+const INTERRUPT: u64 = 1 << 63;
+
+// Exceptions (Privileged, table 4.2).
+const FETCH_MISALIGNED: u64 = 0;
+const FETCH_ACCESS: u64 = 1;
+const ILLEGAL_INSTRUCTION: u64 = 2;
+const BREAKPOINT: u64 = 3;
+const LOAD_MISALIGNED: u64 = 4;
+const LOAD_ACCESS: u64 = 5;
+const STORE_MISALIGNED: u64 = 6;
+const STORE_ACCESS: u64 = 7;
+const USER_CALL: u64 = 8;
+const SUPERVISOR_CALL: u64 = 9;
+const FETCH_PAGE: u64 = 12;
+const LOAD_PAGE: u64 = 13;
+const STORE_PAGE: u64 = 15;
+const SOFTWARE_CHECK: u64 = 18;
+const HARDWARE_ERROR: u64 = 19;
+
+/// First stage of every entry: this CPU's data in `tp`, or on to `8` from the kernel, where `sscratch` is 0.
+/// Here tables are switched when isolation is on.
+macro_rules! entry_stage {
+    () => {
+        "csrrw tp, sscratch, tp\nbeqz tp, 8f"
+    };
+}
+
+/// Last stage of the way out: `sscratch` says "user mode". Here tables are switched when isolation is on.
+macro_rules! exit_stage {
+    () => {
+        "csrw sscratch, tp"
+    };
+}
+pub(super) use exit_stage;
+
+/// Makes `entry` this CPU's only trap vector (Privileged 4.1.2, direct mode).
+pub fn install_vector() {
+    // SAFETY: `entry` is aligned to four bytes and takes every trap; `sscratch` says "kernel".
+    unsafe { asm!("csrw sscratch, zero", "csrw stvec, {}", in(reg) entry as *const () as usize, options(nostack)) };
+}
+
+/// Scratch words of `PerCpu`: 0 and 1 keep the program's `sp` and `tp`, 2 is for traps in the kernel.
+#[unsafe(naked)]
+pub unsafe extern "C" fn entry() {
+    naked_asm!(
+        ".balign 4",
+        entry_stage!(),
+        "sd sp, {scratch}(tp)",
+        "ld sp, {current}(tp)",
+        "sd t1, {t1}(sp)",
+        "csrr t1, scause",
+        "addi t1, t1, -{user_call}",
+        "bnez t1, 3f",
+        "sltiu t1, t0, {simple_calls}",
+        "beqz t1, 2f",
+
+        // A simple call.
+        ".irp n, 1,5,7,12,13,14,15,16,17,28,29,30,31",
+        "sd x\\n, (\\n - 1) * 8(sp)",
+        ".endr",
+        "csrrw t1, sscratch, zero",
+        "sd t1, {scratch} + 8(tp)",
+        // A fault in a copy would overwrite it.
+        "csrr t1, sepc",
+        "addi t1, t1, 4",
+        "sd t1, {pc}(sp)",
+        "ld sp, {stack_top}(tp)",
+        "lla t1, {simple}",
+        "slli t0, t0, 3",
+        "add t1, t1, t0",
+        "ld t1, 0(t1)",
+        "jalr t1",
+        "ld sp, {current}(tp)",
+        "ld t1, {pc}(sp)",
+        "csrw sepc, t1",
+        exit_stage!(),
+        ".irp n, 1,5,6,7,12,13,14,15,16,17,28,29,30,31",
+        "ld x\\n, (\\n - 1) * 8(sp)",
+        ".endr",
+        "ld sp, {scratch}(tp)",
+        "ld tp, {scratch} + 8(tp)",
+        "sret",
+
+        // Any other system call: the saved pc is behind it.
+        "2:",
+        "csrr t1, sepc",
+        "addi t1, t1, 4",
+        "sd t1, {pc}(sp)",
+        "lla t1, {system_call}",
+        "j 4f",
+        "3:",
+        "csrr t1, sepc",
+        "sd t1, {pc}(sp)",
+        "lla t1, {from_user}",
+        "4:",
+        ".irp n, 1,3,5,7,8,9,10,11,12,13,14,15,16,17,18,19,20,21,22,23,24,25,26,27,28,29,30,31",
+        "sd x\\n, (\\n - 1) * 8(sp)",
+        ".endr",
+        "ld t0, {scratch}(tp)",
+        "sd t0, 8(sp)",
+        "csrrw t0, sscratch, zero",
+        "sd t0, 24(sp)",
+        "ld sp, {stack_top}(tp)",
+        "li s0, 0",
+        "li ra, 0",
+        "jr t1",
+
+        // From the kernel. Is there room on the stack, or on the emergency stack if that is in use?
+        "8:",
+        "csrrw tp, sscratch, tp",
+        "sd t0, {scratch} + 16(tp)",
+        "sd t1, {saved}(tp)",
+        "ld t0, {stack_top}(tp)",
+        "sub t0, t0, sp",
+        "li t1, {stack_room}",
+        "bltu t0, t1, 5f",
+        "ld t0, {emergency}(tp)",
+        "beqz t0, 5f",
+        "sub t0, t0, sp",
+        "li t1, {emergency_room}",
+        "bltu t0, t1, 5f",
+        "mv t1, sp",
+        "ld sp, {emergency}(tp)",
+        "j 6f",
+        "5:",
+        "mv t1, sp",
+        "6:",
+        "addi sp, sp, -{frame_size}",
+        "sd t1, 8(sp)",
+        "ld t0, {scratch} + 16(tp)",
+        "ld t1, {saved}(tp)",
+        ".irp n, 1,3,4,5,6,7,8,9,10,11,12,13,14,15,16,17,18,19,20,21,22,23,24,25,26,27,28,29,30,31",
+        "sd x\\n, (\\n - 1) * 8(sp)",
+        ".endr",
+        "csrr t0, sepc",
+        "sd t0, {pc}(sp)",
+        "mv a0, sp",
+        "call {from_kernel}",
+        "ld t0, {pc}(sp)",
+        "csrw sepc, t0",
+        ".irp n, 1,3,4,5,6,7,8,9,10,11,12,13,14,15,16,17,18,19,20,21,22,23,24,25,26,27,28,29,30,31",
+        "ld x\\n, (\\n - 1) * 8(sp)",
+        ".endr",
+        "ld sp, 8(sp)",
+        "sret",
+        scratch = const offset_of!(PerCpu, scratch),
+        current = const offset_of!(PerCpu, current),
+        stack_top = const offset_of!(PerCpu, stack_top),
+        saved = const offset_of!(PerCpu, arch) + offset_of!(ArchCpu, saved),
+        emergency = const offset_of!(PerCpu, arch) + offset_of!(ArchCpu, emergency_stack),
+        stack_room = const KERNEL_STACK_SIZE - size_of::<Frame>(),
+        emergency_room = const EXCEPTION_STACK_SIZE - size_of::<Frame>(),
+        frame_size = const size_of::<Frame>(),
+        t1 = const 5 * 8,
+        pc = const task::PC,
+        user_call = const USER_CALL,
+        simple_calls = const abi::SIMPLE_CALLS,
+        simple = sym syscall::SIMPLE,
+        system_call = sym trap::system_call,
+        from_user = sym from_user,
+        from_kernel = sym from_kernel,
+    )
+}
+
+fn cause_and_value() -> (u64, u64) {
+    let (cause, value);
+    // SAFETY: reads two registers.
+    unsafe { asm!("csrr {}, scause", "csrr {}, stval", out(reg) cause, out(reg) value, options(nomem, nostack)) };
+    (cause, value)
+}
+
+extern "C" fn from_user() -> ! {
+    let (code, value) = cause_and_value();
+    if code & INTERRUPT != 0 {
+        irq::dispatch(code & !INTERRUPT);
+        trap::interrupted()
+    }
+    let pc: usize;
+    // SAFETY: reads a register, unchanged since the trap.
+    unsafe { asm!("csrr {}, sepc", out(reg) pc, options(nomem, nostack)) };
+    trap::fault(decode(code, value, VirtAddr(pc)))
+}
+
+/// Returns only to the way on after a faulted copy.
+extern "C" fn from_kernel(frame: &mut Frame) {
+    let (code, value) = cause_and_value();
+    let is_access = matches!(code, LOAD_MISALIGNED..=STORE_ACCESS | LOAD_PAGE | STORE_PAGE);
+    match mm::fixup(frame.pc as usize).filter(|_| is_access) {
+        Some(way_on) => frame.pc = way_on as u64,
+        None => {
+            let mut fault = decode(code, value, frame.pc());
+            if overflowed(frame.stack_pointer(), value as usize) {
+                fault.cause = Cause::Other("stack overflow");
+            }
+            panic::exception(fault, frame)
+        }
+    }
+}
+
+/// Whether an access came into the guard page below this CPU's stack, or a trap found no room on it.
+fn overflowed(stack: VirtAddr, address: usize) -> bool {
+    let bottom = percpu::all().first().map_or(0, |_| percpu::this().stack_top.0 - KERNEL_STACK_SIZE);
+    bottom != 0 && (address.wrapping_sub(bottom - PAGE_SIZE) < PAGE_SIZE || stack.0.wrapping_sub(bottom - PAGE_SIZE) < PAGE_SIZE)
+}
+
+fn decode(code: u64, value: u64, pc: VirtAddr) -> Fault {
+    let mut address = None;
+    let mut at_address = |cause| {
+        address = Some(VirtAddr(value as usize));
+        cause
+    };
+    let cause = match code {
+        FETCH_MISALIGNED | LOAD_MISALIGNED | STORE_MISALIGNED => at_address(Cause::Misaligned),
+        FETCH_ACCESS | FETCH_PAGE => at_address(Cause::FetchFault),
+        LOAD_ACCESS | LOAD_PAGE => at_address(Cause::ReadFault),
+        STORE_ACCESS | STORE_PAGE => at_address(Cause::WriteFault),
+        ILLEGAL_INSTRUCTION => illegal(value as u32),
+        BREAKPOINT => Cause::Breakpoint,
+        USER_CALL | SUPERVISOR_CALL => Cause::Other("environment call"),
+        SOFTWARE_CHECK => Cause::Other("software check"),
+        HARDWARE_ERROR => Cause::HardwareError,
+        code if code & INTERRUPT != 0 => Cause::Other("interrupt in the kernel"),
+        _ => Cause::Other("reserved exception"),
+    };
+    Fault { cause, address, pc, code }
+}
+
+/// What an illegal instruction was meant to be. The FPU is off, and its instructions trap as illegal.
+/// Opcodes: Unprivileged, table "RISC-V base opcode map" and chapter "C". A hart that keeps the bits to
+/// itself gives 0, which is illegal by definition.
+fn illegal(instruction: u32) -> Cause {
+    const CONTROL: u32 = 0x73;
+    let (funct3, csr) = (instruction >> 12 & 7, instruction >> 20);
+    let is_float_csr = matches!(csr, 1..=3);
+    match instruction & 0x7F {
+        CONTROL if funct3 != 0 && is_float_csr => Cause::FloatingPointDisabled,
+        CONTROL => Cause::PrivilegedInstruction,
+        // LOAD-FP, STORE-FP, MADD, MSUB, NMSUB, NMADD, OP-FP.
+        0x07 | 0x27 | 0x43 | 0x47 | 0x4B | 0x4F | 0x53 => Cause::FloatingPointDisabled,
+        // C.FLD, C.FSD and their forms with the stack pointer.
+        _ if instruction & 1 == 0 && matches!(instruction >> 13 & 7, 1 | 5) => Cause::FloatingPointDisabled,
+        _ => Cause::IllegalInstruction,
+    }
+}
+
+const _: () = assert!(offset_of!(PerCpu, arch) + size_of::<ArchCpu>() < 2048, "the stub's offsets fit an instruction");
