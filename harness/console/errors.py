@@ -28,6 +28,7 @@ class TargetPanicked(ConsoleError):
     def __init__(self, report: PanicReport) -> None:
         super().__init__(report.message)
         self.report = report
+        report.told = True
 
 
 class ConsoleFault(LabError):

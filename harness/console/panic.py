@@ -19,7 +19,9 @@ class PanicReport:
     at_s: float
     lines: list[str] = field(default_factory=list)
     complete: bool = False
+    # A test that asked for the panic has it, or one that did not has been told of it.
     acknowledged: bool = False
+    told: bool = False
 
     @property
     def message(self) -> str:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from harness.board import LabError
+from harness.verdict.dwarf import Lines
 
 _FIRST_LINE = re.compile(r"^quoin \S+ \S+ slide=(0x[0-9a-f]+) build=([0-9a-f]+)")
 _FRAME = re.compile(r"^(PANIC cpu\d+: #\d+ )(0x[0-9a-f]+)")
@@ -18,16 +19,22 @@ _HASH = re.compile(r"::h[0-9a-f]{16}$")
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """Where an address lies: `symbol+offset`, and file and line where the ELF has them."""
+    """Where an address lies: `symbol+offset`, with file and line where the ELF has them.
+
+    `inlined` are the calls inside that function which the compiler dissolved,
+    innermost first.
+    """
 
     symbol: str
     offset: int
     file: str | None = None
     line: int | None = None
+    inlined: tuple[str, ...] = ()
 
     def __str__(self) -> str:
         at = f" at {self.file}:{self.line}" if self.file else ""
-        return f"{self.symbol}+{self.offset:#x}{at}"
+        inside = f" (inlined: {' < '.join(self.inlined)})" if self.inlined else ""
+        return f"{self.symbol}+{self.offset:#x}{at}{inside}"
 
 
 class Symbols:
@@ -38,6 +45,7 @@ class Symbols:
         from elftools.elf.elffile import ELFFile
 
         self.path = path
+        self._lines: Lines | None = None
         try:
             self._file = path.open("rb")
             self._elf: Any = ELFFile(self._file)
@@ -88,68 +96,12 @@ class Symbols:
         start, size, name = self._table[index]
         if size and address >= start + size:
             return None
-        file, line = self._line(address)
-        return Place(demangle(name), address - start, file, line)
-
-    def _line(self, address: int) -> tuple[str | None, int | None]:
-        if not self._elf.has_dwarf_info():
-            return None, None
-        dwarf = self._elf.get_dwarf_info()
-        for unit in dwarf.iter_CUs():
-            if not _covers(dwarf, unit, address):
-                continue
-            program = dwarf.line_program_for_CU(unit)
-            if program is None:
-                continue
-            previous = None
-            for entry in program.get_entries():
-                state = entry.state
-                if state is None:
-                    continue
-                if previous is not None and previous.address <= address < state.address:
-                    return _file_name(program, previous.file), previous.line
-                previous = None if state.end_sequence else state
-        return None, None
-
-
-def _covers(dwarf: Any, unit: Any, address: int) -> bool:
-    top = unit.get_top_DIE()
-    low, high, ranges = (top.attributes.get(f"DW_AT_{k}") for k in ("low_pc", "high_pc", "ranges"))
-    if low is not None and high is not None:
-        form = high.form
-        end = high.value if form == "DW_FORM_addr" else low.value + high.value
-        return bool(low.value <= address < end)
-    if ranges is None:
-        return False
-    lists = dwarf.range_lists()
-    if lists is None:
-        return True
-    base = low.value if low is not None else 0
-    for entry in lists.get_range_list_at_offset(ranges.value, cu=unit):
-        if hasattr(entry, "base_address"):
-            base = entry.base_address
-            continue
-        offset = 0 if getattr(entry, "is_absolute", False) else base
-        if entry.begin_offset + offset <= address < entry.end_offset + offset:
-            return True
-    return False
-
-
-def _file_name(program: Any, index: int) -> str:
-    header = program.header
-    entry = header["file_entry"][index if header["version"] >= 5 else index - 1]
-    directory = entry.dir_index
-    directories = header["include_directory"]
-    if header["version"] < 5:
-        directory -= 1
-    name = _text(entry.name)
-    if 0 <= directory < len(directories) and not name.startswith("/"):
-        return f"{_text(directories[directory])}/{name}"
-    return name
-
-
-def _text(value: bytes | str) -> str:
-    return value.decode(errors="replace") if isinstance(value, bytes) else value
+        if self._lines is None and self._elf.has_dwarf_info():
+            self._lines = Lines(self._elf)
+        sources = [] if self._lines is None else self._lines.at(address)
+        inlined = tuple(f"{demangle(s.function or '?')} at {s}" for s in sources[:-1])
+        own = sources[-1] if sources else None
+        return Place(demangle(name), address - start, own.file if own else None, own.line if own else None, inlined)
 
 
 def demangle(name: str) -> str:

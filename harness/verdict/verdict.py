@@ -14,6 +14,7 @@ from harness.verdict.activity import Activity, sample
 from harness.verdict.symbols import Symbols, slide_of, symbolise
 
 LAST_LINES = 20
+_DYING_S = 5.0
 
 
 class Verdict(enum.Enum):
@@ -62,16 +63,19 @@ def judge(session: Session | None, error: BaseException | None, kernel: Path | N
 
 
 def _by_machine(session: Session, error: BaseException | None, kernel: Path | None) -> Finding | None:
-    report = error.report if isinstance(error, TargetPanicked) else session.panic
-    if report is not None and not report.acknowledged:
+    if isinstance(error, TargetPanicked):
+        return Finding(Verdict.PANICKED, error.report.message, panic_lines(session, error.report, kernel))
+    report = session.panic
+    if report is not None and not (report.acknowledged or report.told):
         return Finding(Verdict.PANICKED, report.message, panic_lines(session, report, kernel))
     machine = session.machine
     reset = machine.guest_reset
     if reset is not None and not session.reset_expected:
         stage = _stage(session)
         return Finding(Verdict.RESET, f"the guest reset the machine ({reset}){stage}")
-    # The console's end is seen before the process's: give the latter a moment to be told.
-    ended = not session.closed and not machine.running and machine.wait_exit(1.0)
+    # The console's end is seen before the process's, which may still write a core file.
+    closing = not session.closed and (session.broker.closed is not None or not machine.running)
+    ended = closing and machine.wait_exit(_DYING_S)
     if ended and machine.guest_off is None:
         return Finding(Verdict.QEMU_DIED, str(machine.death()))
     return None
