@@ -170,13 +170,6 @@ pub fn activate_user(root: PhysAddr) {
     set_user_root(root.0 as u64 | USER_ASID);
 }
 
-/// Forgets `address` on this CPU.
-pub fn flush_page(address: VirtAddr) {
-    let page = address.page_number() as u64 & 0xFFF_FFFF_FFFF;
-    // SAFETY: as in `activate_user`.
-    unsafe { asm!("dsb nshst", "tlbi vaae1, {}", "dsb nsh", "isb", in(reg) page, options(nostack, preserves_flags)) };
-}
-
 /// Forgets everything, on every CPU, since the instruction can.
 pub fn flush_all() {
     // SAFETY: as in `activate_user`.

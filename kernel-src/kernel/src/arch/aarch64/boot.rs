@@ -1,0 +1,394 @@
+//! The entry point: a Linux Image with translation off (arm64/booting.rst).
+//!
+//! First a small one-to-one map of image and device tree, so that all else
+//! runs with caches on. Then the tree is read, boot tables for the high half
+//! are made, and the image is relocated to where they put it.
+
+use super::{TREE, mm, read_register, stub};
+use crate::{
+    addr::{HardwareId, PhysAddr, PhysRange, VirtAddr},
+    bootinfo::{BootInfo, Tables},
+    cmdline,
+    config::{IMAGE_BASE, MAX_RANGES, SLIDE_ALIGN},
+    fdt::Fdt,
+    init,
+    mm::MapFlags,
+};
+use arrayvec::ArrayVec;
+use core::{
+    arch::naked_asm,
+    cell::UnsafeCell,
+    sync::atomic::{AtomicUsize, Ordering},
+};
+
+const DIRECT_BASE: usize = 0xFFFF_8000_0000_0000;
+/// One table of 1 GiB entries.
+const DIRECT_LIMIT: usize = 512 << 30;
+const USER_LIMIT: usize = 1 << 47;
+const GIB: usize = 1 << 30;
+/// Bytes of a block at level 1, in which image and tree are mapped.
+const BLOCK: usize = 2 << 20;
+/// A device tree is at most this large (arm64/booting.rst, 2).
+const TREE_MAX: usize = 2 << 20;
+/// Affinity fields of `MPIDR_EL1` (D17.2.101).
+const AFFINITY: u64 = 0xFF_00FF_FFFF;
+
+/// Tables for the two maps: nine, and one for each GiB that is partly memory.
+const TABLE_COUNT: usize = 28;
+
+#[repr(C, align(4096))]
+struct Pool(UnsafeCell<[[u64; 512]; TABLE_COUNT]>);
+// SAFETY: only the boot CPU touches it, before there is another, and through one `Builder` at a time.
+unsafe impl Sync for Pool {}
+#[unsafe(link_section = ".init.bss")]
+static POOL: Pool = Pool(UnsafeCell::new([[0; 512]; TABLE_COUNT]));
+
+/// Makes boot tables at physical addresses. The first table is the root of the one-to-one map.
+struct Builder {
+    tables: &'static mut [[u64; 512]; TABLE_COUNT],
+    used: usize,
+}
+
+impl Builder {
+    fn new(used: usize) -> Self {
+        // SAFETY: the boot code makes one `Builder` after the other, and drops each before the next.
+        Self { tables: unsafe { &mut *POOL.0.get() }, used }
+    }
+
+    /// The address of a new, empty table. Where none is left, the boot CPU stops: nothing could be printed yet.
+    fn table(&mut self) -> PhysAddr {
+        let table = &raw const self.tables[self.used];
+        self.used += 1;
+        PhysAddr(table as usize)
+    }
+
+    /// Maps a page of `level` at `va`, and makes what tables it needs.
+    fn map(&mut self, root: PhysAddr, va: usize, level: usize, entry: u64) {
+        let base = self.tables.as_ptr() as usize;
+        let mut table = (root.0 - base) >> 12;
+        for upper in (level + 1..mm::levels()).rev() {
+            let index = va >> (12 + 9 * upper) & 511;
+            let value = self.tables[table][index];
+            let next = if mm::is_present(value) { mm::address(value, upper) } else { self.table() };
+            self.tables[table][index] = mm::table(next);
+            table = (next.0 - base) >> 12;
+        }
+        self.tables[table][va >> (12 + 9 * level) & 511] = entry;
+    }
+}
+
+/// The image while boot tables are on: they map it in blocks, code and data alike.
+const BOOT_IMAGE: MapFlags = MapFlags { read: true, write: true, execute: true, user: false, device: false };
+
+/// Maps image and device tree one to one. Runs with translation off: no atomics, no unaligned access.
+#[unsafe(link_section = ".init.text")]
+extern "C" fn map_one_to_one(image: usize, size: usize, tree: usize) -> PhysAddr {
+    let mut builder = Builder::new(0);
+    let root = builder.table();
+    for at in (tree & !(BLOCK - 1)..tree.saturating_add(TREE_MAX)).step_by(BLOCK) {
+        builder.map(root, at, 1, mm::leaf(PhysAddr(at), MapFlags::KERNEL_RODATA, 1));
+    }
+    for at in (image..image + size).step_by(BLOCK) {
+        builder.map(root, at, 1, mm::leaf(PhysAddr(at), BOOT_IMAGE, 1));
+    }
+    root
+}
+
+/// The device tree at `address`.
+///
+/// # Safety
+/// `address` is where the boot loader put the tree, seen through a map that covers it, for ever if the lifetime says so.
+unsafe fn tree_at<'a>(address: usize) -> Option<(Fdt<'a>, usize)> {
+    // SAFETY: a tree is at least as large as its header, and nobody writes it.
+    let header = unsafe { &*(address as *const [u8; 40]) };
+    let size = Fdt::total_size(header).ok().filter(|size| *size <= TREE_MAX)?;
+    // SAFETY: the header gives the size, which is checked; nobody writes the tree.
+    let fdt = Fdt::parse(unsafe { core::slice::from_raw_parts(address as *const u8, size) }).ok()?;
+    Some((fdt, size))
+}
+
+/// Where the image is to run, and the tables that map it there.
+#[repr(C)]
+struct Placement {
+    image: usize,
+    root: PhysAddr,
+}
+
+/// Builds the boot tables for the high half: the image at its slide, and all that the direct map reaches: memory as
+/// memory, the rest as devices, so that nothing is fetched from them unasked.
+#[unsafe(link_section = ".init.text")]
+extern "C" fn place(image: usize, size: usize, tree: usize) -> Placement {
+    // SAFETY: `map_one_to_one` covers the tree; it is used only here.
+    let fdt = unsafe { tree_at(tree) }.map(|(fdt, _)| fdt);
+    // A bad slide is refused by the kernel proper, which can say so.
+    let slide = fdt.and_then(Fdt::command_line).and_then(|line| cmdline::slide(line).ok()).unwrap_or(0);
+    let placement_image = IMAGE_BASE + slide;
+    let used = Builder::new(0).tables.iter().rposition(|table| table.iter().any(|&entry| entry != 0)).map_or(0, |last| last + 1);
+    let mut builder = Builder::new(used);
+    let root = builder.table();
+    for offset in (0..size).step_by(BLOCK) {
+        builder.map(root, placement_image + offset, 1, mm::leaf(PhysAddr(image + offset), BOOT_IMAGE, 1));
+    }
+    let mut memory = ArrayVec::<PhysRange, MAX_RANGES>::new();
+    memory.extend(fdt.into_iter().flat_map(Fdt::memory).take(MAX_RANGES));
+    let entry = |at, level| {
+        let end = at + if level == 2 { GIB } else { BLOCK };
+        let any = memory.iter().any(|range| range.start.0 < end && range.end().0 > at);
+        mm::leaf(PhysAddr(at), if any { MapFlags::KERNEL_DATA } else { MapFlags::DEVICE }, level)
+    };
+    for at in (0..DIRECT_LIMIT).step_by(GIB) {
+        let partly = |range: &PhysRange| range.start.0 < at + GIB && range.end().0 > at && (range.start.0 > at || range.end().0 < at + GIB);
+        if memory.iter().any(partly) {
+            for block in (at..at + GIB).step_by(BLOCK) {
+                builder.map(root, DIRECT_BASE + block, 1, entry(block, 1));
+            }
+        } else {
+            builder.map(root, DIRECT_BASE + at, 2, entry(at, 2));
+        }
+    }
+    Placement { image: placement_image, root }
+}
+
+/// Distance from a physical address of the image to where it runs.
+static IMAGE_OFFSET: AtomicUsize = AtomicUsize::new(0);
+
+/// Where something of the image lies.
+pub(super) fn physical(symbol: *const u8) -> PhysAddr {
+    PhysAddr((symbol as usize).wrapping_sub(IMAGE_OFFSET.load(Ordering::Relaxed)))
+}
+
+/// The machine's number of the CPU that runs this.
+pub(super) fn hardware_id() -> HardwareId {
+    HardwareId(read_register!("mpidr_el1") & AFFINITY)
+}
+
+/// Makes the hand-over, in the high half.
+#[unsafe(link_section = ".init.text")]
+extern "C" fn hand_over(tree: usize, image: usize, runs_at: usize, size: usize, level: u64) -> ! {
+    IMAGE_OFFSET.store(runs_at.wrapping_sub(image), Ordering::Relaxed);
+    stub::set_entry_level(level);
+    // SAFETY: the direct map reaches the tree from here on for ever: it is reserved below.
+    let (fdt, tree_size) = unsafe { tree_at(DIRECT_BASE + tree) }.expect("a device tree, at most 2 MiB large, from the boot loader in x0");
+    TREE.set(fdt);
+    let tree = PhysRange::new(tree, tree_size);
+    let mut info = BootInfo {
+        image: PhysRange::new(image, size),
+        slide: runs_at - IMAGE_BASE,
+        direct_base: VirtAddr(DIRECT_BASE),
+        direct_boot_limit: PhysAddr(DIRECT_LIMIT),
+        user_limit: VirtAddr(USER_LIMIT),
+        ram: ArrayVec::new(),
+        reserved: ArrayVec::new(),
+        archive: fdt.initrd(),
+        command_line: fdt.command_line().unwrap_or(""),
+        tables: Tables::DeviceTree(tree),
+        boot_cpu: hardware_id(),
+    };
+    // What the direct map does not reach cannot be used, and more ranges than the kernel keeps are left alone.
+    let reachable = |range: &PhysRange| range.end().0 <= DIRECT_LIMIT;
+    info.ram.extend(fdt.memory().filter(reachable).take(MAX_RANGES));
+    for range in fdt.reservations().chain([tree]) {
+        info.reserved.try_push(range).expect("at most 64 reserved ranges of memory in the device tree");
+    }
+    init::main(info)
+}
+
+/// The header that boot loaders read (arm64/booting.rst, 4).
+#[unsafe(naked)]
+#[unsafe(no_mangle)]
+#[unsafe(link_section = ".head")]
+unsafe extern "C" fn image_header() -> ! {
+    naked_asm!(
+        "b {entry}",
+        ".word 0",
+        ".quad 0",                  // text_offset: the very start of 2 MiB aligned memory
+        ".quad __image_size",       // with .bss
+        ".quad 0b1010",             // little endian, 4 KiB pages, anywhere in memory
+        ".quad 0, 0, 0",
+        ".ascii \"ARM\\x64\"",
+        ".word 0",
+        entry = sym entry,
+    )
+}
+
+/// Translation and data cache are off, `x0` is the device tree. Kept over calls: `x19` end of `.bss`, `x20` image,
+/// `x21` tree, `x22` size, `x23` where the image will run, `x24` level of entry.
+#[unsafe(naked)]
+#[unsafe(link_section = ".init.text")]
+unsafe extern "C" fn entry() -> ! {
+    naked_asm!(
+        "mov x21, x0",
+        "bl {to_el1}",
+        "mov x24, x9",
+        "adrp x20, __image_start",
+        "adrp x22, __image_end",
+        "sub x22, x22, x20",
+        // What stale lines the caches hold of the image would hide what is written now (booting.rst asks the loader to
+        // clean the file, not what lies behind it).
+        "mov x0, x20",
+        "add x1, x20, x22",
+        "bl {clean}",
+        // .bss and .init.bss, 64 bytes a turn; both begin and end on such boundaries.
+        "adrp x0, __bss_start",
+        "add x0, x0, :lo12:__bss_start",
+        "adrp x1, __bss_end",
+        "bl 4f",
+        "adrp x0, __init_bss_start",
+        "adrp x1, __init_bss_end",
+        "bl 4f",
+        "adrp x0, __boot_stack_top",
+        "mov sp, x0",
+        "mov x29, xzr",
+        "mov x0, x20",
+        "mov x1, x20",
+        "bl {relocate}",
+        "mov x0, x20",
+        "mov x1, x22",
+        "mov x2, x21",
+        "bl {map_one_to_one}",
+        "mov x19, x0",
+        // Lines that were fetched meanwhile, before what was written past them.
+        "mov x0, x20",
+        "add x1, x20, x22",
+        "bl {clean}",
+        "mov x0, x19",
+        "mov x1, x19",
+        "bl {translate}",
+        "mov x0, x20",
+        "mov x1, x22",
+        "mov x2, x21",
+        "bl {place}",
+        "mov x23, x0",
+        "mov x19, x1",
+        "mov x0, x20",
+        "mov x1, x23",
+        "bl {relocate}",
+        "dsb ish",
+        "msr ttbr1_el1, x19",
+        "isb",
+        "tlbi vmalle1",
+        "dsb nsh",
+        "isb",
+        // The same code and the same stack, in the high half.
+        "sub x8, x23, x20",
+        "mov x9, sp",
+        "add x9, x9, x8",
+        "mov sp, x9",
+        "adrp x9, {hand_over}",
+        "add x9, x9, :lo12:{hand_over}",
+        "add x9, x9, x8",
+        "mov x0, x21",
+        "mov x1, x20",
+        "mov x2, x23",
+        "mov x3, x22",
+        "mov x4, x24",
+        "mov x29, xzr",
+        "mov x30, xzr",
+        "br x9",
+        "4:",
+        "cmp x0, x1",
+        "b.hs 5f",
+        "stp xzr, xzr, [x0]",
+        "stp xzr, xzr, [x0, #16]",
+        "stp xzr, xzr, [x0, #32]",
+        "stp xzr, xzr, [x0, #48]",
+        "add x0, x0, #64",
+        "b 4b",
+        "5:",
+        "ret",
+        to_el1 = sym stub::to_el1,
+        clean = sym clean_and_invalidate,
+        relocate = sym relocate,
+        map_one_to_one = sym map_one_to_one,
+        translate = sym translate,
+        place = sym place,
+        hand_over = sym hand_over,
+    )
+}
+
+/// Cleans and invalidates `x0` up to `x1`, to memory. With the data cache off this CPU makes no dirty lines, so what
+/// it cleans is the loader's, and older than what was written past the cache only where nothing was (D7.5.9).
+#[unsafe(naked)]
+#[unsafe(link_section = ".init.text")]
+unsafe extern "C" fn clean_and_invalidate() {
+    naked_asm!(
+        "mrs x2, ctr_el0",
+        "ubfx x2, x2, #16, #4",
+        "mov x3, #4",
+        "lsl x2, x3, x2",
+        "2:",
+        "dc civac, x0",
+        "add x0, x0, x2",
+        "cmp x0, x1",
+        "b.lo 2b",
+        "dsb sy",
+        "ret",
+    )
+}
+
+/// Writes every relative address of the image at `x0` (ELF for AArch64, R_AARCH64_RELATIVE) for an image at `x1`.
+#[unsafe(naked)]
+#[unsafe(link_section = ".init.text")]
+unsafe extern "C" fn relocate() {
+    naked_asm!(
+        "adrp x2, __rela_start",
+        "add x2, x2, :lo12:__rela_start",
+        "adrp x3, __rela_end",
+        "add x3, x3, :lo12:__rela_end",
+        "mov x4, #{image_base}",
+        "sub x0, x0, x4",
+        "sub x1, x1, x4",
+        "2:",
+        "cmp x2, x3",
+        "b.hs 3f",
+        "ldp x4, x5, [x2]",
+        "ldr x6, [x2, #16]",
+        "add x2, x2, #24",
+        "cmp x5, #{relative}",
+        "b.ne 2b",
+        "add x6, x6, x1",
+        "str x6, [x4, x0]",
+        "b 2b",
+        "3:",
+        "ret",
+        image_base = const IMAGE_BASE as i64,
+        relative = const 1027,
+    )
+}
+
+/// Translation and caches on, with the roots `x0` for the lower half and `x1` for the upper. Whoever calls is mapped
+/// one to one (D8.2: registers, ISB, TLB and instruction cache emptied, and only then `SCTLR_EL1`).
+#[unsafe(naked)]
+pub(super) unsafe extern "C" fn translate() {
+    naked_asm!(
+        "mov x2, #{mair}",
+        "msr mair_el1, x2",
+        "mov x2, #({tcr} & 0xffff)",
+        "movk x2, #({tcr} >> 16), lsl #16",
+        // As many physical bits as the CPU has, at most 48 (ID_AA64MMFR0_EL1.PARange).
+        "mrs x3, id_aa64mmfr0_el1",
+        "and x3, x3, #0xf",
+        "mov x4, #5",
+        "cmp x3, x4",
+        "csel x3, x3, x4, lo",
+        "bfi x2, x3, #32, #3",
+        "msr tcr_el1, x2",
+        "msr ttbr0_el1, x0",
+        "msr ttbr1_el1, x1",
+        "isb",
+        "tlbi vmalle1",
+        "ic iallu",
+        "dsb nsh",
+        "isb",
+        "mov x2, #({sctlr} & 0xffff)",
+        "movk x2, #({sctlr} >> 16), lsl #16",
+        "msr sctlr_el1, x2",
+        "isb",
+        "ret",
+        mair = const mm::MAIR,
+        tcr = const mm::TCR,
+        sctlr = const super::cpu::SCTLR_BOOT,
+    )
+}
+
+const _: () = assert!(BLOCK == SLIDE_ALIGN);

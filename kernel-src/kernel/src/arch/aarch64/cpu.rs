@@ -1,0 +1,365 @@
+//! A CPU: its protections, how it is started, and how the machine ends.
+
+use super::{Once, boot, irq, mm, read_register, stub, tree, trap, write_register};
+use crate::{
+    addr::{HardwareId, PhysAddr, PhysRange, VirtAddr},
+    bootinfo::BootInfo,
+    config::{EXCEPTION_STACK_SIZE, MAX_CPUS},
+    fdt::Node,
+    mm::{MapFlags, direct, paging},
+    panic,
+    percpu::PerCpu,
+    smp::{self, StartError},
+};
+use arrayvec::ArrayVec;
+use core::{
+    arch::{asm, naked_asm},
+    cell::Cell,
+    convert::Infallible,
+    mem::offset_of,
+    sync::atomic::{AtomicU64, AtomicUsize, Ordering},
+};
+
+/// A frame pointer points at the caller's, behind which the return address lies (AAPCS64, 6.4.6).
+pub const FRAME_PREVIOUS: isize = 0;
+pub const FRAME_RETURN: isize = 8;
+
+/// `SCTLR_EL1` while the boot tables are on (D17.2.118): translation and caches; stack pointers are checked for alignment
+/// (SA, SA0) and data is not; a program may clear cache lines, read the cache type, and wait (DZE, UCT, nTWI, nTWE).
+/// What is left 0 keeps it from maintaining caches, masking interrupts and signing pointers.
+pub(super) const SCTLR_BOOT: u64 = stub::SCTLR_OFF | 1 | 1 << 2 | 1 << 3 | 1 << 4 | 1 << 12 | 1 << 14 | 1 << 15 | 1 << 16 | 1 << 18;
+/// What is writable cannot be executed, whatever the tables say (WXN).
+const SCTLR_WRITE_XN: u64 = 1 << 19;
+/// Leave PSTATE.PAN alone at exceptions; without it they set it.
+const SCTLR_KEEP_PAN: u64 = 1 << 23;
+/// Programs may read the virtual counter (CNTKCTL_EL1.EL0VCTEN).
+const COUNTER_FOR_PROGRAMS: u64 = 1 << 1;
+
+// PSCI 1.1 (DEN 0022), 5.1: functions and results.
+const PSCI_CPU_OFF: u64 = 0x8400_0002;
+const PSCI_CPU_ON: u64 = 0xC400_0003;
+const PSCI_AFFINITY_INFO: u64 = 0xC400_0004;
+const PSCI_SYSTEM_OFF: u64 = 0x8400_0008;
+const PSCI_SYSTEM_RESET: u64 = 0x8400_0009;
+const PSCI_SUCCESS: i64 = 0;
+const PSCI_ALREADY_ON: i64 = -4;
+/// `AFFINITY_INFO` of a CPU that runs.
+const PSCI_ON: i64 = 0;
+
+/// What this architecture keeps a CPU.
+pub struct ArchCpu {
+    /// Where the stack for a report begins, when the kernel's own has run over.
+    pub(super) emergency: Cell<VirtAddr>,
+    /// GICv2: this CPU's bit in interrupt targets. GICv3: where its redistributor is mapped.
+    pub(super) gic: AtomicUsize,
+}
+
+impl ArchCpu {
+    pub const NEW: Self = Self { emergency: Cell::new(VirtAddr(0)), gic: AtomicUsize::new(0) };
+}
+
+/// This CPU's data.
+#[inline(always)]
+pub fn percpu() -> *const PerCpu {
+    let this;
+    // SAFETY: reads a register that changes once a CPU, in `install`.
+    unsafe { asm!("mrs {}, tpidr_el1", out(reg) this, options(nomem, nostack, preserves_flags)) };
+    this
+}
+
+pub fn install(cpu: &'static PerCpu) {
+    // SAFETY: `percpu` gives this reference back, and nothing else uses the register.
+    unsafe { write_register!("tpidr_el1", core::ptr::from_ref(cpu) as u64) };
+}
+
+/// Vectors, protections, and an emergency stack.
+pub fn init_cpu() {
+    let has_pan = read_register!("id_aa64mmfr1_el1") >> 20 & 0xF != 0;
+    if smp::online() == 0 {
+        mm::set_pan(has_pan);
+    } else if mm::has_pan() && !has_pan {
+        // The boot CPU's instructions would be undefined here.
+        leave();
+    }
+    let sctlr = (SCTLR_BOOT | SCTLR_WRITE_XN) & !if has_pan { SCTLR_KEEP_PAN } else { 0 };
+    let has_counters = matches!(read_register!("id_aa64dfr0_el1") >> 8 & 0xF, 1..0xF);
+    // SAFETY: the vectors are this kernel's own; translation stays as it is; the final tables map nothing writable and
+    // executable; and what programs may read and do is only made less.
+    unsafe {
+        write_register!("vbar_el1", trap::vectors());
+        write_register!("sctlr_el1", sctlr);
+        write_register!("cpacr_el1", 0u64);
+        write_register!("mdscr_el1", 0u64);
+        write_register!("contextidr_el1", 0u64);
+        write_register!("tpidrro_el0", 0u64);
+        write_register!("cntkctl_el1", COUNTER_FOR_PROGRAMS);
+        if has_counters {
+            write_register!("pmuserenr_el0", 0u64);
+        }
+        asm!("isb", options(nostack, preserves_flags));
+        if has_pan {
+            asm!(".inst 0xd500419f", options(nostack, preserves_flags)); // msr pan, #1
+        }
+    }
+    let stack = paging::allocate_stack(EXCEPTION_STACK_SIZE).expect("memory for an emergency stack");
+    let this = crate::percpu::this();
+    this.arch.emergency.set(stack);
+    stub::check();
+    unmask_severe();
+}
+
+/// Lets SError and FIQ through, which end in a report and never come back. IRQ stays masked.
+pub(super) fn unmask_severe() {
+    // SAFETY: vectors and this CPU's stack are in place.
+    unsafe { asm!("msr daifclr, #5", options(nostack, preserves_flags)) };
+}
+
+/// All that may run, the boot CPU first.
+#[must_use]
+pub fn cpus(info: &BootInfo) -> ArrayVec<HardwareId, MAX_CPUS> {
+    let others = tree().cpus().filter(|cpu| cpu.enabled && cpu.hardware != info.boot_cpu).map(|cpu| cpu.hardware);
+    [info.boot_cpu].into_iter().chain(others).take(MAX_CPUS).collect()
+}
+
+/// How firmware is called.
+#[derive(Clone, Copy)]
+enum Conduit {
+    Hvc,
+    Smc,
+}
+
+fn psci_conduit() -> Option<Conduit> {
+    match tree().find_compatible(&["arm,psci-1.0", "arm,psci-0.2"])?.property("method")?.str()? {
+        "hvc" => Some(Conduit::Hvc),
+        "smc" => Some(Conduit::Smc),
+        _ => None,
+    }
+}
+
+/// Calls firmware (SMCCC, DEN 0028); None where it cannot be called.
+fn psci(function: u64, arguments: [u64; 3]) -> Option<i64> {
+    let conduit = psci_conduit()?;
+    let (mut status, [a, b, c]) = (function, arguments);
+    // SAFETY: the tree says that firmware answers this instruction; it changes the registers named here, and what it
+    // does to CPUs is what the caller wants.
+    unsafe {
+        match conduit {
+            Conduit::Hvc => asm!("hvc #0", inout("x0") status, in("x1") a, in("x2") b, in("x3") c, clobber_abi("C"), options(nostack)),
+            Conduit::Smc => asm!("smc #0", inout("x0") status, in("x1") a, in("x2") b, in("x3") c, clobber_abi("C"), options(nostack)),
+        }
+    }
+    Some(i64::from(status as i32))
+}
+
+/// What a CPU finds when it starts, with its caches off.
+#[repr(C, align(64))]
+struct Start {
+    /// Whom it is for: a CPU that comes too late must not take the next one's.
+    hardware: AtomicU64,
+    one_to_one: AtomicUsize,
+    root: AtomicUsize,
+    high: AtomicUsize,
+    stack: AtomicUsize,
+    percpu: AtomicUsize,
+    empty: AtomicUsize,
+}
+
+static START: Start = Start {
+    hardware: AtomicU64::new(u64::MAX),
+    one_to_one: AtomicUsize::new(0),
+    root: AtomicUsize::new(0),
+    high: AtomicUsize::new(0),
+    stack: AtomicUsize::new(0),
+    percpu: AtomicUsize::new(0),
+    empty: AtomicUsize::new(0),
+};
+
+/// A map of the kernel's code where it physically lies, for CPUs on their way up.
+static ONE_TO_ONE: Once<PhysAddr> = Once::new();
+
+fn one_to_one() -> Option<PhysAddr> {
+    unsafe extern "C" {
+        static __text_start: u8;
+        static __text_end: u8;
+    }
+    if ONE_TO_ONE.get().is_none() {
+        let at = boot::physical(&raw const __text_start);
+        let size = &raw const __text_end as usize - &raw const __text_start as usize;
+        let mut tables = paging::Tables::new().ok()?;
+        tables.map(VirtAddr(at.0), PhysRange { start: at, size }, MapFlags::KERNEL_TEXT, 1).ok()?;
+        ONE_TO_ONE.set(tables.root);
+    }
+    ONE_TO_ONE.get().copied()
+}
+
+/// Tells a CPU to start; it arrives in `smp::secondary_main`. One starts at a time.
+///
+/// # Errors
+/// What firmware answered, or that the tree names no way.
+pub fn start(hardware: HardwareId, cpu: &'static PerCpu) -> Result<(), StartError> {
+    let node = tree().cpus().find(|cpu| cpu.hardware == hardware).ok_or(StartError::Unsupported)?.node;
+    START.hardware.store(hardware.0, Ordering::Relaxed);
+    for (field, value) in [
+        (&START.one_to_one, one_to_one().ok_or(StartError::Unsupported)?.0),
+        (&START.root, paging::kernel_root().0),
+        (&START.high, secondary_high as *const () as usize),
+        (&START.stack, cpu.stack_top.0),
+        (&START.percpu, core::ptr::from_ref(cpu) as usize),
+        (&START.empty, mm::empty_root().0),
+    ] {
+        field.store(value, Ordering::Relaxed);
+    }
+    mm::clean_to_memory(VirtAddr(&raw const START as usize), size_of::<Start>());
+    let entry = boot::physical(secondary_entry as *const () as *const u8);
+    match node.property("enable-method").and_then(|method| method.strings().next()) {
+        Some("psci") => start_by_psci(hardware, entry),
+        Some("spin-table") => start_by_spin_table(node, entry),
+        _ => Err(StartError::Unsupported),
+    }
+}
+
+fn start_by_psci(hardware: HardwareId, entry: PhysAddr) -> Result<(), StartError> {
+    if psci(PSCI_AFFINITY_INFO, [hardware.0, 0, 0]) == Some(PSCI_ON) {
+        return Err(StartError::AlreadyOn);
+    }
+    match psci(PSCI_CPU_ON, [hardware.0, entry.0 as u64, 0]) {
+        Some(PSCI_SUCCESS) => Ok(()),
+        Some(PSCI_ALREADY_ON) => Err(StartError::AlreadyOn),
+        Some(error) => Err(StartError::Refused(error)),
+        None => Err(StartError::Unsupported),
+    }
+}
+
+/// The CPU polls a word of memory for an address (arm64/booting.rst).
+fn start_by_spin_table(node: Node<'_>, entry: PhysAddr) -> Result<(), StartError> {
+    let release = node.property("cpu-release-addr").and_then(|address| address.u64()).ok_or(StartError::Unsupported)?;
+    let release = PhysAddr(release as usize);
+    let word = if tree().memory().any(|range| range.contains(release)) {
+        direct(release)
+    } else {
+        crate::mm::map_device(PhysRange { start: release, size: size_of::<u64>() }).0 as *mut u8
+    };
+    // SAFETY: the tree says that the word is there for this.
+    unsafe { word.cast::<u64>().write_volatile(entry.0 as u64) };
+    mm::clean_to_memory(VirtAddr(word as usize), size_of::<u64>());
+    // SAFETY: wakes CPUs that wait for an event.
+    unsafe { asm!("sev", options(nostack, preserves_flags)) };
+    Ok(())
+}
+
+/// Where a CPU starts: translation off, at any exception level, physically.
+#[unsafe(naked)]
+unsafe extern "C" fn secondary_entry() -> ! {
+    naked_asm!(
+        "bl {to_el1}",
+        "adrp x19, {start}",
+        "add x19, x19, :lo12:{start}",
+        "ldr x0, [x19, #{hardware}]",
+        "mrs x1, mpidr_el1",
+        "and x1, x1, #0xffffffffff",
+        "and x1, x1, #0xffffffff00ffffff",
+        "cmp x0, x1",
+        "b.ne 2f",
+        "ldr x20, [x19, #{high}]",
+        "ldr x21, [x19, #{stack}]",
+        "ldr x22, [x19, #{percpu}]",
+        "ldr x23, [x19, #{empty}]",
+        "ldr x0, [x19, #{one_to_one}]",
+        "ldr x1, [x19, #{root}]",
+        "bl {translate}",
+        "br x20",
+        "2:",
+        "wfe",
+        "b 2b",
+        to_el1 = sym stub::to_el1,
+        translate = sym boot::translate,
+        start = sym START,
+        hardware = const offset_of!(Start, hardware),
+        high = const offset_of!(Start, high),
+        stack = const offset_of!(Start, stack),
+        percpu = const offset_of!(Start, percpu),
+        empty = const offset_of!(Start, empty),
+        one_to_one = const offset_of!(Start, one_to_one),
+        root = const offset_of!(Start, root),
+    )
+}
+
+/// The same CPU in the high half: the map of the lower half ends here.
+#[unsafe(naked)]
+unsafe extern "C" fn secondary_high() -> ! {
+    naked_asm!(
+        "msr ttbr0_el1, x23",
+        "isb",
+        "tlbi vmalle1",
+        "dsb nsh",
+        "isb",
+        "msr tpidr_el1, x22",
+        "mov sp, x21",
+        "mov x29, xzr",
+        "mov x30, xzr",
+        "b {main}",
+        main = sym secondary_main,
+    )
+}
+
+extern "C" fn secondary_main() -> ! {
+    smp::secondary_main()
+}
+
+/// In every spin: gives way, and hears of a panic.
+pub fn relax() {
+    core::hint::spin_loop();
+    if panic::stop_requested() {
+        panic::stopped();
+    }
+}
+
+/// Sleeps until an interrupt is pending and serves it; a masked one ends the sleep, too (D1.6.2), so there is nothing to
+/// unmask and no race with one that comes just before.
+pub fn wait_for_interrupt() {
+    // SAFETY: waits.
+    unsafe { asm!("dsb sy", "wfi", options(nostack, preserves_flags)) };
+    irq::dispatch();
+}
+
+/// Asleep for ever: with nothing let through to this CPU, nothing ends its sleep.
+pub fn halt() -> ! {
+    // SAFETY: masks interrupts and waits.
+    unsafe { asm!("msr daifset, #15", options(nostack, preserves_flags)) };
+    irq::silence();
+    loop {
+        // SAFETY: as above.
+        unsafe { asm!("wfi", options(nostack, preserves_flags)) };
+    }
+}
+
+/// Switches this CPU off, or lets it sleep where firmware cannot.
+fn leave() -> ! {
+    psci(PSCI_CPU_OFF, [0; 3]);
+    halt()
+}
+
+#[inline(always)]
+#[must_use]
+pub fn frame_pointer() -> usize {
+    let frame;
+    // SAFETY: reads a register.
+    unsafe { asm!("mov {}, x29", out(reg) frame, options(nomem, nostack, preserves_flags)) };
+    frame
+}
+
+fn end_machine(function: u64) -> Result<Infallible, abi::Error> {
+    psci(function, [0; 3]).map_or(Err(abi::Error::Unsupported), |_| halt())
+}
+
+/// # Errors
+/// `Unsupported` where the tree names no PSCI.
+pub fn power_off() -> Result<Infallible, abi::Error> {
+    end_machine(PSCI_SYSTEM_OFF)
+}
+
+/// # Errors
+/// `Unsupported` where the tree names no PSCI.
+pub fn reboot() -> Result<Infallible, abi::Error> {
+    end_machine(PSCI_SYSTEM_RESET)
+}

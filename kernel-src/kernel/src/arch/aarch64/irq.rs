@@ -1,0 +1,391 @@
+//! The generic interrupt controller: GICv2 by its memory-mapped interface, or
+//! GICv3 by system registers, as the device tree says.
+//!
+//! Where there is one security state, the interrupt that stops a CPU for a
+//! panic is in group 0 and comes as FIQ, which the kernel does not mask: it
+//! also reaches a CPU that hangs with interrupts off. All others are in group 1.
+
+use super::{Once, Registers, cpu, read_register, timer, tree, write_register};
+use crate::{
+    addr::{CpuId, HardwareId, PhysRange, VirtAddr},
+    bootinfo::BootInfo,
+    fdt::{Cells, Node},
+    irq, mm, panic, percpu,
+};
+use arrayvec::ArrayVec;
+use core::{
+    arch::asm,
+    fmt,
+    sync::atomic::{AtomicBool, AtomicU32, Ordering},
+};
+
+const GICV2: [&str; 5] = ["arm,gic-400", "arm,cortex-a15-gic", "arm,cortex-a7-gic", "arm,cortex-a9-gic", "arm,gic-v2"];
+const GICV3: &str = "arm,gic-v3";
+
+/// Software-generated interrupts: numbers 0 to 15.
+const IPI: u32 = 0;
+const STOP: u32 = 1;
+/// First numbers of the interrupts that a CPU has for itself, and of those that all share (IHI 0069, 2.2).
+const FIRST_PRIVATE: u32 = 16;
+const FIRST_SHARED: u32 = 32;
+/// Numbers from here on mean that nothing is pending.
+const FIRST_SPECIAL: u32 = 1020;
+
+// The distributor, and the redistributor's second frame, where the same registers serve the first 32 numbers.
+const CONTROL: usize = 0x000;
+const TYPE: usize = 0x004;
+const GROUP: usize = 0x080;
+const SET_ENABLE: usize = 0x100;
+const CLEAR_ENABLE: usize = 0x180;
+const PRIORITY: usize = 0x400;
+const TARGETS: usize = 0x800;
+const CONFIGURATION: usize = 0xC00;
+const SOFTWARE: usize = 0xF00;
+const ROUTE: usize = 0x6000;
+const V3_WRITE_PENDING: u32 = 1 << 31;
+/// Affinity routing, groups 0 and 1 (IHI 0069, GICD_CTLR with one security state; the same bits mean group 1 with two).
+const V3_ENABLE: u32 = 1 << 4 | 1 << 1 | 1;
+/// There is one security state.
+const V3_SECURITY_OFF: u32 = 1 << 6;
+
+// The CPU interface of GICv2 (IHI 0048, 4.4).
+const C_CONTROL: usize = 0x00;
+const C_PRIORITY_MASK: usize = 0x04;
+const C_ACKNOWLEDGE: usize = 0x0C;
+const C_END: usize = 0x10;
+/// Both groups, acknowledged by one register, group 0 as FIQ.
+const C_BOTH_GROUPS: u32 = 0b1111;
+
+// A redistributor (IHI 0069, 12.10).
+const R_CONTROL: usize = 0x0000;
+const R_TYPE: usize = 0x0008;
+const R_WAKER: usize = 0x0014;
+const R_SECOND_FRAME: usize = 0x1_0000;
+const R_FRAMES: usize = 0x2_0000;
+const R_FRAMES_V4: usize = 0x4_0000;
+const R_LAST: u64 = 1 << 4;
+const R_VIRTUAL_LPIS: u64 = 1 << 1;
+const R_WRITE_PENDING: u32 = 1 << 3;
+const R_SLEEP: u32 = 1 << 1;
+const R_ASLEEP: u32 = 1 << 2;
+
+/// Every interrupt, and the one that stops, which comes first (four priorities a word, or one).
+const NORMAL: u32 = 0xA0;
+const URGENT: u32 = 0x20;
+const ALL_NORMAL: u32 = NORMAL * 0x0101_0101;
+const ALL_PASS: u32 = 0xF0;
+
+/// An interrupt line, by the controller's number.
+#[derive(Clone, Copy)]
+pub(super) struct Line {
+    pub(super) number: u32,
+    pub(super) edge: bool,
+}
+
+impl Line {
+    /// From the cells of a device: kind, number, flags (binding arm,gic-v3).
+    pub(super) fn of(cells: &Cells<'_>) -> Option<Self> {
+        let base = match cells.get(0)? {
+            0 => FIRST_SHARED,
+            1 => FIRST_PRIVATE,
+            _ => return None,
+        };
+        // The lowest two flags are rising and falling edge.
+        Some(Self { number: base + cells.get(1)?, edge: cells.get(2)? & 3 != 0 })
+    }
+}
+
+enum Gic {
+    V2 { distributor: Registers, interface: Registers },
+    V3 { distributor: Registers, redistributors: ArrayVec<(VirtAddr, usize), 8> },
+}
+
+static GIC: Once<Gic> = Once::new();
+static STOPS_BY_FIQ: AtomicBool = AtomicBool::new(false);
+static CONSOLE: AtomicU32 = AtomicU32::new(u32::MAX);
+
+fn gic() -> &'static Gic {
+    GIC.get().expect("`init` comes before any interrupt")
+}
+
+fn barrier() {
+    // SAFETY: orders what was written before; changes nothing.
+    unsafe { asm!("dsb sy", "isb", options(nostack, preserves_flags)) };
+}
+
+fn mapped(ranges: &[PhysRange], index: usize) -> VirtAddr {
+    mm::map_device(*ranges.get(index).expect("the interrupt controller's registers in the device tree"))
+}
+
+/// Finds the controller and makes its distributor ready: everything off, routed to this CPU.
+///
+/// # Panics
+/// If the tree names neither kind.
+pub fn init(_info: &BootInfo) {
+    let gic = if let Some(node) = tree().find_compatible(&[GICV3]) {
+        find_v3(node)
+    } else {
+        let node = tree().find_compatible(&GICV2).expect("a GICv2 or GICv3 in the device tree");
+        let ranges: ArrayVec<PhysRange, 8> = node.reg().take(8).collect();
+        Gic::V2 { distributor: Registers(mapped(&ranges, 0)), interface: Registers(mapped(&ranges, 1)) }
+    };
+    let (Gic::V2 { distributor, .. } | Gic::V3 { distributor, .. }) = gic;
+    distributor.write(CONTROL, 0);
+    let lines = 32 * ((distributor.read(TYPE) & 0x1F) as usize + 1);
+    for word in 1..lines / 32 {
+        distributor.write(CLEAR_ENABLE + 4 * word, u32::MAX);
+        distributor.write(GROUP + 4 * word, u32::MAX);
+    }
+    for word in 8..lines / 4 {
+        distributor.write(PRIORITY + 4 * word, ALL_NORMAL);
+    }
+    if let Gic::V3 { .. } = gic {
+        distributor.write(CONTROL, V3_ENABLE);
+        while distributor.read(CONTROL) & V3_WRITE_PENDING != 0 {
+            cpu::relax();
+        }
+        STOPS_BY_FIQ.store(distributor.read(CONTROL) & V3_SECURITY_OFF != 0, Ordering::Relaxed);
+    } else {
+        // With two security states, or without groups, this word reads as zero to us (IHI 0048, 4.3.4).
+        distributor.write(GROUP, !(1 << STOP));
+        STOPS_BY_FIQ.store(distributor.read(GROUP) != 0, Ordering::Relaxed);
+        distributor.write(CONTROL, if stops_by_fiq() { 3 } else { 1 });
+    }
+    GIC.set(gic);
+}
+
+fn stops_by_fiq() -> bool {
+    STOPS_BY_FIQ.load(Ordering::Relaxed)
+}
+
+/// No more of a region than the tree's CPUs can have is mapped: it may be made for hundreds.
+fn find_v3(node: Node<'_>) -> Gic {
+    let ranges: ArrayVec<PhysRange, 8> = node.reg().take(8).collect();
+    let regions = node.property("#redistributor-regions").and_then(|count| count.u32()).unwrap_or(1) as usize;
+    let most = tree().cpus().count() * R_FRAMES_V4;
+    let part = |range: &PhysRange| PhysRange { start: range.start, size: range.size.min(most) };
+    let redistributors = ranges.iter().skip(1).take(regions).map(part).map(|range| (mm::map_device(range), range.size)).collect();
+    Gic::V3 { distributor: Registers(mapped(&ranges, 0)), redistributors }
+}
+
+/// Aff3 to Aff0 in one word, as `GICR_TYPER` and the routing registers have them.
+const fn packed_affinity(hardware: HardwareId) -> u64 {
+    hardware.0 >> 8 & 0xFF00_0000 | hardware.0 & 0xFF_FFFF
+}
+
+/// The redistributor whose affinity is this CPU's.
+fn redistributor(regions: &[(VirtAddr, usize)], hardware: HardwareId) -> Option<Registers> {
+    for &(start, size) in regions {
+        let mut offset = 0;
+        while offset + R_FRAMES <= size {
+            let registers = Registers(start.add(offset));
+            let kind = registers.read_long(R_TYPE);
+            if kind >> 32 == packed_affinity(hardware) {
+                return Some(registers);
+            }
+            if kind & R_LAST != 0 {
+                break;
+            }
+            offset += if kind & R_VIRTUAL_LPIS != 0 { R_FRAMES_V4 } else { R_FRAMES };
+        }
+    }
+    None
+}
+
+/// Lets interrupts through to this CPU.
+///
+/// # Panics
+/// If a GICv3 has no redistributor for it, or its system registers cannot be used.
+pub fn init_cpu() {
+    let this = percpu::this();
+    match gic() {
+        Gic::V2 { distributor, interface } => {
+            // The first eight targets read as this CPU's own bit (IHI 0048, 4.3.12).
+            this.arch.gic.store(distributor.read(TARGETS) as usize & 0xFF, Ordering::Relaxed);
+            init_private(*distributor);
+            interface.write(C_PRIORITY_MASK, ALL_PASS);
+            interface.write(C_CONTROL, if stops_by_fiq() { C_BOTH_GROUPS } else { 1 });
+        }
+        Gic::V3 { redistributors, .. } => {
+            let own = redistributor(redistributors, this.hardware).expect("a redistributor of this CPU's affinity");
+            this.arch.gic.store(own.0.0, Ordering::Relaxed);
+            own.write(R_WAKER, own.read(R_WAKER) & !R_SLEEP);
+            while own.read(R_WAKER) & R_ASLEEP != 0 {
+                cpu::relax();
+            }
+            init_private(Registers(own.0.add(R_SECOND_FRAME)));
+            wait_for_redistributor(own);
+            init_system_registers();
+        }
+    }
+}
+
+/// The 32 numbers that each CPU has for itself; only software-generated ones are on.
+fn init_private(registers: Registers) {
+    registers.write(CLEAR_ENABLE, u32::MAX << FIRST_PRIVATE);
+    registers.write(GROUP, if stops_by_fiq() { !(1 << STOP) } else { u32::MAX });
+    for word in 0..8 {
+        registers.write(PRIORITY + 4 * word, ALL_NORMAL);
+    }
+    registers.write_byte(PRIORITY + STOP as usize, URGENT as u8);
+    registers.write(SET_ENABLE, 1 << IPI | 1 << STOP);
+}
+
+fn wait_for_redistributor(registers: Registers) {
+    while registers.read(R_CONTROL) & R_WRITE_PENDING != 0 {
+        cpu::relax();
+    }
+}
+
+fn init_system_registers() {
+    // SAFETY: this CPU has the register, since the tree names a GICv3; it rules interrupts, which are masked.
+    unsafe {
+        write_register!("S3_0_C12_C12_5", 7u64); // ICC_SRE_EL1: system registers, no bypass
+        asm!("isb", options(nostack, preserves_flags));
+    }
+    assert!(read_register!("S3_0_C12_C12_5") & 1 != 0, "firmware keeps the GICv3's system registers to itself");
+    // SAFETY: as above.
+    unsafe {
+        write_register!("S3_0_C4_C6_0", ALL_PASS); // ICC_PMR_EL1
+        write_register!("S3_0_C12_C12_3", 0u64); // ICC_BPR1_EL1
+        write_register!("S3_0_C12_C12_4", 0u64); // ICC_CTLR_EL1: priority drop and deactivation in one
+        write_register!("S3_0_C12_C12_7", 1u64); // ICC_IGRPEN1_EL1
+        if stops_by_fiq() {
+            write_register!("S3_0_C12_C12_6", 1u64); // ICC_IGRPEN0_EL1
+        }
+        asm!("isb", options(nostack, preserves_flags));
+    }
+}
+
+/// Lets a line through, to this CPU.
+pub(super) fn enable(line: Line) {
+    let this = percpu::this();
+    let own = this.arch.gic.load(Ordering::Relaxed);
+    let shared = line.number >= FIRST_SHARED;
+    let registers = match gic() {
+        Gic::V2 { distributor, .. } => {
+            if shared {
+                distributor.write_byte(TARGETS + line.number as usize, own as u8);
+            }
+            *distributor
+        }
+        Gic::V3 { distributor, .. } if shared => {
+            distributor.write_long(ROUTE + 8 * line.number as usize, this.hardware.0);
+            *distributor
+        }
+        Gic::V3 { .. } => Registers(VirtAddr(own + R_SECOND_FRAME)),
+    };
+    if shared {
+        // Two bits a line; the upper one is edge.
+        let at = CONFIGURATION + 4 * (line.number as usize / 16);
+        let bit = 2 << (2 * (line.number % 16));
+        let others = registers.read(at) & !bit;
+        registers.write(at, if line.edge { others | bit } else { others });
+    }
+    registers.write(SET_ENABLE + 4 * (line.number as usize / 32), 1 << (line.number % 32));
+    barrier();
+}
+
+/// Lets the console's line through.
+pub(super) fn set_console(line: Line) {
+    CONSOLE.store(line.number, Ordering::Relaxed);
+    enable(line);
+}
+
+/// Keeps all interrupts from this CPU.
+pub(super) fn silence() {
+    match GIC.get() {
+        Some(Gic::V2 { interface, .. }) => interface.write(C_CONTROL, 0),
+        // SAFETY: masks every priority on this CPU.
+        Some(Gic::V3 { .. }) => unsafe { write_register!("S3_0_C4_C6_0", 0u64) },
+        None => {}
+    }
+    barrier();
+}
+
+/// Serves all that is pending.
+pub(super) fn dispatch() {
+    loop {
+        let word = match gic() {
+            Gic::V2 { interface, .. } => interface.read(C_ACKNOWLEDGE),
+            Gic::V3 { .. } => read_register!("S3_0_C12_C12_0") as u32, // ICC_IAR1_EL1
+        };
+        barrier();
+        // In GICv2 the sender of a software-generated interrupt stands above the number.
+        let number = word & 0x3FF;
+        if number >= FIRST_SPECIAL && word & 0xFF_FFFF == number {
+            return;
+        }
+        serve(number);
+        match gic() {
+            Gic::V2 { interface, .. } => interface.write(C_END, word),
+            // SAFETY: ends the interrupt that was acknowledged above.
+            Gic::V3 { .. } => unsafe { write_register!("S3_0_C12_C12_1", word) }, // ICC_EOIR1_EL1
+        }
+    }
+}
+
+fn serve(number: u32) {
+    match number {
+        IPI => irq::ipi(),
+        STOP if panic::stop_requested() => panic::stopped(),
+        number if number == timer::interrupt() => {
+            timer::quiet();
+            irq::timer();
+        }
+        number if number == CONSOLE.load(Ordering::Relaxed) => irq::console_input(),
+        // Nothing else is let through; what a device pulled and took back is no fault.
+        _ => {}
+    }
+}
+
+/// Sends a software-generated interrupt; what was written before is seen by who takes it.
+fn send(number: u32, to: CpuId) {
+    let target = percpu::all()[to.0];
+    barrier();
+    match gic() {
+        Gic::V2 { distributor, .. } => {
+            distributor.write(SOFTWARE, (target.arch.gic.load(Ordering::Relaxed) as u32) << 16 | number);
+        }
+        Gic::V3 { .. } => {
+            let affinity = target.hardware.0;
+            let (range, bit) = (affinity >> 4 & 0xF, affinity & 0xF);
+            let upper = (affinity >> 32 & 0xFF) << 48 | (affinity >> 16 & 0xFF) << 32 | (affinity >> 8 & 0xFF) << 16;
+            let word = upper | range << 44 | u64::from(number) << 24 | 1 << bit;
+            // SAFETY: interrupts another CPU, which is what the caller wants.
+            unsafe {
+                if number == STOP && stops_by_fiq() {
+                    write_register!("S3_0_C12_C11_7", word); // ICC_SGI0R_EL1
+                } else {
+                    write_register!("S3_0_C12_C11_5", word); // ICC_SGI1R_EL1
+                }
+            }
+        }
+    }
+    barrier();
+}
+
+pub fn send_ipi(to: CpuId) {
+    send(IPI, to);
+}
+
+pub fn send_stop(to: CpuId) {
+    send(STOP, to);
+}
+
+struct Name;
+
+impl fmt::Display for Name {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let version = match gic() {
+            Gic::V2 { .. } => 2,
+            Gic::V3 { .. } => 3,
+        };
+        let stop = if stops_by_fiq() { "FIQ" } else { "IRQ" };
+        write!(f, "GICv{version}, CPUs stop by {stop}, entered at EL{}", super::stub::entry_level())
+    }
+}
+
+pub fn name() -> impl fmt::Display {
+    Name
+}

@@ -1,0 +1,420 @@
+//! Exceptions taken to EL1 (Arm ARM D1.3): the vectors, and what they mean.
+//!
+//! From user mode the stack pointer is always at the top of this CPU's kernel
+//! stack. Entry has two stages. The first is the vector page: the one page
+//! that a table for isolation would have to share with programs; a switch of
+//! tables belongs into `first_stage!`. The second saves straight into the
+//! current thread, or, for calls that cannot block, what the C ABI clobbers
+//! on the stack, and keeps no copy of `ELR_EL1` and `SPSR_EL1`: in the kernel
+//! only `copy_user` takes an exception that comes back, and it saves them.
+
+use super::{cpu::ArchCpu, irq, mm, read_register, task};
+use crate::{
+    addr::VirtAddr,
+    config::KERNEL_STACK_SIZE,
+    mm::user::UserBytes,
+    panic,
+    percpu::{self, PerCpu},
+    syscall,
+    trap::{self, Cause, Fault},
+};
+use core::{arch::global_asm, fmt, mem::offset_of};
+use task::Frame;
+
+/// Bytes that the second stage keeps of a simple call: `x29`, `x30`, `x2` to `x18`, and eight to align the stack.
+const CALL_FRAME: usize = 160;
+/// What may lie below the stack and still tells of its overflow: the guard page.
+const GUARD: usize = crate::config::PAGE_SIZE;
+
+// Classes of exceptions (ESR_EL1.EC, D17.2.37).
+const CLASS_UNKNOWN: u64 = 0x00;
+const CLASS_SVC: u64 = 0x15;
+const CLASS_DATA_KERNEL: u64 = 0x25;
+
+// Which vector, as the first stage tells it.
+const VECTOR_SYNC: u64 = 0;
+const VECTOR_IRQ: u64 = 1;
+const VECTOR_FIQ: u64 = 2;
+const VECTOR_SERROR: u64 = 3;
+/// On the stack pointer of user mode, or from AArch32: this kernel does neither.
+const VECTOR_UNUSED: u64 = 4;
+
+/// Registers when an exception came in the kernel.
+#[repr(C)]
+struct KernelFrame {
+    x: [u64; 31],
+    sp: u64,
+    pc: u64,
+    state: u64,
+    syndrome: u64,
+    address: u64,
+    /// A frame record, so that a backtrace goes on where the exception was.
+    record: [u64; 2],
+}
+
+impl fmt::Display for KernelFrame {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        task::write_registers(f, &self.x)?;
+        write!(f, "  sp ={:016x} pc ={:016x} pstate={:08x} esr={:08x} far={:016x}", self.sp, self.pc, self.state, self.syndrome, self.address)
+    }
+}
+
+/// Where the vectors are.
+pub(super) fn vectors() -> u64 {
+    unsafe extern "C" {
+        static exception_vectors: u8;
+    }
+    &raw const exception_vectors as u64
+}
+
+macro_rules! first_stage {
+    ($to:literal) => {
+        concat!(".balign 0x80\nstp x29, x30, [sp, #-{call_frame}]!\nb ", $to)
+    };
+}
+
+macro_rules! kernel_entry {
+    ($vector:literal) => {
+        concat!(
+            ".balign 0x80\nmsr tpidrro_el0, x0\nmrs x0, tpidr_el1\nstr x1, [x0, #{scratch}]\nmov x1, #{",
+            $vector,
+            "}\nb kernel_entry"
+        )
+    };
+}
+
+/// Saves all of user mode into the current thread; `x29` and `x30` are on the stack.
+macro_rules! save_user {
+    () => {
+        "mrs x30, tpidr_el1
+        ldr x30, [x30, #{current}]
+        stp x0, x1, [x30]
+        ldp x0, x1, [sp], #{call_frame}
+        stp x2, x3, [x30, #16]
+        stp x4, x5, [x30, #32]
+        stp x6, x7, [x30, #48]
+        stp x8, x9, [x30, #64]
+        stp x10, x11, [x30, #80]
+        stp x12, x13, [x30, #96]
+        stp x14, x15, [x30, #112]
+        stp x16, x17, [x30, #128]
+        stp x18, x19, [x30, #144]
+        stp x20, x21, [x30, #160]
+        stp x22, x23, [x30, #176]
+        stp x24, x25, [x30, #192]
+        stp x26, x27, [x30, #208]
+        stp x28, x0, [x30, #224]
+        str x1, [x30, #240]
+        mrs x0, sp_el0
+        mrs x1, elr_el1
+        mrs x2, spsr_el1
+        mrs x3, tpidr_el0
+        stp x0, x1, [x30, #{sp}]
+        stp x2, x3, [x30, #{state}]
+        mov x29, xzr
+        mov x30, xzr
+        msr daifclr, #5"
+    };
+}
+
+// The first stage (D1.3.1.2, table of vector offsets).
+global_asm!(
+    ".section .vectors, \"ax\"",
+    ".balign 0x800",
+    ".global exception_vectors",
+    "exception_vectors:",
+    // From EL1 with the stack pointer of EL0.
+    kernel_entry!("unused"),
+    kernel_entry!("unused"),
+    kernel_entry!("unused"),
+    kernel_entry!("unused"),
+    // From EL1.
+    kernel_entry!("sync"),
+    kernel_entry!("irq"),
+    kernel_entry!("fiq"),
+    kernel_entry!("serror"),
+    // From EL0.
+    first_stage!("user_sync_entry"),
+    first_stage!("user_irq_entry"),
+    first_stage!("user_fiq_entry"),
+    first_stage!("user_serror_entry"),
+    // From EL0 in AArch32.
+    kernel_entry!("unused"),
+    kernel_entry!("unused"),
+    kernel_entry!("unused"),
+    kernel_entry!("unused"),
+    ".balign 0x80",
+    ".previous",
+    call_frame = const CALL_FRAME,
+    scratch = const offset_of!(PerCpu, scratch),
+    sync = const VECTOR_SYNC,
+    irq = const VECTOR_IRQ,
+    fiq = const VECTOR_FIQ,
+    serror = const VECTOR_SERROR,
+    unused = const VECTOR_UNUSED,
+);
+
+// The second stage, from user mode.
+global_asm!(
+    ".section .text.user_entry, \"ax\"",
+    ".balign 64",
+    "user_sync_entry:",
+    "mrs x29, esr_el1",
+    "lsr x29, x29, #26",
+    "cmp x29, #{svc}",
+    "ccmp x10, #{last_simple}, #2, eq", // neither: as if higher
+    "b.hi 2f",
+    // A call that is a C function. Its results stay in x0 and x1; what it left in other registers is put back.
+    "stp x2, x3, [sp, #16]",
+    "stp x4, x5, [sp, #32]",
+    "stp x6, x7, [sp, #48]",
+    "stp x8, x9, [sp, #64]",
+    "stp x10, x11, [sp, #80]",
+    "stp x12, x13, [sp, #96]",
+    "stp x14, x15, [sp, #112]",
+    "stp x16, x17, [sp, #128]",
+    "str x18, [sp, #144]",
+    "mov x29, xzr",
+    "adrp x11, {simple}",
+    "add x11, x11, :lo12:{simple}",
+    "ldr x11, [x11, x10, lsl #3]",
+    "blr x11",
+    "ldp x2, x3, [sp, #16]",
+    "ldp x4, x5, [sp, #32]",
+    "ldp x6, x7, [sp, #48]",
+    "ldp x8, x9, [sp, #64]",
+    "ldp x10, x11, [sp, #80]",
+    "ldp x12, x13, [sp, #96]",
+    "ldp x14, x15, [sp, #112]",
+    "ldp x16, x17, [sp, #128]",
+    "ldr x18, [sp, #144]",
+    "ldp x29, x30, [sp], #{call_frame}",
+    "eret",
+    "2:",
+    save_user!(),
+    "mrs x0, esr_el1",
+    "mrs x1, far_el1",
+    "b {user_sync}",
+    "user_irq_entry:",
+    save_user!(),
+    "b {user_irq}",
+    "user_fiq_entry:",
+    save_user!(),
+    "b {user_fiq}",
+    "user_serror_entry:",
+    save_user!(),
+    "mrs x0, esr_el1",
+    "b {user_serror}",
+    ".previous",
+    svc = const CLASS_SVC,
+    last_simple = const abi::SIMPLE_CALLS - 1,
+    call_frame = const CALL_FRAME,
+    current = const offset_of!(PerCpu, current),
+    sp = const offset_of!(Frame, sp),
+    state = const offset_of!(Frame, state),
+    simple = sym syscall::SIMPLE,
+    user_sync = sym user_sync,
+    user_irq = sym user_irq,
+    user_fiq = sym user_fiq,
+    user_serror = sym user_serror,
+);
+
+
+// From the kernel: x0 is `PerCpu`, its own value is in TPIDRRO_EL0; x1 is the vector, its own value is in `scratch`.
+// Before the stack is used, the stack pointer is compared with where the stack ends: from the guard page up to a page
+// above it, this runs on the emergency stack.
+global_asm!(
+    ".section .text.kernel_entry, \"ax\"",
+    ".balign 64",
+    "kernel_entry:",
+    "stp x2, x1, [x0, #{scratch} + 8]",
+    "ldr x1, [x0, #{stack_top}]",
+    "mov x2, sp",
+    "sub x1, x2, x1",
+    "add x1, x1, #{stack_and_guard}",
+    "cmp x1, #{near_end}",
+    "b.hs 2f",
+    "ldr x1, [x0, #{emergency}]",
+    "mov sp, x1",
+    "2:",
+    "sub sp, sp, #{size}",
+    "str x3, [sp, #24]",
+    "stp x4, x5, [sp, #32]",
+    "stp x6, x7, [sp, #48]",
+    "stp x8, x9, [sp, #64]",
+    "stp x10, x11, [sp, #80]",
+    "stp x12, x13, [sp, #96]",
+    "stp x14, x15, [sp, #112]",
+    "stp x16, x17, [sp, #128]",
+    "stp x18, x19, [sp, #144]",
+    "stp x20, x21, [sp, #160]",
+    "stp x22, x23, [sp, #176]",
+    "stp x24, x25, [sp, #192]",
+    "stp x26, x27, [sp, #208]",
+    "stp x28, x29, [sp, #224]",
+    "stp x30, x2, [sp, #240]",
+    "mrs x2, tpidrro_el0",
+    "msr tpidrro_el0, xzr", // programs could read it
+    "ldp x3, x4, [x0, #{scratch}]",
+    "stp x2, x3, [sp]",
+    "str x4, [sp, #16]",
+    "mrs x2, elr_el1",
+    "mrs x3, spsr_el1",
+    "mrs x4, esr_el1",
+    "mrs x5, far_el1",
+    "stp x2, x3, [sp, #{pc}]",
+    "stp x4, x5, [sp, #{syndrome}]",
+    "stp x29, x2, [sp, #{record}]",
+    "add x29, sp, #{record}",
+    "ldr x1, [x0, #{scratch} + 16]",
+    "mov x0, sp",
+    "bl {kernel_exception}",
+    "ldp x3, x4, [sp, #{pc}]",
+    "msr elr_el1, x3",
+    "msr spsr_el1, x4",
+    "ldr x3, [sp, #24]",
+    "ldp x4, x5, [sp, #32]",
+    "ldp x6, x7, [sp, #48]",
+    "ldp x8, x9, [sp, #64]",
+    "ldp x10, x11, [sp, #80]",
+    "ldp x12, x13, [sp, #96]",
+    "ldp x14, x15, [sp, #112]",
+    "ldp x16, x17, [sp, #128]",
+    "ldp x18, x19, [sp, #144]",
+    "ldp x20, x21, [sp, #160]",
+    "ldp x22, x23, [sp, #176]",
+    "ldp x24, x25, [sp, #192]",
+    "ldp x26, x27, [sp, #208]",
+    "ldp x28, x29, [sp, #224]",
+    "ldp x30, x1, [sp, #240]",
+    // Interrupts are masked, FIQ too, so what lies below the stack pointer stays for three more instructions.
+    "mov x0, sp",
+    "mov sp, x1",
+    "ldp x1, x2, [x0, #8]",
+    "ldr x0, [x0]",
+    "eret",
+    ".previous",
+    scratch = const offset_of!(PerCpu, scratch),
+    stack_top = const offset_of!(PerCpu, stack_top),
+    emergency = const offset_of!(PerCpu, arch) + offset_of!(ArchCpu, emergency),
+    stack_and_guard = const KERNEL_STACK_SIZE + GUARD,
+    near_end = const 2 * GUARD,
+    size = const size_of::<KernelFrame>(),
+    pc = const offset_of!(KernelFrame, pc),
+    syndrome = const offset_of!(KernelFrame, syndrome),
+    record = const offset_of!(KernelFrame, record),
+    kernel_exception = sym kernel_exception,
+);
+
+const _: () = assert!(size_of::<KernelFrame>() % 16 == 0 && offset_of!(KernelFrame, sp) == 248);
+
+/// An exception in the kernel: a fault of `copy_user`, or the end.
+extern "C" fn kernel_exception(frame: &mut KernelFrame, vector: u64) {
+    if vector == VECTOR_FIQ && panic::stop_requested() {
+        panic::stopped();
+    }
+    if vector == VECTOR_SYNC
+        && frame.syndrome >> 26 == CLASS_DATA_KERNEL
+        && let Some(next) = mm::fixup(frame.pc as usize)
+    {
+        frame.pc = next as u64;
+        return;
+    }
+    let mut fault = match vector {
+        VECTOR_SYNC => decode(frame.syndrome, frame.address, frame.pc),
+        VECTOR_IRQ => other(Cause::Other("interrupt that was masked"), frame),
+        VECTOR_FIQ => other(Cause::NonMaskable, frame),
+        VECTOR_SERROR => other(Cause::HardwareError, frame),
+        _ => other(Cause::Other("exception of a mode that is not used"), frame),
+    };
+    let bottom = percpu::this().stack_top.0 - KERNEL_STACK_SIZE;
+    if fault.address.is_some_and(|address| (bottom - GUARD..bottom).contains(&address.0)) {
+        fault.cause = Cause::Other("stack overflow");
+    }
+    panic::exception(fault, frame)
+}
+
+const fn other(cause: Cause, frame: &KernelFrame) -> Fault {
+    Fault { cause, address: None, pc: VirtAddr(frame.pc as usize), code: frame.syndrome }
+}
+
+extern "C" fn user_sync(syndrome: u64, address: u64) -> ! {
+    if syndrome >> 26 == CLASS_SVC {
+        trap::system_call()
+    }
+    let pc = read_register!("elr_el1");
+    let mut fault = decode(syndrome, address, pc);
+    if syndrome >> 26 == CLASS_UNKNOWN && is_privileged(pc) {
+        fault.cause = Cause::PrivilegedInstruction;
+    }
+    trap::fault(fault)
+}
+
+extern "C" fn user_irq() -> ! {
+    irq::dispatch();
+    trap::interrupted()
+}
+
+extern "C" fn user_fiq() -> ! {
+    if panic::stop_requested() {
+        panic::stopped();
+    }
+    panic!("an FIQ came, and no CPU asked for it");
+}
+
+extern "C" fn user_serror(syndrome: u64) -> ! {
+    trap::fault(Fault { cause: Cause::HardwareError, address: None, pc: VirtAddr(read_register!("elr_el1") as usize), code: syndrome })
+}
+
+/// Whether the instruction at `pc`, undefined for programs, is one for higher levels: HVC, SMC, ERET, or of the
+/// system-register space (C4.1.94). Programs get no other report of those (D1.3.1.5, class 0).
+fn is_privileged(pc: u64) -> bool {
+    let mut bytes = [0; 4];
+    match UserBytes::new(pc, 4).and_then(|at| at.read(&mut bytes).map(<[u8]>::len)) {
+        Ok(4) => {}
+        _ => return false,
+    }
+    let instruction = u32::from_le_bytes(bytes);
+    let is = |mask, value| instruction & mask == value;
+    is(0xFFC0_0000, 0xD500_0000) || is(0xFFE0_001F, 0xD400_0002) || is(0xFFE0_001F, 0xD400_0003) || is(0xFFFF_FFFF, 0xD69F_03E0)
+}
+
+/// A synchronous exception in words, from its class (D17.2.37).
+fn decode(syndrome: u64, address: u64, pc: u64) -> Fault {
+    let (class, detail) = (syndrome >> 26 & 0x3F, syndrome & 0x1FF_FFFF);
+    let (cause, has_address) = match class {
+        0x01 | 0x18 | 0x1A => (Cause::PrivilegedInstruction, false),
+        0x07 | 0x19 | 0x1D => (Cause::FloatingPointDisabled, false),
+        0x0D => (Cause::Other("branch to no target"), false),
+        0x0E => (Cause::Other("illegal execution state"), false),
+        0x11 | 0x15 => (Cause::Other("system call of the kernel"), false),
+        0x1C => (Cause::Other("pointer authentication failure"), false),
+        0x20 | 0x21 => (abort(detail, Cause::FetchFault), true),
+        0x22 => (Cause::Misaligned, true),
+        0x24 | 0x25 => {
+            // A cache instruction is told as a write, and needs only the right to read (CM).
+            let is_write = detail & 1 << 6 != 0 && detail & 1 << 8 == 0;
+            (abort(detail, if is_write { Cause::WriteFault } else { Cause::ReadFault }), true)
+        }
+        0x26 => (Cause::Misaligned, false),
+        0x27 => (Cause::Other("memory copy out of step"), false),
+        0x28 | 0x2C => (Cause::FloatingPoint, false),
+        0x2F => (Cause::HardwareError, false),
+        0x30 | 0x31 | 0x38 | 0x3C => (Cause::Breakpoint, false),
+        0x32 | 0x33 => (Cause::SingleStep, false),
+        0x34 | 0x35 => (Cause::Other("watchpoint"), true),
+        // Class 0, and what later versions of the architecture may add.
+        _ => (Cause::IllegalInstruction, false),
+    };
+    let address = has_address.then_some(VirtAddr(address as usize));
+    Fault { cause, address, pc: VirtAddr(pc as usize), code: syndrome }
+}
+
+/// An abort's status code (D17.2.37, DFSC): alignment, or an error outside the CPU, or else `cause`.
+const fn abort(detail: u64, cause: Cause) -> Cause {
+    match detail & 0x3F {
+        0x21 => Cause::Misaligned,
+        0x10 | 0x13..=0x1F => Cause::HardwareError,
+        _ => cause,
+    }
+}
