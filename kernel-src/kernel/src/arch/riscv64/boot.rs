@@ -5,7 +5,7 @@
 //! Documentation/riscv/boot.rst). It relocates itself twice: to where it
 //! lies, so that Rust runs with the MMU off, and to where it will be seen.
 
-use super::{cpu, mm, trap};
+use super::{cpu, mm, timer, trap};
 use crate::{
     addr::{HardwareId, PhysAddr, PhysRange},
     bootinfo::{BootInfo, Tables},
@@ -202,6 +202,7 @@ fn is_sv39(tree: Fdt<'_>, hart: u64) -> bool {
 /// A tree or slide that is refused here is refused again in `init::main`'s reach, where it can be told.
 #[unsafe(link_section = ".init.text")]
 unsafe extern "C" fn map(hart: u64, tree: usize, image: usize) -> usize {
+    timer::note_start();
     // SAFETY: by the boot protocol `a1` is the tree, or nothing.
     let tree = unsafe { tree_at(tree) }.ok().map(|(tree, _)| tree);
     let slide = tree.and_then(Fdt::command_line).and_then(|line| cmdline::slide(line).ok()).unwrap_or(0);
@@ -304,4 +305,4 @@ pub fn isa_has(tree: Fdt<'_>, hart: HardwareId, extension: &str) -> bool {
     listed || isa.is_some_and(|isa| isa.split('_').skip(1).any(|name| name == extension))
 }
 
-const _: () = assert!(IMAGE_BASE % GIB == 0);
+const _: () = assert!(IMAGE_BASE.is_multiple_of(GIB));

@@ -54,6 +54,7 @@ pub struct ArchCpu {
 }
 
 impl ArchCpu {
+    #[expect(clippy::declare_interior_mutable_const, reason = "a start value, copied into each `PerCpu`")]
     pub const NEW: Self = Self {
         saved: Cell::new(0),
         emergency_stack: Cell::new(VirtAddr(0)),
@@ -186,7 +187,7 @@ pub fn relax() {
     }
     let spins = &this_arch().spins;
     spins.set(spins.get().wrapping_add(1));
-    if spins.get() % SPIN_TURNS == 0 {
+    if spins.get().is_multiple_of(SPIN_TURNS) {
         timer::nap();
     } else {
         core::hint::spin_loop();

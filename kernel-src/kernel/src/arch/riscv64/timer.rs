@@ -22,14 +22,18 @@ const SSTC: u8 = 2;
 static COMPARATOR: AtomicU8 = AtomicU8::new(FIRMWARE);
 /// Ticks a second; 0 until `init`.
 static FREQUENCY: AtomicU64 = AtomicU64::new(0);
-/// The counter when this kernel started.
+/// The counter when the kernel was entered.
 static START: AtomicU64 = AtomicU64::new(0);
+
+/// Time starts here.
+pub fn note_start() {
+    START.store(ticks(), Ordering::Relaxed);
+}
 
 pub fn init(info: &BootInfo) {
     let tree = boot::tree(info);
     let frequency = tree.node("/cpus").and_then(|cpus| cpus.property("timebase-frequency")?.u32());
     let frequency = frequency.filter(|&frequency| frequency > 0).expect("/cpus/timebase-frequency in the device tree");
-    START.store(ticks(), Ordering::Relaxed);
     FREQUENCY.store(u64::from(frequency), Ordering::Relaxed);
     let kind = if boot::isa_has(tree, info.boot_cpu, "sstc") {
         SSTC

@@ -89,7 +89,9 @@ pub unsafe extern "C" fn entry() {
         "csrr t1, sepc",
         "addi t1, t1, 4",
         "sd t1, {pc}(sp)",
+        // A frame pointer is the caller's stack pointer: leave it below the top, as deep as the call is.
         "ld sp, {stack_top}(tp)",
+        "addi sp, sp, -16",
         "lla t1, {simple}",
         "slli t0, t0, 3",
         "add t1, t1, t0",
