@@ -56,12 +56,13 @@ class Board:
     kernel: Path | None = None
     initrd: Path | None = None
     cmdline: str = ""
+    icount: bool = False
 
     @property
     def id(self) -> str:
         """The name that a test id carries, such as `qemu-riscv64-smp4`."""
         memory = "" if self.memory_mib == self.default_memory_mib else f"-{memory_text(self.memory_mib)}"
-        return f"{self.name}-smp{self.smp}{memory}"
+        return f"{self.name}-smp{self.smp}{memory}{'-icount' if self.icount else ''}"
 
     def variant(
         self,
@@ -69,16 +70,24 @@ class Board:
         smp: int | None = None,
         memory: str | None = None,
         args: tuple[str, ...] = (),
+        icount: bool | None = None,
     ) -> Board:
         """This board with other CPUs, other memory or more QEMU arguments.
+
+        With `icount` the guest's clocks count instructions, one a nanosecond, and
+        all CPUs run on one host thread: exact and repeatable with one CPU.
 
         Raises BoardError where the board cannot be built that way.
         """
         cpus = self.smp if smp is None else smp
         if not 1 <= cpus <= self.max_smp:
             raise BoardError(f"{self.name} takes 1 to {self.max_smp} CPUs, not {cpus} ({self.path})")
+        counting = self.icount if icount is None else icount
+        features = self.features | {"icount"} if counting else self.features - {"icount"}
         return replace(
             self,
+            icount=counting,
+            features=features,
             smp=cpus,
             memory_mib=self.memory_mib if memory is None else memory_mib(memory),
             args=self.args + args,

@@ -188,7 +188,9 @@ class QemuMachine:
         """QEMU's command line, without the lab's own sockets: good for starting it by hand."""
         board = self.board
         words = [binary or board.binary, "-no-user-config", "-nodefaults", "-display", "none"]
-        words += ["-machine", board.machine, "-accel", "tcg,thread=multi", "-cpu", board.cpu]
+        words += ["-machine", board.machine, "-accel", f"tcg,thread={'single' if board.icount else 'multi'}"]
+        words += ["-icount", "shift=0,align=off,sleep=off"] if board.icount else []
+        words += ["-cpu", board.cpu]
         words += ["-smp", str(board.smp), "-m", memory_text(board.memory_mib)]
         reboot = "shutdown" if self._on_reset == "stop" else "reset"
         words += ["-action", f"reboot={reboot},shutdown=pause,panic=pause"]

@@ -39,6 +39,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     )
     group.addoption("--smp", metavar="N[,N]", help="numbers of CPUs (default: the board's own)")
     group.addoption("--memory", metavar="SIZE[,SIZE]", help="sizes of memory, such as 128M,2G (default: the board's)")
+    group.addoption("--icount", action="store_true", help="let the guests' clocks count instructions")
     group.addoption("--debug-kernel", action="store_true", help="test the debug build of the kernel")
     group.addoption("--kernel-args", default="", metavar="WORDS", help="words for the kernel command line")
 
@@ -46,7 +47,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def pytest_configure(config: pytest.Config) -> None:
     for mark in _MARKS:
         config.addinivalue_line("markers", mark)
-    if any(config.getoption(name) for name in ("--board", "--smp", "--memory")):
+    if any(config.getoption(name) for name in ("--board", "--smp", "--memory", "--icount")):
         # What was asked for is checked at once, and not once in every module.
         from harness.board import BoardError
         from harness.plugin.matrix import selected

@@ -98,8 +98,8 @@ def console(machine: Session) -> Console:
 def boot(request: pytest.FixtureRequest, board: Board, lab: Lab) -> Iterator[Callable[..., Session]]:
     """Boots machines of this test's own; all are switched off after it.
 
-    `boot(cmdline="", smp=None, memory=None, args=(), ready=True, paused=False,
-    on_reset="stop", files=None)`; the answer is a Session, at `ready` unless
+    `boot(cmdline="", smp=None, memory=None, icount=None, args=(), ready=True,
+    paused=False, on_reset="stop", files=None)`; the answer is a Session, at `ready` unless
     `ready=False`. `files` (a BootFiles) boots something else than this tree's kernel.
     """
     item = request.node
@@ -111,6 +111,7 @@ def boot(request: pytest.FixtureRequest, board: Board, lab: Lab) -> Iterator[Cal
             *,
             smp: int | None = None,
             memory: str | None = None,
+            icount: bool | None = None,
             args: tuple[str, ...] = (),
             ready: bool = True,
             paused: bool = False,
@@ -120,7 +121,7 @@ def boot(request: pytest.FixtureRequest, board: Board, lab: Lab) -> Iterator[Cal
             number = len(item.stash.get(MACHINES, []))
             name = "console.log" if number == 0 else f"console-{number + 1}.log"
             log = _test_log(stack, log_folder(item) / name)
-            variant = board.variant(smp=smp, memory=memory)
+            variant = board.variant(smp=smp, memory=memory, icount=icount)
             what = files if files is not None else lab.files(variant, cmdline)
             session = lab.start(variant, what, (log,), extra_args=args, paused=paused, on_reset=on_reset)
             session.reset_expected = on_reset == "restart"

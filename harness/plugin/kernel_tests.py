@@ -5,6 +5,8 @@
     programs: [vm, ipc]
     floor: 12          # at least so many cases on each board, or collection is red
     timeout_s: 30      # for one case; 30 if not given
+    smp: 1             # run on this variant of each board, whatever --smp says
+    icount: true       # and let its clocks count instructions
 
 Cases are read from the programs' ELF files, so nothing boots before a case is
 run. Cases that follow one another on a board travel in one `run`; the target
@@ -15,6 +17,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -31,7 +34,7 @@ from harness.plugin.runner import CaseRun, Outcome
 if TYPE_CHECKING:
     from harness.plugin.lab import Lab
 
-_KEYS = {"programs", "floor", "timeout_s"}
+_KEYS = {"programs", "floor", "timeout_s", "smp", "icount"}
 _CONTEXT_LINES = 3
 _USER_PANIC = re.compile(r"^panic: (?P<program>[^:]+): (?P<message>.*) at (?P<file>[^\s:]+):(?P<line>\d+):\d+$")
 
@@ -46,6 +49,17 @@ class CaseFailed(Exception):
         self.outcome = outcome
 
 
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What one file asks for; `smp` and `icount` where it does not leave them to the board."""
+
+    programs: tuple[str, ...]
+    floor: int
+    timeout_s: float
+    smp: int | None
+    icount: bool | None
+
+
 class KernelTestFile(pytest.File):
     """One `kernel-tests.yaml`."""
 
@@ -53,13 +67,14 @@ class KernelTestFile(pytest.File):
         from harness.build import BuildError
 
         try:
-            programs, floor, timeout_s = self._read()
-            for board in selected(self.config):
-                yield from self._on_board(board, programs, floor, timeout_s)
+            plan = self._read()
+            boards = [board.variant(smp=plan.smp, icount=plan.icount) for board in selected(self.config)]
+            for board in dict.fromkeys(boards):
+                yield from self._on_board(board, plan)
         except (LabError, BuildError) as error:
             raise self.CollectError(str(error)) from error
 
-    def _read(self) -> tuple[list[str], int, float]:
+    def _read(self) -> Plan:
         try:
             data = yaml.safe_load(self.path.read_text(encoding="utf-8"))
         except yaml.YAMLError as error:
@@ -72,25 +87,26 @@ class KernelTestFile(pytest.File):
         floor = data.get("floor", 0)
         if not isinstance(floor, int) or floor < 1:
             raise LabError(f"{self.path}: floor is the least number of cases a board must run, 1 or more")
-        return [str(name) for name in data["programs"]], floor, float(data.get("timeout_s", 30.0))
+        names = tuple(str(name) for name in data["programs"])
+        return Plan(names, floor, float(data.get("timeout_s", 30.0)), data.get("smp"), data.get("icount"))
 
-    def _on_board(self, board: Board, programs: list[str], floor: int, timeout_s: float) -> Iterator[pytest.Item]:
+    def _on_board(self, board: Board, plan: Plan) -> Iterator[pytest.Item]:
         paths = {path.name: path for path in lab_of(self.config).artifacts(board).programs}
-        missing = [name for name in programs if name not in paths]
+        missing = [name for name in plan.programs if name not in paths]
         if missing:
             raise LabError(
                 f"{self.path}: the build for {board.arch} has no program {missing[0]!r}; "
                 f"it has: {', '.join(sorted(paths)) or 'none'}"
             )
-        records = [record for name in programs for record in read_records(paths[name])]
-        if len(records) < floor:
+        records = [record for name in plan.programs for record in read_records(paths[name])]
+        if len(records) < plan.floor:
             raise LabError(
-                f"{self.path}: {len(records)} cases for {board.id}, but the floor is {floor}; "
+                f"{self.path}: {len(records)} cases for {board.id}, but the floor is {plan.floor}; "
                 "cases have vanished from the programs, or the floor must be lowered on purpose"
             )
         for record in records:
             name = f"{record.case}[{board_id(self.config, board)}]"
-            yield KernelTestItem.from_parent(self, name=name, record=record, board=board, timeout_s=timeout_s)
+            yield KernelTestItem.from_parent(self, name=name, record=record, board=board, timeout_s=plan.timeout_s)
 
 
 class KernelTestItem(pytest.Item):

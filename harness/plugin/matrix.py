@@ -27,16 +27,17 @@ def selected(config: pytest.Config) -> tuple[Board, ...]:
         tuple(filter(None, names.split(","))),
         str(config.getoption("--smp") or ""),
         str(config.getoption("--memory") or ""),
+        bool(config.getoption("--icount")),
     )
 
 
 @functools.cache
-def _selected(directory: Path, names: tuple[str, ...], smp: str, memory: str) -> tuple[Board, ...]:
+def _selected(directory: Path, names: tuple[str, ...], smp: str, memory: str, icount: bool) -> tuple[Board, ...]:
     def variants() -> Iterator[Board]:
         for board in find_boards(names, directory):
             for cpus in smp.split(",") if smp else [None]:
                 for size in memory.split(",") if memory else [None]:
-                    yield board.variant(smp=_number(cpus), memory=size)
+                    yield board.variant(smp=_number(cpus), memory=size, icount=icount)
 
     return tuple(dict.fromkeys(variants()))
 

@@ -66,8 +66,7 @@ def rerun_command(item: pytest.Item) -> str:
         value = item.config.getoption(option)
         if value:
             words += [option, str(value)]
-    if item.config.getoption("--debug-kernel"):
-        words.append("--debug-kernel")
+    words += [flag for flag in ("--icount", "--debug-kernel") if item.config.getoption(flag)]
     return shlex.join([*words, item.nodeid])
 
 
