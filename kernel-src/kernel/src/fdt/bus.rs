@@ -61,6 +61,7 @@ impl<'a> Route<'a> {
 fn through(mut ranges: Cells<'_>, parent: Node<'_>, bus: Node<'_>, address: u128, size: u128) -> Option<u128> {
     let (child_cells, parent_cells, size_cells) = (address_cells(bus)?, address_cells(parent)?, size_cells(bus)?);
     let entry_cells = child_cells + parent_cells + size_cells;
+    // Entries of no cells would never end.
     while let Some(mut entry) = ranges.take_front(entry_cells).filter(|entry| !entry.is_empty()) {
         let base = entry.take_front(child_cells)?.number();
         let to = entry.take_front(parent_cells)?.number();

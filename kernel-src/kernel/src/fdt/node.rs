@@ -142,7 +142,9 @@ impl<'a> Node<'a> {
                 None => parent?,
             };
             let count = controller.cell_count("#interrupt-cells")?;
-            Some(Interrupt { controller, cells: cells.take_front(count).filter(|taken| !taken.0.is_empty())? })
+            // Each must take something, or this would go on for ever.
+            let taken = cells.take_front(count).filter(|_| count > 0 || extended.is_some())?;
+            Some(Interrupt { controller, cells: taken })
         })
     }
 
