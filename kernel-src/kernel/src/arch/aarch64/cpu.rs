@@ -55,6 +55,7 @@ pub struct ArchCpu {
 }
 
 impl ArchCpu {
+    #[expect(clippy::declare_interior_mutable_const, reason = "a start value, copied into each `PerCpu`")]
     pub const NEW: Self = Self { emergency: Cell::new(VirtAddr(0)), gic: AtomicUsize::new(0) };
 }
 

@@ -36,7 +36,8 @@ fn counter() -> u64 {
 }
 
 fn scale(value: u64, factor: &AtomicU64) -> u64 {
-    (u128::from(value) * u128::from(factor.load(Ordering::Relaxed)) >> FACTOR_SHIFT) as u64
+    let product = u128::from(value) * u128::from(factor.load(Ordering::Relaxed));
+    (product >> FACTOR_SHIFT) as u64
 }
 
 /// # Panics

@@ -306,7 +306,7 @@ global_asm!(
     kernel_exception = sym kernel_exception,
 );
 
-const _: () = assert!(size_of::<KernelFrame>() % 16 == 0 && offset_of!(KernelFrame, sp) == 248);
+const _: () = assert!(size_of::<KernelFrame>().is_multiple_of(16) && offset_of!(KernelFrame, sp) == 248);
 
 /// An exception in the kernel: a fault of `copy_user`, or the end.
 extern "C" fn kernel_exception(frame: &mut KernelFrame, vector: u64) {
