@@ -145,11 +145,10 @@ pub fn free_user(page: PhysAddr) {
 /// Adds part of the image that is needed no more.
 pub fn give_back(range: PhysRange) {
     let pages = inner_pages(range);
-    if let Some(buddy) = FRAMES.lock().as_mut() {
-        if buddy.add(pages.start.page_number()..pages.end().page_number()) {
-            KERNEL.fetch_sub(pages.size, Ordering::Relaxed);
-            GIVEN_BACK.fetch_add(pages.size, Ordering::Relaxed);
-        }
+    let frames = pages.start.page_number()..pages.end().page_number();
+    if FRAMES.lock().as_mut().is_some_and(|buddy| buddy.add(frames)) {
+        KERNEL.fetch_sub(pages.size, Ordering::Relaxed);
+        GIVEN_BACK.fetch_add(pages.size, Ordering::Relaxed);
     }
 }
 

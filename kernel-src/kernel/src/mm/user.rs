@@ -34,7 +34,7 @@ impl UserBytes {
     }
 
     /// Copies in as much as `to` holds.
-    pub fn read<'a>(self, to: &'a mut [u8]) -> Result<&'a [u8], Error> {
+    pub fn read(self, to: &mut [u8]) -> Result<&[u8], Error> {
         let size = self.size.min(to.len());
         copy(to.as_mut_ptr(), self.start.0 as *const u8, size)?;
         Ok(&to[..size])
