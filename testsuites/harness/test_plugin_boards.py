@@ -308,9 +308,9 @@ def test_a_run_that_takes_no_board_imports_nothing_of_the_lab(tmp_path: Path) ->
         "began = time.perf_counter()\n"
         "import harness.plugin\n"
         "cost = time.perf_counter() - began\n"
-        "code = pytest.main(['-q', '-p', 'harness.plugin', '-p', 'no:labgrid', '-p', 'no:cacheprovider', 'test_it.py'])\n"
-        "heavy = [m for m in ('labgrid', 'qemu.qmp', 'elftools', 'yaml', 'harness.board', 'harness.machine', 'harness.build')"
-        " if m in sys.modules]\n"
+        "code = pytest.main(['-q', '-p', 'harness.plugin', '-p', 'no:labgrid', '-p', 'no:cacheprovider'])\n"
+        "names = ('labgrid', 'qemu.qmp', 'elftools', 'yaml', 'harness.board', 'harness.machine', 'harness.build')\n"
+        "heavy = [name for name in names if name in sys.modules]\n"
         "print('RESULT', int(code), cost, heavy)\n"
     )
     done = subprocess.run(
