@@ -45,37 +45,40 @@ class CaseRun:
         return board == self.board and (case in self._left or case in self._done)
 
     def open(self) -> Session:
-        """The machine that the cases run on, booted when that is needed."""
-        session, fresh = self._lab.shared(self.board)
+        """The machine that the cases run on, switched on when that is needed; perhaps not ready yet."""
+        session, _ = self._lab.shared(self.board)
         if session is not self._session:
             self._session, self._stream = session, None
-        if fresh:
-            session.wait_ready()
         return session
 
     def outcome(self, case: str, timeout_s: float) -> Outcome:
-        """Run up to `case` and answer how it ended. Raises as Channel.receive."""
+        """Run up to `case` and answer how it ended. Raises as Session.wait_ready and Channel.receive."""
         if case in self._left:
             del self._left[: self._left.index(case)]
+        assert self._session is not None
         try:
+            if self._session.ready_line is None:
+                self._session.wait_ready()
             while case not in self._done:
                 self._next(timeout_s)
         except (ConsoleError, ConsoleFault):
             self._stream = None
             if case in self._left:
                 self._left.remove(case)
-            assert self._session is not None
             self._session.mark_dirty(f"{case} was cut short")
             raise
         return self._done.pop(case)
 
     def lines_of(self, case: str) -> list[tuple[float, str]]:
-        """Console lines from the case's start to its end, or to the newest, with their times."""
+        """Console lines from the case's start to its end, or to the newest, with their times.
+
+        All lines where it has not started: then they say why.
+        """
         if self._session is None:
             return []
         start, end = f" # start {case}", (f" {case} #", f" {case}")
         found: list[tuple[float, str]] = []
-        inside = False
+        inside = started = False
         with self._session.broker.changed:
             recent = list(self._session.broker.recent)
         for line in recent:
@@ -85,9 +88,11 @@ class CaseRun:
                 continue
             text = str(line)
             if text.endswith(start):
-                found, inside = [], True
+                found, inside, started = [], True, True
             elif inside and ("ok " in text) and (end[0] in text or text.endswith(end[1])):
                 inside = False
+        if not started:
+            return [(line.at_s, str(line)) for line in recent if not line.is_frame]
         return found
 
     def _next(self, timeout_s: float) -> None:

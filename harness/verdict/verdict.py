@@ -124,7 +124,8 @@ def panic_lines(session: Session, report: PanicReport, kernel: Path | None) -> l
 
 def describe(finding: Finding, session: Session | None, log: Path | None, rerun: str) -> str:
     """The text of a failure: verdict, evidence, last lines of the console, log, how to rerun."""
-    parts = [f"verdict: {finding.verdict.value}", finding.cause, *finding.details]
+    details = finding.details[1:] if finding.details[:1] == [finding.cause] else finding.details
+    parts = [f"verdict: {finding.verdict.value}", finding.cause, *details]
     if session is not None:
         lines = session.console.last_lines(LAST_LINES)
         parts += ["", f"last {len(lines)} console lines:"]
