@@ -88,15 +88,42 @@ pub struct GenericAddress {
 /// Why the tables are refused.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum AcpiError {
-    Unreachable { at: PhysAddr, size: usize },
-    RootSignature { at: PhysAddr },
-    Signature { at: PhysAddr, wanted: Signature, found: Signature },
-    Checksum { at: PhysAddr, table: Signature, sum: u8 },
-    Size { at: PhysAddr, table: Signature, wanted: usize, found: usize },
-    Missing { table: Signature },
+    Unreachable {
+        at: PhysAddr,
+        size: usize,
+    },
+    RootSignature {
+        at: PhysAddr,
+    },
+    Signature {
+        at: PhysAddr,
+        wanted: Signature,
+        found: Signature,
+    },
+    Checksum {
+        at: PhysAddr,
+        table: Signature,
+        sum: u8,
+    },
+    Size {
+        at: PhysAddr,
+        table: Signature,
+        wanted: usize,
+        found: usize,
+    },
+    Missing {
+        table: Signature,
+    },
     /// `offset` is in the MADT.
-    MadtEntry { offset: usize, kind: u8, size: usize },
-    TooMany { what: &'static str, limit: usize },
+    MadtEntry {
+        offset: usize,
+        kind: u8,
+        size: usize,
+    },
+    TooMany {
+        what: &'static str,
+        limit: usize,
+    },
 }
 
 impl fmt::Display for AcpiError {
@@ -106,10 +133,16 @@ impl fmt::Display for AcpiError {
             Self::Unreachable { at, size } => write!(f, "wanted {size:#x} bytes at {at:?}, which cannot be read"),
             Self::RootSignature { at } => write!(f, "wanted the signature 'RSD PTR ' at {at:?}"),
             Self::Signature { at, wanted, found } => write!(f, "wanted table {wanted} at {at:?}, found {found}"),
-            Self::Checksum { at, table, sum } => write!(f, "wanted the bytes of {table} at {at:?} to add up to 0, found {sum:#x}"),
-            Self::Size { at, table, wanted, found } => write!(f, "wanted {wanted:#x} bytes of {table} at {at:?}, found {found:#x}"),
+            Self::Checksum { at, table, sum } => {
+                write!(f, "wanted the bytes of {table} at {at:?} to add up to 0, found {sum:#x}")
+            }
+            Self::Size { at, table, wanted, found } => {
+                write!(f, "wanted {wanted:#x} bytes of {table} at {at:?}, found {found:#x}")
+            }
             Self::Missing { table } => write!(f, "wanted a table {table}, found none"),
-            Self::MadtEntry { offset, kind, size } => write!(f, "APIC entry of type {kind} at offset {offset:#x} cannot have {size} bytes"),
+            Self::MadtEntry { offset, kind, size } => {
+                write!(f, "APIC entry of type {kind} at offset {offset:#x} cannot have {size} bytes")
+            }
             Self::TooMany { what, limit } => write!(f, "wanted at most {limit} {what}, found more"),
         }
     }
@@ -169,8 +202,13 @@ pub fn parse(rsdp: PhysAddr, memory: &impl PhysMemory) -> Result<Machine, AcpiEr
 }
 
 /// Where the root table is, and which it is (5.2.5).
-fn root_table(at: PhysAddr, memory: &impl PhysMemory, machine: &mut Machine) -> Result<(PhysAddr, Signature), AcpiError> {
-    let read = |size| memory.bytes(at, size).filter(|bytes| bytes.len() == size).ok_or(AcpiError::Unreachable { at, size });
+fn root_table(
+    at: PhysAddr,
+    memory: &impl PhysMemory,
+    machine: &mut Machine,
+) -> Result<(PhysAddr, Signature), AcpiError> {
+    let read =
+        |size| memory.bytes(at, size).filter(|bytes| bytes.len() == size).ok_or(AcpiError::Unreachable { at, size });
     let first = read(RSDP_SIZE)?;
     if !first.starts_with(b"RSD PTR ") {
         return Err(AcpiError::RootSignature { at });
@@ -201,7 +239,9 @@ struct Table<'a> {
 
 impl<'a> Table<'a> {
     fn read(at: PhysAddr, memory: &'a impl PhysMemory) -> Result<Self, AcpiError> {
-        let read = |size| memory.bytes(at, size).filter(|bytes| bytes.len() == size).ok_or(AcpiError::Unreachable { at, size });
+        let read = |size| {
+            memory.bytes(at, size).filter(|bytes| bytes.len() == size).ok_or(AcpiError::Unreachable { at, size })
+        };
         let header = read(HEADER_SIZE)?;
         let signature = Signature([header[0], header[1], header[2], header[3]]);
         let size = little_endian(&header[4..8]);
@@ -223,7 +263,12 @@ impl<'a> Table<'a> {
 
     /// A field that this table must have.
     fn number<const N: usize>(&self, offset: usize) -> Result<usize, AcpiError> {
-        let short = AcpiError::Size { at: self.range.start, table: self.signature, wanted: offset + N, found: self.bytes.len() };
+        let short = AcpiError::Size {
+            at: self.range.start,
+            table: self.signature,
+            wanted: offset + N,
+            found: self.bytes.len(),
+        };
         self.bytes.get(offset..offset + N).map(little_endian).ok_or(short)
     }
 
@@ -252,7 +297,9 @@ impl Machine {
             *range = PhysRange { start, size };
             return Ok(());
         }
-        self.tables.try_push(table).map_err(|_| AcpiError::TooMany { what: "separate ranges of tables", limit: MAX_TABLES })
+        self.tables
+            .try_push(table)
+            .map_err(|_| AcpiError::TooMany { what: "separate ranges of tables", limit: MAX_TABLES })
     }
 }
 
@@ -261,7 +308,8 @@ fn read_fadt(fadt: &Table<'_>, memory: &impl PhysMemory, machine: &mut Machine) 
     const RESET_SUPPORTED: usize = 1 << 10;
     const TIMER_32_BIT: usize = 1 << 8;
     let flags = fadt.number::<4>(112)?;
-    let in_ports = |offset| fadt.address(offset).filter(|found| found.space == SPACE_PORTS).map(|found| found.address as usize);
+    let in_ports =
+        |offset| fadt.address(offset).filter(|found| found.space == SPACE_PORTS).map(|found| found.address as usize);
     let port = |old: usize, new| Some(old).filter(|port| *port != 0).or_else(|| in_ports(new));
     machine.pm1a_control = port(fadt.number::<4>(64)?, 172).and_then(|port| u16::try_from(port).ok());
     machine.pm_timer = port(fadt.number::<4>(76)?, 208).map(|port| (port as u32, flags & TIMER_32_BIT != 0));

@@ -47,7 +47,8 @@ impl Options {
         match key {
             "slide" => {
                 let fits = number.filter(|slide| slide.is_multiple_of(SLIDE_ALIGN) && *slide < SLIDE_LIMIT);
-                self.slide = fits.ok_or(refuse("slide=N, a multiple of 0x200000 (2 MiB) below 0x20000000 (512 MiB)"))?;
+                self.slide =
+                    fits.ok_or(refuse("slide=N, a multiple of 0x200000 (2 MiB) below 0x20000000 (512 MiB)"))?;
             }
             "cpus" => self.cpus = Some(number.filter(|cpus| *cpus > 0).ok_or(refuse("cpus=N, 1 or more"))?),
             "quiet" if value.is_some() => return Err(refuse("quiet without a value")),

@@ -30,20 +30,37 @@ pub struct Member<'a> {
 /// Why an archive is refused; `at` is the offset of the member's header.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum CpioError {
-    Magic { at: usize },
-    Digits { at: usize, field: usize },
-    Name { at: usize },
+    Magic {
+        at: usize,
+    },
+    Digits {
+        at: usize,
+        field: usize,
+    },
+    Name {
+        at: usize,
+    },
     /// A member, or the trailer, reaches past the end.
-    Truncated { at: usize, wanted: usize, found: usize },
+    Truncated {
+        at: usize,
+        wanted: usize,
+        found: usize,
+    },
 }
 
 impl fmt::Display for CpioError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Magic { at } => write!(f, "cpio member at {at:#x}: wanted magic 070701"),
-            Self::Digits { at, field } => write!(f, "cpio member at {at:#x}: wanted eight hexadecimal digits in field {field}"),
-            Self::Name { at } => write!(f, "cpio member at {at:#x}: wanted a name in UTF-8 that ends with its only zero byte"),
-            Self::Truncated { at, wanted, found } => write!(f, "cpio member at {at:#x}: wanted {wanted:#x} bytes of archive, found {found:#x}"),
+            Self::Digits { at, field } => {
+                write!(f, "cpio member at {at:#x}: wanted eight hexadecimal digits in field {field}")
+            }
+            Self::Name { at } => {
+                write!(f, "cpio member at {at:#x}: wanted a name in UTF-8 that ends with its only zero byte")
+            }
+            Self::Truncated { at, wanted, found } => {
+                write!(f, "cpio member at {at:#x}: wanted {wanted:#x} bytes of archive, found {found:#x}")
+            }
         }
     }
 }

@@ -3,11 +3,7 @@
 //! `parse` checks all that the loader relies on; what it returns can be
 //! mapped as it stands.
 
-use crate::{
-    addr::VirtAddr,
-    config::PAGE_SIZE,
-    mm::MapFlags,
-};
+use crate::{addr::VirtAddr, config::PAGE_SIZE, mm::MapFlags};
 use core::fmt;
 
 const HEADER_SIZE: usize = 64;
@@ -44,23 +40,50 @@ pub struct Segment<'a> {
 /// Why a program is refused; `segment` is the index of a program header.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum ElfError {
-    Truncated { wanted: usize, found: usize },
+    Truncated {
+        wanted: usize,
+        found: usize,
+    },
     Ident,
-    Type { found: u16 },
-    Machine { wanted: u16, found: u16 },
-    HeaderSize { found: u16 },
-    NotStatic { segment: usize },
+    Type {
+        found: u16,
+    },
+    Machine {
+        wanted: u16,
+        found: u16,
+    },
+    HeaderSize {
+        found: u16,
+    },
+    NotStatic {
+        segment: usize,
+    },
     /// More bytes in the file than in memory.
-    FileLarger { segment: usize },
+    FileLarger {
+        segment: usize,
+    },
     /// Address and file offset differ within a page.
-    Misaligned { segment: usize },
-    WritableCode { segment: usize },
+    Misaligned {
+        segment: usize,
+    },
+    WritableCode {
+        segment: usize,
+    },
     /// Outside the user's half, or in page 0.
-    Address { segment: usize, start: usize, size: usize, limit: usize },
+    Address {
+        segment: usize,
+        start: usize,
+        size: usize,
+        limit: usize,
+    },
     /// Shares a page with the one before it, or lies below it.
-    Order { segment: usize },
+    Order {
+        segment: usize,
+    },
     /// In no executable segment.
-    Entry { found: usize },
+    Entry {
+        found: usize,
+    },
 }
 
 impl fmt::Display for ElfError {
@@ -70,15 +93,26 @@ impl fmt::Display for ElfError {
             Self::Ident => f.write_str("wanted an ELF file, 64-bit, little-endian, version 1"),
             Self::Type { found } => write!(f, "wanted a static executable (type 2), found type {found}"),
             Self::Machine { wanted, found } => write!(f, "wanted machine {wanted}, found {found}"),
-            Self::HeaderSize { found } => write!(f, "wanted program headers of {PROGRAM_HEADER_SIZE} bytes, found {found}"),
-            Self::NotStatic { segment } => write!(f, "wanted a static executable, but program header {segment} is for a dynamic linker"),
+            Self::HeaderSize { found } => {
+                write!(f, "wanted program headers of {PROGRAM_HEADER_SIZE} bytes, found {found}")
+            }
+            Self::NotStatic { segment } => {
+                write!(f, "wanted a static executable, but program header {segment} is for a dynamic linker")
+            }
             Self::FileLarger { segment } => write!(f, "segment {segment} is larger in the file than in memory"),
-            Self::Misaligned { segment } => write!(f, "segment {segment}: address and file offset differ within a page"),
+            Self::Misaligned { segment } => {
+                write!(f, "segment {segment}: address and file offset differ within a page")
+            }
             Self::WritableCode { segment } => write!(f, "segment {segment} is writable and executable"),
             Self::Address { segment, start, size, limit } => {
-                write!(f, "segment {segment}: {size:#x} bytes from {start:#x} are not between {PAGE_SIZE:#x} and {limit:#x}")
+                write!(
+                    f,
+                    "segment {segment}: {size:#x} bytes from {start:#x} are not between {PAGE_SIZE:#x} and {limit:#x}"
+                )
             }
-            Self::Order { segment } => write!(f, "segment {segment} shares a page with the one before it, or lies below it"),
+            Self::Order { segment } => {
+                write!(f, "segment {segment} shares a page with the one before it, or lies below it")
+            }
             Self::Entry { found } => write!(f, "entry {found:#x} is in no executable segment"),
         }
     }
@@ -109,8 +143,17 @@ impl<'a> Program<'a> {
         let (mut free_page, mut entry_found) = (1, false);
         for (index, header) in self.headers.chunks_exact(PROGRAM_HEADER_SIZE).enumerate() {
             let Some(segment) = self.segment(index, header)? else { continue };
-            let end = segment.start.0.checked_add(segment.memory_size).filter(|end| *end <= limit && segment.start.0 >= PAGE_SIZE);
-            let end = end.ok_or(ElfError::Address { segment: index, start: segment.start.0, size: segment.memory_size, limit })?;
+            let end = segment
+                .start
+                .0
+                .checked_add(segment.memory_size)
+                .filter(|end| *end <= limit && segment.start.0 >= PAGE_SIZE);
+            let end = end.ok_or(ElfError::Address {
+                segment: index,
+                start: segment.start.0,
+                size: segment.memory_size,
+                limit,
+            })?;
             if segment.start.page_number() < free_page {
                 return Err(ElfError::Order { segment: index });
             }
@@ -145,7 +188,13 @@ impl<'a> Program<'a> {
             return Err(ElfError::Misaligned { segment: index });
         }
         let file = if file_size == 0 { &[] } else { slice(self.file, offset, file_size)? };
-        let flags = MapFlags { read: flags & PF_R != 0, write: flags & PF_W != 0, execute: flags & PF_X != 0, user: true, device: false };
+        let flags = MapFlags {
+            read: flags & PF_R != 0,
+            write: flags & PF_W != 0,
+            execute: flags & PF_X != 0,
+            user: true,
+            device: false,
+        };
         Ok(Some(Segment { start: VirtAddr(address), memory_size, file, flags }))
     }
 }

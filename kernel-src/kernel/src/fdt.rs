@@ -48,21 +48,52 @@ pub struct Cpu<'a> {
 /// Why a blob is refused. Offsets named `at` count from the structure block's begin, others from the blob's.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum FdtError {
-    Truncated { wanted: usize, found: usize },
-    Magic { found: u32 },
-    Version { found: u32, compatible: u32 },
-    TotalSize { found: usize },
-    Block { name: &'static str, offset: usize, size: usize, total: usize },
+    Truncated {
+        wanted: usize,
+        found: usize,
+    },
+    Magic {
+        found: u32,
+    },
+    Version {
+        found: u32,
+        compatible: u32,
+    },
+    TotalSize {
+        found: usize,
+    },
+    Block {
+        name: &'static str,
+        offset: usize,
+        size: usize,
+        total: usize,
+    },
     /// The reservation block has no entry of zeros.
     ReservationsEnd,
-    Token { at: usize, found: u32 },
+    Token {
+        at: usize,
+        found: u32,
+    },
     /// A token that is legal elsewhere.
-    Misplaced { at: usize, wanted: &'static str },
-    Name { at: usize },
-    PropertyName { at: usize, string: usize },
-    Depth { at: usize },
+    Misplaced {
+        at: usize,
+        wanted: &'static str,
+    },
+    Name {
+        at: usize,
+    },
+    PropertyName {
+        at: usize,
+        string: usize,
+    },
+    Depth {
+        at: usize,
+    },
     /// The structure block ends within something.
-    StructureEnd { at: usize, size: usize },
+    StructureEnd {
+        at: usize,
+        size: usize,
+    },
 }
 
 impl fmt::Display for FdtError {
@@ -71,20 +102,40 @@ impl fmt::Display for FdtError {
         match *self {
             Self::Truncated { wanted, found } => write!(f, "wanted {wanted:#x} bytes, found {found:#x}"),
             Self::Magic { found } => write!(f, "wanted magic {MAGIC:#x}, found {found:#x}"),
-            Self::Version { found, compatible } => write!(f, "wanted version {VERSION}, found {found}, compatible with {compatible}"),
-            Self::TotalSize { found } => write!(f, "wanted a total size of {HEADER_SIZE:#x} bytes or more, found {found:#x}"),
+            Self::Version { found, compatible } => {
+                write!(f, "wanted version {VERSION}, found {found}, compatible with {compatible}")
+            }
+            Self::TotalSize { found } => {
+                write!(f, "wanted a total size of {HEADER_SIZE:#x} bytes or more, found {found:#x}")
+            }
             Self::Block { name, offset, size, total } => {
-                write!(f, "wanted the {name} block aligned and within {total:#x} bytes, found it at {offset:#x}, {size:#x} bytes")
+                write!(
+                    f,
+                    "wanted the {name} block aligned and within {total:#x} bytes, found it at {offset:#x}, {size:#x} bytes"
+                )
             }
-            Self::ReservationsEnd => f.write_str("wanted an entry of zeros at the end of the memory reservation block, found none"),
+            Self::ReservationsEnd => {
+                f.write_str("wanted an entry of zeros at the end of the memory reservation block, found none")
+            }
             Self::Token { at, found } => write!(f, "wanted a token at structure offset {at:#x}, found {found:#x}"),
-            Self::Misplaced { at, wanted } => write!(f, "wanted {wanted} at structure offset {at:#x}, found another token"),
-            Self::Name { at } => write!(f, "wanted a name in UTF-8 that ends with a zero byte at structure offset {at:#x}"),
-            Self::PropertyName { at, string } => {
-                write!(f, "wanted the name of the property at structure offset {at:#x} at string offset {string:#x}, found none")
+            Self::Misplaced { at, wanted } => {
+                write!(f, "wanted {wanted} at structure offset {at:#x}, found another token")
             }
-            Self::Depth { at } => write!(f, "wanted at most {MAX_DEPTH} levels of nodes, found more at structure offset {at:#x}"),
-            Self::StructureEnd { at, size } => write!(f, "wanted more at structure offset {at:#x}, but the block has {size:#x} bytes"),
+            Self::Name { at } => {
+                write!(f, "wanted a name in UTF-8 that ends with a zero byte at structure offset {at:#x}")
+            }
+            Self::PropertyName { at, string } => {
+                write!(
+                    f,
+                    "wanted the name of the property at structure offset {at:#x} at string offset {string:#x}, found none"
+                )
+            }
+            Self::Depth { at } => {
+                write!(f, "wanted at most {MAX_DEPTH} levels of nodes, found more at structure offset {at:#x}")
+            }
+            Self::StructureEnd { at, size } => {
+                write!(f, "wanted more at structure offset {at:#x}, but the block has {size:#x} bytes")
+            }
         }
     }
 }
@@ -141,10 +192,14 @@ impl<'a> Fdt<'a> {
         loop {
             let (token, next) = self.token(at)?;
             match token {
-                Token::Begin(_) if depth == 0 && root_seen => return Err(FdtError::Misplaced { at, wanted: "the end of the tree" }),
+                Token::Begin(_) if depth == 0 && root_seen => {
+                    return Err(FdtError::Misplaced { at, wanted: "the end of the tree" });
+                }
                 Token::Begin(_) if depth == MAX_DEPTH => return Err(FdtError::Depth { at }),
                 Token::Begin(_) => (depth, properties_allowed, root_seen) = (depth + 1, true, true),
-                Token::Property(..) if !properties_allowed => return Err(FdtError::Misplaced { at, wanted: "no property" }),
+                Token::Property(..) if !properties_allowed => {
+                    return Err(FdtError::Misplaced { at, wanted: "no property" });
+                }
                 Token::Property(..) => {}
                 Token::EndNode if depth == 0 => return Err(FdtError::Misplaced { at, wanted: "a node" }),
                 Token::EndNode => (depth, properties_allowed) = (depth - 1, false),
@@ -198,7 +253,9 @@ impl<'a> Fdt<'a> {
             }
         };
         for component in rest.split('/').filter(|component| !component.is_empty()) {
-            let named = |node: &Node<'_>| node.name() == component || node.name().split_once('@').is_some_and(|(name, _)| name == component);
+            let named = |node: &Node<'_>| {
+                node.name() == component || node.name().split_once('@').is_some_and(|(name, _)| name == component)
+            };
             node = node.children().find(named)?;
         }
         Some(node)

@@ -154,14 +154,20 @@ fn both_kinds_of_root_lead_to_the_same_machine() {
         assert_eq!(machine.local_apic, PhysAddr(0xFEE0_0000));
         assert_eq!(machine.cpus[..], [cpu(0, true), cpu(1, true), cpu(2, false), cpu(0x1234, true)]);
         assert_eq!(machine.io_apics[..], [IoApic { id: 7, address: PhysAddr(0xFEC0_0000), gsi_base: 0 }]);
-        assert_eq!(machine.overrides[..], [Override { irq: 0, gsi: 2, flags: 0 }, Override { irq: 9, gsi: 9, flags: 0xD }]);
+        assert_eq!(
+            machine.overrides[..],
+            [Override { irq: 0, gsi: 2, flags: 0 }, Override { irq: 9, gsi: 9, flags: 0xD }]
+        );
         assert_eq!((machine.pm1a_control, machine.pm_timer), (Some(0x604), Some((0x608, true))));
         assert_eq!(machine.s5_type, Some(5));
         assert_eq!(machine.reset, Some((GenericAddress { space: 1, address: 0xCF9 }, 0xF)));
         assert_eq!(machine.hpet, Some(PhysAddr(0xFED0_0000)));
         assert_eq!(machine.left_out, 0);
         let Firmware(bytes) = full(revision).build();
-        assert_eq!((machine.tables[0].start, machine.tables[0].size, machine.tables.len()), (PhysAddr(BASE), bytes.len(), 1));
+        assert_eq!(
+            (machine.tables[0].start, machine.tables[0].size, machine.tables.len()),
+            (PhysAddr(BASE), bytes.len(), 1)
+        );
     }
 }
 
@@ -227,9 +233,19 @@ fn damage_is_refused_by_name() {
     };
     let find = |signature: &[u8]| good.0.windows(4).rposition(|four| four == signature).unwrap();
     assert_eq!(with(0), AcpiError::RootSignature { at: PhysAddr(BASE) });
-    for (at, name) in [(9, "RSDP"), (33, "RSDP"), (64 + 10, "XSDT"), (find(b"APIC") + 40, "APIC"), (find(b"FACP") + 50, "FACP"), (find(b"HPET") + 50, "HPET")] {
+    for (at, name) in [
+        (9, "RSDP"),
+        (33, "RSDP"),
+        (64 + 10, "XSDT"),
+        (find(b"APIC") + 40, "APIC"),
+        (find(b"FACP") + 50, "FACP"),
+        (find(b"HPET") + 50, "HPET"),
+    ] {
         let found = with(at);
-        assert!(matches!(found, AcpiError::Checksum { table, sum: 1.., .. } if table.0 == *name.as_bytes()), "{at}: {found:?}");
+        assert!(
+            matches!(found, AcpiError::Checksum { table, sum: 1.., .. } if table.0 == *name.as_bytes()),
+            "{at}: {found:?}"
+        );
     }
     let mut old = full(0).build();
     old.0[10] ^= 1;
@@ -243,7 +259,9 @@ fn damage_is_refused_by_name() {
     layout.tables.remove(1);
     assert_eq!(read(&layout).map(|_| ()).unwrap_err().to_string(), "ACPI: wanted a table 'APIC', found none");
     let mut layout = full(2);
-    for (entry, kind, size) in [(vec![0, 7, 0, 0, 0, 0, 0], 0, 7), (vec![200, 0], 200, 0), (vec![200, 1], 200, 1), (vec![3, 9, 0], 3, 9)] {
+    for (entry, kind, size) in
+        [(vec![0, 7, 0, 0, 0, 0, 0], 0, 7), (vec![200, 0], 200, 0), (vec![200, 1], 200, 1), (vec![3, 9, 0], 3, 9)]
+    {
         layout.tables[1] = madt(&[entry]);
         assert_eq!(read(&layout).map(|_| ()), Err(AcpiError::MadtEntry { offset: 44, kind, size }));
     }

@@ -27,10 +27,15 @@ mod command_line {
             assert_eq!(Options::parse(word).unwrap_err().word, word);
             assert_eq!(cmdline::slide(word).unwrap_err().word, word);
         }
-        for word in ["cpus=0", "cpus", "cpus=x", "cpus=0x", "cpus=0x+1", "cpus=99999999999999999999999", "quiet=1", "quiet="] {
+        for word in
+            ["cpus=0", "cpus", "cpus=x", "cpus=0x", "cpus=0x+1", "cpus=99999999999999999999999", "quiet=1", "quiet="]
+        {
             assert_eq!(Options::parse(word).unwrap_err().word, word);
         }
-        assert_eq!(Options::parse("quiet cpus=0").unwrap_err().to_string(), "option 'cpus=0' refused: wanted cpus=N, 1 or more");
+        assert_eq!(
+            Options::parse("quiet cpus=0").unwrap_err().to_string(),
+            "option 'cpus=0' refused: wanted cpus=N, 1 or more"
+        );
     }
 
     #[test]
@@ -166,8 +171,22 @@ mod program {
         memory_size: u64,
     }
 
-    const TEXT: Header = Header { kind: LOAD, flags: READ | EXECUTE, offset: 0x1000, address: 0x40_0000, file_size: 0x100, memory_size: 0x100 };
-    const DATA: Header = Header { kind: LOAD, flags: READ | WRITE, offset: 0x1100, address: 0x40_1100, file_size: 0x80, memory_size: 0x5000 };
+    const TEXT: Header = Header {
+        kind: LOAD,
+        flags: READ | EXECUTE,
+        offset: 0x1000,
+        address: 0x40_0000,
+        file_size: 0x100,
+        memory_size: 0x100,
+    };
+    const DATA: Header = Header {
+        kind: LOAD,
+        flags: READ | WRITE,
+        offset: 0x1100,
+        address: 0x40_1100,
+        file_size: 0x80,
+        memory_size: 0x5000,
+    };
 
     fn file(entry: u64, headers: &[Header]) -> Vec<u8> {
         let mut file = b"\x7FELF\x02\x01\x01\0\0\0\0\0\0\0\0\0".to_vec();
@@ -212,7 +231,9 @@ mod program {
         assert_eq!(refused(&[DATA, TEXT]), ElfError::Order { segment: 1 });
         assert_eq!(refused(&[TEXT, Header { kind: 2, ..DATA }]), ElfError::NotStatic { segment: 1 });
         assert_eq!(refused(&[TEXT, Header { kind: 3, ..DATA }]), ElfError::NotStatic { segment: 1 });
-        for (address, memory_size) in [(0x100, 0x100), (LIMIT as u64 - 0xF00, 0xF01), (u64::MAX - 0xEFF, 0x1000), (0x40_1100, u64::MAX)] {
+        for (address, memory_size) in
+            [(0x100, 0x100), (LIMIT as u64 - 0xF00, 0xF01), (u64::MAX - 0xEFF, 0x1000), (0x40_1100, u64::MAX)]
+        {
             let found = refused(&[Header { address, memory_size, ..DATA }]);
             assert!(matches!(found, ElfError::Address { segment: 0, .. }), "{found:?}");
         }
@@ -247,19 +268,22 @@ mod program {
         assert_eq!(with(18, 62), Err(ElfError::Machine { wanted: 243, found: 62 }));
         assert_eq!(with(54, 32), Err(ElfError::HeaderSize { found: 32 }));
         assert_eq!(with(57, 0xFF), Err(ElfError::Truncated { wanted: 64 + 56 * 0xFF01, found: 0x1200 }));
-        assert_eq!(Program::parse(&good[..63], MACHINE, LIMIT).map(|_| ()), Err(ElfError::Truncated { wanted: 64, found: 63 }));
+        assert_eq!(
+            Program::parse(&good[..63], MACHINE, LIMIT).map(|_| ()),
+            Err(ElfError::Truncated { wanted: 64, found: 63 })
+        );
     }
 
     fn any_header() -> impl Strategy<Value = Header> {
-        let address = prop_oneof![0x3F_F000..0x40_8000_u64, (LIMIT as u64 - 0x2000)..LIMIT as u64 + 0x1000, any::<u64>()];
+        let address =
+            prop_oneof![0x3F_F000..0x40_8000_u64, (LIMIT as u64 - 0x2000)..LIMIT as u64 + 0x1000, any::<u64>()];
         let size = prop_oneof![0..0x3000_u64, any::<u64>()];
         let offset = prop_oneof![0..0x1300_u64, any::<u64>()];
-        (prop_oneof![8 => Just(LOAD), 1 => any::<u32>()], 0..8_u32, offset, address, size.clone(), size, any::<bool>()).prop_map(
-            |(kind, flags, offset, address, file_size, memory_size, congruent)| {
+        (prop_oneof![8 => Just(LOAD), 1 => any::<u32>()], 0..8_u32, offset, address, size.clone(), size, any::<bool>())
+            .prop_map(|(kind, flags, offset, address, file_size, memory_size, congruent)| {
                 let offset = if congruent { offset & !0xFFF | address & 0xFFF } else { offset };
                 Header { kind, flags, offset, address, file_size: file_size % 0x200, memory_size }
-            },
-        )
+            })
     }
 
     /// What the loader relies on.

@@ -41,7 +41,9 @@ fn wrong_frees_are_detected_and_change_nothing() {
     buddy.add(0..48);
     let block = buddy.allocate(2).unwrap();
     let refused = |frame, order| Err(NotAllocated { frame, order });
-    for (frame, order) in [(block, 1), (block, 3), (block + 1, 0), (block + 1, 2), (50, 0), (64, 0), (usize::MAX, 0), (block, usize::MAX)] {
+    for (frame, order) in
+        [(block, 1), (block, 3), (block + 1, 0), (block + 1, 2), (50, 0), (64, 0), (usize::MAX, 0), (block, usize::MAX)]
+    {
         assert_eq!(buddy.free(frame, order), refused(frame, order));
     }
     assert_eq!(buddy.free(block, 2), Ok(()));
@@ -78,7 +80,10 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
 fn tiles(mut start: usize, end: usize) -> BTreeMap<usize, usize> {
     let mut tiles = BTreeMap::new();
     while start < end {
-        let order = (0..=MAX_ORDER).rev().find(|order| start.is_multiple_of(1 << order) && start + (1 << order) <= end).unwrap();
+        let order = (0..=MAX_ORDER)
+            .rev()
+            .find(|order| start.is_multiple_of(1 << order) && start + (1 << order) <= end)
+            .unwrap();
         *tiles.entry(order).or_insert(0) += 1;
         start += 1 << order;
     }

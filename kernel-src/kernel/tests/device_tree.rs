@@ -22,7 +22,10 @@ fn riscv_virt_reads_as_qemu_built_it() {
     let tree = Fdt::parse(RISCV).unwrap();
     assert_eq!(Fdt::total_size(RISCV.first_chunk().unwrap()), Ok(RISCV.len()));
     assert_eq!(pairs(tree.memory()), [(0x8000_0000, 128 << 20)]);
-    assert_eq!(tree.cpus().map(|cpu| (cpu.hardware.0, cpu.enabled)).collect::<Vec<_>>(), [(0, true), (1, true), (2, true), (3, true)]);
+    assert_eq!(
+        tree.cpus().map(|cpu| (cpu.hardware.0, cpu.enabled)).collect::<Vec<_>>(),
+        [(0, true), (1, true), (2, true), (3, true)]
+    );
     assert_eq!((tree.reservations().count(), tree.command_line(), tree.initrd()), (0, None, None));
     let uart = tree.stdout().unwrap();
     assert!(uart.is_compatible("ns16550a") && uart.name() == "serial@10000000");
@@ -39,7 +42,8 @@ fn riscv_virt_reads_as_qemu_built_it() {
 fn extended_interrupts_name_each_harts_controller() {
     let tree = Fdt::parse(RISCV).unwrap();
     let plic = tree.find_compatible(&["riscv,plic0"]).unwrap();
-    let wires: Vec<_> = plic.wires().map(|wire| (wire.controller.parent().unwrap().name(), wire.cells.get(0))).collect();
+    let wires: Vec<_> =
+        plic.wires().map(|wire| (wire.controller.parent().unwrap().name(), wire.cells.get(0))).collect();
     let expected = ["cpu@0", "cpu@1", "cpu@2", "cpu@3"].into_iter().flat_map(|cpu| [(cpu, Some(11)), (cpu, Some(9))]);
     assert_eq!(wires, expected.collect::<Vec<_>>());
     assert_eq!(plic.interrupts().count(), 8);
@@ -196,7 +200,12 @@ fn chosen_reserved_and_disabled_are_told() {
     builder.begin("anywhere").cells("size", &[0x100]).end();
     builder.end();
     builder.begin("cpus").cells("#address-cells", &[2]).cells("#size-cells", &[0]);
-    builder.begin("cpu@0").property("device_type", b"cpu\0").cells("reg", &[0, 0]).property("status", b"disabled\0").end();
+    builder
+        .begin("cpu@0")
+        .property("device_type", b"cpu\0")
+        .cells("reg", &[0, 0])
+        .property("status", b"disabled\0")
+        .end();
     builder.begin("cpu@100000001").property("device_type", b"cpu\0").cells("reg", &[1, 1]).end();
     builder.end().end();
     let blob = builder.blob();
@@ -209,7 +218,10 @@ fn chosen_reserved_and_disabled_are_told() {
     assert_eq!(pairs(tree.reservations()), [(0x9000, 0x1000), (0x2000, 0x100)]);
     assert_eq!(tree.find_compatible(&["x", "c,d"]).unwrap().name(), "uart@1");
     assert!(!tree.node("/off").unwrap().enabled());
-    assert_eq!(tree.cpus().map(|cpu| (cpu.hardware.0, cpu.enabled)).collect::<Vec<_>>(), [(0, false), (0x1_0000_0001, true)]);
+    assert_eq!(
+        tree.cpus().map(|cpu| (cpu.hardware.0, cpu.enabled)).collect::<Vec<_>>(),
+        [(0, false), (0x1_0000_0001, true)]
+    );
 }
 
 #[test]
@@ -236,13 +248,18 @@ fn malformed_structures_are_refused_by_name() {
     let long = parse(&|tree| _ = tree.begin("").property("p", b"").cell(3).cell(u32::MAX).cell(0));
     assert!(matches!(long, Err(FdtError::StructureEnd { .. })), "{long:?}");
     assert_eq!(Fdt::parse(&RISCV[..39]).map(|_| ()), Err(FdtError::Truncated { wanted: 40, found: 39 }));
-    assert_eq!(FdtError::Token { at: 8, found: 7 }.to_string(), "device tree: wanted a token at structure offset 0x8, found 0x7");
+    assert_eq!(
+        FdtError::Token { at: 8, found: 7 }.to_string(),
+        "device tree: wanted a token at structure offset 0x8, found 0x7"
+    );
 }
 
 /// Reads all that can be read; must end, without a panic.
 fn visit(tree: Fdt<'_>) {
     let mut seen = tree.memory().count() + tree.reservations().count() + tree.cpus().count();
-    seen += tree.command_line().map_or(0, str::len) + usize::from(tree.initrd().is_some()) + usize::from(tree.stdout().is_some());
+    seen += tree.command_line().map_or(0, str::len)
+        + usize::from(tree.initrd().is_some())
+        + usize::from(tree.stdout().is_some());
     for node in tree.nodes() {
         seen += node.reg().count() + node.wires().map(|wire| wire.cells.count()).sum::<usize>();
         assert!(node.children().all(|child| child.parent() == Some(node)));
