@@ -15,7 +15,15 @@ fn main() {
         script.display()
     );
     println!("cargo::rerun-if-changed={}", script.display());
-    for argument in ["-pie", "--no-dynamic-linker", "-zmax-page-size=4096", "-zseparate-code", "--build-id=sha1", "--no-relax", "-znotext"] {
+    for argument in [
+        "-pie",
+        "--no-dynamic-linker",
+        "-zmax-page-size=4096",
+        "-zseparate-code",
+        "--build-id=sha1",
+        "--no-relax",
+        "-znotext",
+    ] {
         println!("cargo::rustc-link-arg-bins={argument}");
     }
     println!("cargo::rustc-link-arg-bins=-T{}", script.display());

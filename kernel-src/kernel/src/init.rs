@@ -26,7 +26,10 @@ pub fn slide() -> usize {
 
 /// The boot archive; `NotFound` if there is none, or if it is broken.
 pub fn archive() -> Result<Archive<'static>, abi::Error> {
-    let range = PhysRange { start: PhysAddr(ARCHIVE_START.load(Ordering::Relaxed)), size: ARCHIVE_SIZE.load(Ordering::Relaxed) };
+    let range = PhysRange {
+        start: PhysAddr(ARCHIVE_START.load(Ordering::Relaxed)),
+        size: ARCHIVE_SIZE.load(Ordering::Relaxed),
+    };
     Archive::parse(mm::firmware_bytes(range)).map_err(|_| abi::Error::NotFound)
 }
 
@@ -38,7 +41,13 @@ pub fn main(info: BootInfo) -> ! {
     paging::set_layout(&info);
     SLIDE.store(info.slide, Ordering::Relaxed);
     arch::console::early_init(&info);
-    println!("quoin {} {} slide={:#x} build={}", env!("CARGO_PKG_VERSION"), arch::NAME, info.slide, Hex(mm::build_id()));
+    println!(
+        "quoin {} {} slide={:#x} build={}",
+        env!("CARGO_PKG_VERSION"),
+        arch::NAME,
+        info.slide,
+        Hex(mm::build_id())
+    );
     let options = match Options::parse(info.command_line) {
         Ok(options) => options,
         Err(error) => panic!("kernel command line '{}': {error}", info.command_line),
@@ -53,7 +62,12 @@ pub fn main(info: BootInfo) -> ! {
     let ring = frames::init(&info, LOG_SIZE);
     let ring = Ring::at(ring);
     let usage = frames::usage();
-    log::stage(format_args!("memory: {} KiB, {} KiB free, boot {} in this log", usage.total >> 10, usage.free >> 10, ring.boots()));
+    log::stage(format_args!(
+        "memory: {} KiB, {} KiB free, boot {} in this log",
+        usage.total >> 10,
+        usage.free >> 10,
+        ring.boots()
+    ));
     log::adopt(ring);
     if let Some(range) = info.archive {
         ARCHIVE_START.store(range.start.0, Ordering::Relaxed);
@@ -62,7 +76,8 @@ pub fn main(info: BootInfo) -> ! {
 
     paging::init(&info).expect("memory for the kernel's page tables");
     arch::console::remap();
-    let leaves = paging::audit().unwrap_or_else(|at| panic!("page at {at:?} is writable and executable, or the user's"));
+    let leaves =
+        paging::audit().unwrap_or_else(|at| panic!("page at {at:?} is writable and executable, or the user's"));
     log::stage(format_args!("paging: {} levels, {leaves} mappings, none writable and executable", arch::mm::levels()));
 
     let cpus = arch::cpu::cpus(&info);
@@ -88,12 +103,19 @@ static BOOT_ONLY_SIZE: AtomicUsize = AtomicUsize::new(0);
 
 /// What follows once the boot CPU is on its own guarded stack: boot memory goes, the other CPUs and user space come.
 extern "C" fn rest() -> ! {
-    let part = PhysRange { start: PhysAddr(BOOT_ONLY_START.load(Ordering::Relaxed)), size: BOOT_ONLY_SIZE.load(Ordering::Relaxed) };
+    let part = PhysRange {
+        start: PhysAddr(BOOT_ONLY_START.load(Ordering::Relaxed)),
+        size: BOOT_ONLY_SIZE.load(Ordering::Relaxed),
+    };
     smp::start(CPU_LIMIT.load(Ordering::Relaxed));
     log::stage(format_args!("cpus: {} of {} online", smp::online(), percpu::all().len()));
     paging::give_back_boot_memory(part, paging::boot_only_address());
     let usage = frames::usage();
-    log::stage(format_args!("user: kernel holds {} KiB, gave back {} KiB of boot memory", usage.kernel >> 10, usage.given_back >> 10));
+    log::stage(format_args!(
+        "user: kernel holds {} KiB, gave back {} KiB of boot memory",
+        usage.kernel >> 10,
+        usage.given_back >> 10
+    ));
     arch::console::enable_input_interrupt();
     let archive = archive().expect("a boot archive: give the kernel boot.cpio as initrd");
     match object::spawn(&archive, "init", 0, &[Some(Capability::Resource)]) {

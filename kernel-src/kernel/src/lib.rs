@@ -26,9 +26,9 @@ mod irq;
 #[cfg(target_os = "none")]
 mod log;
 #[cfg(target_os = "none")]
-mod panic;
-#[cfg(target_os = "none")]
 mod object;
+#[cfg(target_os = "none")]
+mod panic;
 #[cfg(target_os = "none")]
 mod percpu;
 #[cfg(target_os = "none")]

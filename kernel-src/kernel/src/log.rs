@@ -34,8 +34,10 @@ pub struct Output {
     to_console: bool,
 }
 
-static OUTPUT: Spin<Output> =
-    Spin::new(Rank::Log, Output { ring: None, early: ArrayVec::new_const(), writer: Writer::Kernel, at_line_start: true, to_console: true });
+static OUTPUT: Spin<Output> = Spin::new(
+    Rank::Log,
+    Output { ring: None, early: ArrayVec::new_const(), writer: Writer::Kernel, at_line_start: true, to_console: true },
+);
 static QUIET: AtomicBool = AtomicBool::new(false);
 
 impl Output {
@@ -150,7 +152,8 @@ struct Input {
     waiting: WaitList,
 }
 
-static INPUT: Spin<Input> = Spin::new(Rank::Wait, Input { bytes: [0; CONSOLE_INPUT_SIZE], first: 0, count: 0, waiting: WaitList::new() });
+static INPUT: Spin<Input> =
+    Spin::new(Rank::Wait, Input { bytes: [0; CONSOLE_INPUT_SIZE], first: 0, count: 0, waiting: WaitList::new() });
 
 /// A byte came in. When nobody reads for long, the newest are lost, as on any UART.
 pub fn received(byte: u8) {

@@ -2,8 +2,9 @@
 
 use crate::{
     addr::VirtAddr,
-    arch, log,
+    arch,
     config::{KERNEL_STACK_SIZE, PAGE_SIZE, PANIC_WAIT_NS},
+    log,
     mm::user::probe,
     percpu,
     trap::Fault,
@@ -115,10 +116,21 @@ fn report(cpu: usize, registers: Option<&dyn Display>, pc: Option<VirtAddr>, fra
     });
 }
 
-fn write_report(out: &mut dyn Write, cpu: usize, registers: Option<&dyn Display>, pc: Option<VirtAddr>, frame: usize) -> fmt::Result {
+fn write_report(
+    out: &mut dyn Write,
+    cpu: usize,
+    registers: Option<&dyn Display>,
+    pc: Option<VirtAddr>,
+    frame: usize,
+) -> fmt::Result {
     let thread = percpu::all().get(cpu).and_then(|_| percpu::current());
     match thread {
-        Some(thread) => writeln!(out, "PANIC cpu{cpu}: registers in thread {} of {}, frame {frame:#x}", thread.id(), thread.process().name())?,
+        Some(thread) => writeln!(
+            out,
+            "PANIC cpu{cpu}: registers in thread {} of {}, frame {frame:#x}",
+            thread.id(),
+            thread.process().name()
+        )?,
         None => writeln!(out, "PANIC cpu{cpu}: registers with no thread, frame {frame:#x}")?,
     }
     if let Some(registers) = registers {
@@ -132,7 +144,9 @@ fn write_report(out: &mut dyn Write, cpu: usize, registers: Option<&dyn Display>
     let mut frame = frame;
     while index < DEPTH {
         let at = |offset: isize| probe(VirtAddr(frame.wrapping_add_signed(offset)));
-        let (Some(caller), Some(previous)) = (at(arch::cpu::FRAME_RETURN), at(arch::cpu::FRAME_PREVIOUS)) else { break };
+        let (Some(caller), Some(previous)) = (at(arch::cpu::FRAME_RETURN), at(arch::cpu::FRAME_PREVIOUS)) else {
+            break;
+        };
         if caller == 0 {
             break;
         }

@@ -5,6 +5,8 @@
 
 #![allow(unsafe_code)]
 
+#[cfg(debug_assertions)]
+use crate::sync::Rank;
 use crate::{
     addr::{CpuId, HardwareId, PhysAddr, VirtAddr},
     arch,
@@ -12,8 +14,6 @@ use crate::{
     sched::RunQueue,
     sync::Ref,
 };
-#[cfg(debug_assertions)]
-use crate::sync::Rank;
 use core::{
     cell::Cell,
     ptr,

@@ -53,14 +53,19 @@ pub fn start(limit: usize) {
     for cpu in percpu::all().iter().skip(1).take(limit.saturating_sub(1)) {
         let name = (cpu.id.0, cpu.hardware.0);
         match arch::cpu::start(cpu.hardware, cpu) {
-            Err(error) => log::stage(format_args!("cpus: cpu{} (hardware {:#x}) did not start: {error:?}", name.0, name.1)),
+            Err(error) => {
+                log::stage(format_args!("cpus: cpu{} (hardware {:#x}) did not start: {error:?}", name.0, name.1))
+            }
             Ok(()) => {
                 let deadline = Nanos(arch::timer::now().0 + CPU_START_WAIT_NS);
                 while !cpu.online.load(Ordering::Acquire) && arch::timer::now() < deadline {
                     arch::cpu::relax();
                 }
                 if !cpu.online.load(Ordering::Acquire) {
-                    log::stage(format_args!("cpus: cpu{} (hardware {:#x}) was started and did not arrive", name.0, name.1));
+                    log::stage(format_args!(
+                        "cpus: cpu{} (hardware {:#x}) was started and did not arrive",
+                        name.0, name.1
+                    ));
                 }
             }
         }

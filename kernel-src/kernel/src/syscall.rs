@@ -2,12 +2,9 @@
 
 use crate::{
     addr::{CpuId, Nanos, VirtAddr},
-    arch,
-    init,
-    log,
+    arch, init, log,
     mm::{
-        frames,
-        paging,
+        frames, paging,
         user::{UserBytes, UserPtr, check_range},
     },
     object::{self, Capability, Endpoint, Process, Start, Thread},
@@ -125,7 +122,8 @@ extern "C" fn archive_member(index: u64, name: u64, size: u64, _: u64, _: u64, _
 extern "C" fn archive_read(index: u64, offset: u64, to: u64, size: u64, _: u64, _: u64) -> Outcome {
     let copy = || {
         let member = init::archive()?.members().nth(index as usize).ok_or(Error::NotFound)?;
-        let rest = usize::try_from(offset).ok().and_then(|offset| member.data.get(offset..)).ok_or(Error::InvalidArgument)?;
+        let rest =
+            usize::try_from(offset).ok().and_then(|offset| member.data.get(offset..)).ok_or(Error::InvalidArgument)?;
         UserBytes::new(to, size)?.write(rest)
     };
     copy().into()
@@ -176,7 +174,9 @@ fn carry_out(thread: &Thread, number: u64) -> Option<Result<u64, Error>> {
             Some(Ok(0))
         }
         n if n == Call::Sleep as u64 => sleep(thread, Nanos(argument(0))),
-        n if n == Call::ThreadCreate as u64 => Some(thread_create(thread, [argument(0), argument(1), argument(2), argument(3), argument(4)])),
+        n if n == Call::ThreadCreate as u64 => {
+            Some(thread_create(thread, [argument(0), argument(1), argument(2), argument(3), argument(4)]))
+        }
         n if n == Call::Spawn as u64 => Some(spawn(thread, argument(0), argument(1))),
         n if n == Call::Wait as u64 => wait(thread, argument(0)),
         n if n == Call::ConsoleRead as u64 => console_read(thread, argument(0), argument(1), argument(2)),

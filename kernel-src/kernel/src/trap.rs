@@ -1,6 +1,6 @@
 //! Traps from user mode, once the architecture has saved and decoded them.
 
-use crate::{arch, addr::VirtAddr, object, percpu, sched, syscall};
+use crate::{addr::VirtAddr, arch, object, percpu, sched, syscall};
 use core::fmt;
 
 /// What went wrong in user mode, in words that all architectures share.

@@ -60,7 +60,8 @@ pub fn init(info: &BootInfo, ring_size: usize) -> PhysRange {
     }
     let held = info.reserved.iter().copied().chain([info.image]).chain(info.archive);
     for range in held.filter(|range| range.size > 0) {
-        free = subtract(&free, outer_pages(range)).expect("the machine's tables list more ranges of memory than the kernel keeps");
+        free = subtract(&free, outer_pages(range))
+            .expect("the machine's tables list more ranges of memory than the kernel keeps");
     }
     let ring = top_of(&free, ring_size, info);
     free = subtract(&free, ring).expect("room for one more range");
@@ -70,7 +71,8 @@ pub fn init(info: &BootInfo, ring_size: usize) -> PhysRange {
     let first = covered().map(|range| range.start.page_number()).min().unwrap_or(0);
     let last = covered().map(|range| range.end().page_number()).max().unwrap_or(first);
     let table_size = PhysRange::new(0, (last - first) * size_of::<FrameInfo>()).end().page_up().0;
-    let reachable = |range: &&PhysRange| range.size >= table_size && range.start.0 + table_size <= info.direct_boot_limit.0;
+    let reachable =
+        |range: &&PhysRange| range.size >= table_size && range.start.0 + table_size <= info.direct_boot_limit.0;
     let table = free.iter().filter(reachable).map(|range| PhysRange::new(range.start.0, table_size)).next();
     let table = table.expect("a range of memory for the frame table");
     free = subtract(&free, table).expect("room for one more range");
@@ -99,7 +101,11 @@ fn top_of(free: &Ranges, size: usize, info: &BootInfo) -> PhysRange {
         let end = range.end().0.min(info.direct_boot_limit.0);
         (end >= range.start.0 + size).then(|| PhysRange::new((end - size) & !(PAGE_SIZE - 1), size))
     };
-    free.iter().filter_map(fits).filter(|ring| free.iter().any(|range| range.contains(ring.start))).max_by_key(|ring| ring.start).expect("memory for the log ring")
+    free.iter()
+        .filter_map(fits)
+        .filter(|ring| free.iter().any(|range| range.contains(ring.start)))
+        .max_by_key(|ring| ring.start)
+        .expect("memory for the log ring")
 }
 
 fn allocate(order: usize) -> Result<PhysAddr, abi::Error> {

@@ -20,7 +20,10 @@ pub fn object<T>(make: impl FnOnce() -> T) -> Result<&'static mut T, abi::Error>
 }
 
 /// A slice of `count` elements, made in order.
-pub fn slice<T>(count: usize, mut make: impl FnMut(usize) -> Result<T, abi::Error>) -> Result<&'static mut [T], abi::Error> {
+pub fn slice<T>(
+    count: usize,
+    mut make: impl FnMut(usize) -> Result<T, abi::Error>,
+) -> Result<&'static mut [T], abi::Error> {
     let at = direct(frames::allocate_kernel(order_for(count * size_of::<T>()))?).cast::<T>();
     for index in 0..count {
         let value = make(index)?;

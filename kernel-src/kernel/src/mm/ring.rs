@@ -34,7 +34,8 @@ impl Ring {
         // SAFETY: `frames::init` took the range out of all free memory, for this one caller; it is page aligned
         // and mapped, any bytes are a `Header`, and the two parts do not overlap.
         let (header, bytes) = unsafe {
-            let bytes = core::slice::from_raw_parts_mut(start.add(size_of::<Header>()), range.size - size_of::<Header>());
+            let bytes =
+                core::slice::from_raw_parts_mut(start.add(size_of::<Header>()), range.size - size_of::<Header>());
             (&mut *start.cast::<Header>(), bytes)
         };
         if header.magic != MAGIC || header.size != range.size as u64 || header.check != header.sum() {

@@ -1,6 +1,10 @@
 //! Address spaces of user programs.
 
-use super::{MapFlags, frames, paging::{self, Tables}, user};
+use super::{
+    MapFlags, frames,
+    paging::{self, Tables},
+    user,
+};
 use crate::{
     addr::{PhysAddr, PhysRange, VirtAddr},
     arch,
@@ -32,7 +36,13 @@ impl Space {
     ///
     /// # Errors
     /// `InvalidAddress` outside the user half, `InvalidArgument` where something is mapped already, `NoMemory`.
-    pub fn map_anonymous(&mut self, start: VirtAddr, size: usize, flags: MapFlags, content: &[u8]) -> Result<(), abi::Error> {
+    pub fn map_anonymous(
+        &mut self,
+        start: VirtAddr,
+        size: usize,
+        flags: MapFlags,
+        content: &[u8],
+    ) -> Result<(), abi::Error> {
         user::check_range(start, size)?;
         let first = start.page_down();
         let end = start.add(size).page_up();

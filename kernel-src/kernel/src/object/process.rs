@@ -199,7 +199,12 @@ pub fn reap(thread: Ref<Thread>) {
 }
 
 /// Starts a program of the boot archive.
-pub fn spawn(archive: &Archive<'_>, name: &str, argument: u64, capabilities: &[Option<Capability>]) -> Result<Ref<Process>, Error> {
+pub fn spawn(
+    archive: &Archive<'_>,
+    name: &str,
+    argument: u64,
+    capabilities: &[Option<Capability>],
+) -> Result<Ref<Process>, Error> {
     let file = archive.find(name).ok_or(Error::NotFound)?;
     let limit = paging::user_limit().0;
     let program = Program::parse(file.data, arch::task::ELF_MACHINE, limit).map_err(|_| Error::InvalidProgram)?;
@@ -215,7 +220,13 @@ pub fn spawn(archive: &Archive<'_>, name: &str, argument: u64, capabilities: &[O
     }
     let process = Process::new(name, space, slots)?;
     ALL.lock().push(process.clone());
-    let start = Start { entry: program.entry, stack: VirtAddr(abi::STACK_TOP as usize), argument, tls: 0, home: sched::place() };
+    let start = Start {
+        entry: program.entry,
+        stack: VirtAddr(abi::STACK_TOP as usize),
+        argument,
+        tls: 0,
+        home: sched::place(),
+    };
     if let Err(error) = Process::start_thread(&process, &start) {
         ALL.lock().remove(|listed| listed.is(&process));
         return Err(error);

@@ -7,9 +7,9 @@ mod list;
 mod owned;
 mod spin;
 
-pub use list::{Link, Linked, List};
 #[cfg(target_os = "none")]
 pub(crate) use list::linked;
+pub use list::{Link, Linked, List};
 pub use owned::Owned;
 pub use spin::{Rank, Spin, SpinGuard};
 

@@ -123,7 +123,11 @@ extern "C" fn place(image: usize, size: usize, tree: usize) -> Placement {
     // A bad slide is refused by the kernel proper, which can say so.
     let slide = fdt.and_then(Fdt::command_line).and_then(|line| cmdline::slide(line).ok()).unwrap_or(0);
     let placement_image = IMAGE_BASE + slide;
-    let used = Builder::new(0).tables.iter().rposition(|table| table.iter().any(|&entry| entry != 0)).map_or(0, |last| last + 1);
+    let used = Builder::new(0)
+        .tables
+        .iter()
+        .rposition(|table| table.iter().any(|&entry| entry != 0))
+        .map_or(0, |last| last + 1);
     let mut builder = Builder::new(used);
     let root = builder.table();
     for offset in (0..size).step_by(BLOCK) {
@@ -137,7 +141,9 @@ extern "C" fn place(image: usize, size: usize, tree: usize) -> Placement {
         mm::leaf(PhysAddr(at), if any { MapFlags::KERNEL_DATA } else { MapFlags::DEVICE }, level)
     };
     for at in (0..DIRECT_LIMIT).step_by(GIB) {
-        let partly = |range: &PhysRange| range.start.0 < at + GIB && range.end().0 > at && (range.start.0 > at || range.end().0 < at + GIB);
+        let partly = |range: &PhysRange| {
+            range.start.0 < at + GIB && range.end().0 > at && (range.start.0 > at || range.end().0 < at + GIB)
+        };
         if memory.iter().any(partly) {
             for block in (at..at + GIB).step_by(BLOCK) {
                 builder.map(root, DIRECT_BASE + block, 1, entry(block, 1));
@@ -168,7 +174,8 @@ extern "C" fn hand_over(tree: usize, image: usize, runs_at: usize, size: usize, 
     IMAGE_OFFSET.store(runs_at.wrapping_sub(image), Ordering::Relaxed);
     stub::set_entry_level(level);
     // SAFETY: the direct map reaches the tree from here on for ever: it is reserved below.
-    let (fdt, tree_size) = unsafe { tree_at(DIRECT_BASE + tree) }.expect("a device tree, at most 2 MiB large, from the boot loader in x0");
+    let (fdt, tree_size) =
+        unsafe { tree_at(DIRECT_BASE + tree) }.expect("a device tree, at most 2 MiB large, from the boot loader in x0");
     TREE.set(fdt);
     let tree = PhysRange::new(tree, tree_size);
     let mut info = BootInfo {

@@ -91,7 +91,8 @@ enum Uart {
 fn uart() -> Option<Uart> {
     let base = BASE.load(Ordering::Relaxed);
     let registers = Registers(VirtAddr(base));
-    (base != 0).then(|| if IS_PL011.load(Ordering::Relaxed) { Uart::Pl011(registers) } else { Uart::Ns16550(registers) })
+    (base != 0)
+        .then(|| if IS_PL011.load(Ordering::Relaxed) { Uart::Pl011(registers) } else { Uart::Ns16550(registers) })
 }
 
 impl Uart {
@@ -141,7 +142,9 @@ pub fn write(bytes: &[u8]) {
 /// Takes a received byte.
 pub fn read() -> Option<u8> {
     match uart()? {
-        Uart::Pl011(registers) => (registers.read(PL_FLAGS) & PL_RECEIVE_EMPTY == 0).then(|| registers.read(PL_DATA) as u8),
+        Uart::Pl011(registers) => {
+            (registers.read(PL_FLAGS) & PL_RECEIVE_EMPTY == 0).then(|| registers.read(PL_DATA) as u8)
+        }
         uart @ Uart::Ns16550(_) => (uart.read(NS_LINE_STATUS) & NS_RECEIVED != 0).then(|| uart.read(NS_DATA)),
     }
 }

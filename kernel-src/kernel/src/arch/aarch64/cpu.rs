@@ -1,6 +1,6 @@
 //! A CPU: its protections, how it is started, and how the machine ends.
 
-use super::{Once, boot, irq, mm, read_register, stub, tree, trap, write_register};
+use super::{Once, boot, irq, mm, read_register, stub, trap, tree, write_register};
 use crate::{
     addr::{HardwareId, PhysAddr, PhysRange, VirtAddr},
     bootinfo::BootInfo,
@@ -27,7 +27,8 @@ pub const FRAME_RETURN: isize = 8;
 /// `SCTLR_EL1` while the boot tables are on (D17.2.118): translation and caches; stack pointers are checked for alignment
 /// (SA, SA0) and data is not; a program may clear cache lines, read the cache type, and wait (DZE, UCT, nTWI, nTWE).
 /// What is left 0 keeps it from maintaining caches, masking interrupts and signing pointers.
-pub(super) const SCTLR_BOOT: u64 = stub::SCTLR_OFF | 1 | 1 << 2 | 1 << 3 | 1 << 4 | 1 << 12 | 1 << 14 | 1 << 15 | 1 << 16 | 1 << 18;
+pub(super) const SCTLR_BOOT: u64 =
+    stub::SCTLR_OFF | 1 | 1 << 2 | 1 << 3 | 1 << 4 | 1 << 12 | 1 << 14 | 1 << 15 | 1 << 16 | 1 << 18;
 /// What is writable cannot be executed, whatever the tables say (WXN).
 const SCTLR_WRITE_XN: u64 = 1 << 19;
 /// Leave PSTATE.PAN alone at exceptions; without it they set it.
@@ -130,6 +131,10 @@ enum Conduit {
 }
 
 fn psci_conduit() -> Option<Conduit> {
+    // Entered at EL3, the kernel stands where firmware would be.
+    if stub::entry_level() == 3 {
+        return None;
+    }
     match tree().find_compatible(&["arm,psci-1.0", "arm,psci-0.2"])?.property("method")?.str()? {
         "hvc" => Some(Conduit::Hvc),
         "smc" => Some(Conduit::Smc),
@@ -145,8 +150,12 @@ fn psci(function: u64, arguments: [u64; 3]) -> Option<i64> {
     // does to CPUs is what the caller wants.
     unsafe {
         match conduit {
-            Conduit::Hvc => asm!("hvc #0", inout("x0") status, in("x1") a, in("x2") b, in("x3") c, clobber_abi("C"), options(nostack)),
-            Conduit::Smc => asm!("smc #0", inout("x0") status, in("x1") a, in("x2") b, in("x3") c, clobber_abi("C"), options(nostack)),
+            Conduit::Hvc => {
+                asm!("hvc #0", inout("x0") status, in("x1") a, in("x2") b, in("x3") c, clobber_abi("C"), options(nostack))
+            }
+            Conduit::Smc => {
+                asm!("smc #0", inout("x0") status, in("x1") a, in("x2") b, in("x3") c, clobber_abi("C"), options(nostack))
+            }
         }
     }
     Some(i64::from(status as i32))

@@ -5,7 +5,7 @@
 //! panic is in group 0 and comes as FIQ, which the kernel does not mask: it
 //! also reaches a CPU that hangs with interrupts off. All others are in group 1.
 
-use super::{Once, Registers, cpu, read_register, timer, tree, write_register};
+use super::{Once, Registers, cpu, read_register, stub, timer, tree, write_register};
 use crate::{
     addr::{CpuId, HardwareId, PhysRange, VirtAddr},
     bootinfo::BootInfo,
@@ -130,7 +130,9 @@ pub fn init(_info: &BootInfo) {
         Gic::V2 { distributor: Registers(mapped(&ranges, 0)), interface: Registers(mapped(&ranges, 1)) }
     };
     let (Gic::V2 { distributor, .. } | Gic::V3 { distributor, .. }) = gic;
-    distributor.write(CONTROL, 0);
+    // Entered at EL3, the kernel is all the software there is, and one security state is enough.
+    let one_state = matches!(gic, Gic::V3 { .. }) && stub::entry_level() == 3;
+    distributor.write(CONTROL, if one_state { V3_SECURITY_OFF } else { 0 });
     let lines = 32 * ((distributor.read(TYPE) & 0x1F) as usize + 1);
     for word in 1..lines / 32 {
         distributor.write(CLEAR_ENABLE + 4 * word, u32::MAX);
@@ -140,7 +142,7 @@ pub fn init(_info: &BootInfo) {
         distributor.write(PRIORITY + 4 * word, ALL_NORMAL);
     }
     if let Gic::V3 { .. } = gic {
-        distributor.write(CONTROL, V3_ENABLE);
+        distributor.write(CONTROL, distributor.read(CONTROL) & V3_SECURITY_OFF | V3_ENABLE);
         while distributor.read(CONTROL) & V3_WRITE_PENDING != 0 {
             cpu::relax();
         }
@@ -164,7 +166,8 @@ fn find_v3(node: Node<'_>) -> Gic {
     let regions = node.property("#redistributor-regions").and_then(|count| count.u32()).unwrap_or(1) as usize;
     let most = tree().cpus().count() * R_FRAMES_V4;
     let part = |range: &PhysRange| PhysRange { start: range.start, size: range.size.min(most) };
-    let redistributors = ranges.iter().skip(1).take(regions).map(part).map(|range| (mm::map_device(range), range.size)).collect();
+    let redistributors =
+        ranges.iter().skip(1).take(regions).map(part).map(|range| (mm::map_device(range), range.size)).collect();
     Gic::V3 { distributor: Registers(mapped(&ranges, 0)), redistributors }
 }
 
@@ -382,7 +385,7 @@ impl fmt::Display for Name {
             Gic::V3 { .. } => 3,
         };
         let stop = if stops_by_fiq() { "FIQ" } else { "IRQ" };
-        write!(f, "GICv{version}, CPUs stop by {stop}, entered at EL{}", super::stub::entry_level())
+        write!(f, "GICv{version}, CPUs stop by {stop}, entered at EL{}", stub::entry_level())
     }
 }
 

@@ -92,7 +92,13 @@ pub const fn address(entry: u64, _level: usize) -> PhysAddr {
 pub const fn flags(entry: u64, _level: usize) -> MapFlags {
     let user = entry & USER != 0;
     let never = if user { USER_EXECUTE_NEVER } else { KERNEL_EXECUTE_NEVER };
-    MapFlags { read: true, write: entry & READ_ONLY == 0, execute: entry & never == 0, user, device: entry & ATTRIBUTE_DEVICE != 0 }
+    MapFlags {
+        read: true,
+        write: entry & READ_ONLY == 0,
+        execute: entry & never == 0,
+        user,
+        device: entry & ATTRIBUTE_DEVICE != 0,
+    }
 }
 
 /// Writes an entry and makes it visible to table walks (D8.14.1: DSB for the walk, ISB for this CPU's next instructions).
@@ -149,16 +155,7 @@ pub fn activate_kernel(root: PhysAddr) {
 /// As `activate_kernel` says.
 #[unsafe(naked)]
 unsafe extern "C" fn replace_kernel_root(root: PhysAddr, empty: PhysAddr) {
-    naked_asm!(
-        "msr ttbr1_el1, x1",
-        "isb",
-        "tlbi vmalle1",
-        "dsb nsh",
-        "isb",
-        "msr ttbr1_el1, x0",
-        "isb",
-        "ret",
-    )
+    naked_asm!("msr ttbr1_el1, x1", "isb", "tlbi vmalle1", "dsb nsh", "isb", "msr ttbr1_el1, x0", "isb", "ret",)
 }
 
 /// Programs' addresses go through `root`. What another program left under the shared ASID is forgotten while no

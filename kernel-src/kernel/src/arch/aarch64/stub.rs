@@ -1,7 +1,9 @@
 //! From the exception level where a CPU starts down to EL1, and what is left at EL2.
 //!
 //! Entered at EL2, a CPU keeps a stub there whose one call, HVC, installs
-//! vectors, so that a hypervisor can come later without a reboot.
+//! vectors, so that a hypervisor can come later without a reboot. Entered at
+//! EL3, there is no firmware, and only the secure state has all of the
+//! interrupt controller: the kernel is secure EL1 then, which has no EL2.
 
 use super::read_register;
 use crate::addr::PhysAddr;
@@ -16,11 +18,11 @@ pub(super) const SCTLR_OFF: u64 = 0x30D0_0980;
 const SCTLR_EL2_OFF: u64 = 0x30C5_0830;
 /// `HCR_EL2`: EL1 is AArch64 (RW), pointer authentication does not trap (API, APK), nothing else is EL2's (D17.2.48).
 const HCR: u64 = 1 << 31 | 1 << 41 | 1 << 40;
-/// `SCR_EL3`: non-secure, HVC works, lower levels are AArch64, no pointer authentication traps; bits 4 and 5 are one (D17.2.117).
-const SCR: u64 = 1 | 3 << 4 | 1 << 8 | 1 << 10 | 1 << 16 | 1 << 17;
+/// `SCR_EL3`: secure, EL1 is AArch64 and takes its own interrupts, no pointer authentication traps; bits 4 and 5 are one
+/// (D17.2.117).
+const SCR: u64 = 3 << 4 | 1 << 10 | 1 << 16 | 1 << 17;
 /// All interrupts masked, on the level's own stack pointer (C5.2.19).
 const SPSR_EL1H: u64 = 0x3C5;
-const SPSR_EL2H: u64 = 0x3C9;
 /// `CPTR_EL2`: bits that are one, with no trap but SVE's (D17.2.31); the kernel uses no such unit.
 const CPTR: u64 = 0x33FF;
 /// Enabled for the lower level, too; register interface on; no bypass (IHI 0069, ICC_SRE_EL2).
@@ -51,8 +53,7 @@ unsafe extern "C" {
 /// # Panics
 /// If EL2 was ours and its stub does not answer.
 pub(super) fn check() {
-    let has_el2 = read_register!("id_aa64pfr0_el1") >> 8 & 0xF != 0;
-    if entry_level() >= 2 && has_el2 {
+    if entry_level() == 2 {
         let vectors = super::boot::physical(&raw const stub_vectors);
         assert!(set_vectors(vectors) == 0, "the stub at EL2 refused vectors at {vectors:?}");
     }
@@ -61,11 +62,13 @@ pub(super) fn check() {
 fn set_vectors(vectors: PhysAddr) -> u64 {
     let mut status = SET_VECTORS;
     // SAFETY: this CPU came from EL2 (`check`), so the stub below answers; it changes registers of SMCCC only.
-    unsafe { asm!("hvc #0", inout("x0") status, inout("x1") vectors.0 => _, out("x2") _, out("x3") _, options(nostack)) };
+    unsafe {
+        asm!("hvc #0", inout("x0") status, inout("x1") vectors.0 => _, out("x2") _, out("x3") _, options(nostack))
+    };
     status
 }
 
-/// Goes on behind its call at EL1, without translation; gives in `x9` the level where it began. Uses `x9` to `x12`.
+/// Goes on behind its call at EL1, without translation; gives in `x9` the level where it began. Uses `x10` and `x11`.
 ///
 /// Floating point traps and data may be unaligned from here on, before any compiled code runs.
 #[unsafe(naked)]
@@ -92,21 +95,15 @@ pub(super) unsafe extern "C" fn to_el1() {
         "msr mdcr_el3, xzr",
         "isb",
         "mrs x10, id_aa64pfr0_el1",
-        "ubfx x11, x10, #24, #4",
-        "cbz x11, 4f",
-        "mov x11, #{icc_sre}",
-        "msr S3_6_C12_C12_5, x11", // ICC_SRE_EL3
+        "ubfx x10, x10, #24, #4",
+        "cbz x10, 4f",
+        "mov x10, #{icc_sre}",
+        "msr S3_6_C12_C12_5, x10", // ICC_SRE_EL3
         "isb",
         "4:",
-        "mov x11, #{spsr_el1h}",
-        "mov x12, x30",
-        "ubfx x10, x10, #8, #4",
-        "cbz x10, 5f",
-        "mov x11, #{spsr_el2h}",
-        "adr x12, 2f",
-        "5:",
-        "msr spsr_el3, x11",
-        "msr elr_el3, x12",
+        "mov x10, #{spsr_el1h}",
+        "msr spsr_el3, x10",
+        "msr elr_el3, x30",
         "eret",
 
         "2:",
@@ -168,7 +165,6 @@ pub(super) unsafe extern "C" fn to_el1() {
         scr = const SCR,
         icc_sre = const ICC_SRE,
         spsr_el1h = const SPSR_EL1H,
-        spsr_el2h = const SPSR_EL2H,
         sctlr_el2 = const SCTLR_EL2_OFF,
         hcr = const HCR,
         cptr = const CPTR,

@@ -43,11 +43,14 @@ fn scale(value: u64, factor: &AtomicU64) -> u64 {
 /// # Panics
 /// Where the tree has no generic timer, or nobody says how fast it counts.
 pub fn init(_info: &BootInfo) {
-    let node = tree().find_compatible(&["arm,armv8-timer", "arm,armv7-timer"]).expect("a generic timer in the device tree");
+    let node =
+        tree().find_compatible(&["arm,armv8-timer", "arm,armv7-timer"]).expect("a generic timer in the device tree");
     let line = |index| node.interrupts().nth(index).and_then(|cells| irq::Line::of(&cells));
     let (physical, line) = match line(VIRTUAL_INDEX) {
         Some(line) => (false, line),
-        None => (true, line(PHYSICAL_INDEX).expect("an interrupt of the virtual or the physical timer in the device tree")),
+        None => {
+            (true, line(PHYSICAL_INDEX).expect("an interrupt of the virtual or the physical timer in the device tree"))
+        }
     };
     let told = node.property("clock-frequency").and_then(|frequency| frequency.u64());
     let frequency = told.unwrap_or_else(|| read_register!("cntfrq_el0"));
@@ -56,7 +59,8 @@ pub fn init(_info: &BootInfo) {
     INTERRUPT.store(line.number, Ordering::Relaxed);
     FREQUENCY.store(frequency, Ordering::Relaxed);
     TICK_NANOS.store(((NANOS_PER_SECOND << FACTOR_SHIFT) / frequency).max(1), Ordering::Relaxed);
-    NANO_TICKS.store(((u128::from(frequency) << FACTOR_SHIFT) / u128::from(NANOS_PER_SECOND)) as u64, Ordering::Relaxed);
+    NANO_TICKS
+        .store(((u128::from(frequency) << FACTOR_SHIFT) / u128::from(NANOS_PER_SECOND)) as u64, Ordering::Relaxed);
     ORIGIN.store(counter(), Ordering::Relaxed);
 }
 

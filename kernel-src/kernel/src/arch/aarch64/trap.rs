@@ -55,7 +55,11 @@ struct KernelFrame {
 impl fmt::Display for KernelFrame {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         task::write_registers(f, &self.x)?;
-        write!(f, "  sp ={:016x} pc ={:016x} pstate={:08x} esr={:08x} far={:016x}", self.sp, self.pc, self.state, self.syndrome, self.address)
+        write!(
+            f,
+            "  sp ={:016x} pc ={:016x} pstate={:08x} esr={:08x} far={:016x}",
+            self.sp, self.pc, self.state, self.syndrome, self.address
+        )
     }
 }
 
@@ -219,7 +223,6 @@ global_asm!(
     user_serror = sym user_serror,
 );
 
-
 // From the kernel: x0 is `PerCpu`, its own value is in TPIDRRO_EL0; x1 is the vector, its own value is in `scratch`.
 // Before the stack is used, the stack pointer is compared with where the stack ends: from the guard page up to a page
 // above it, this runs on the emergency stack.
@@ -363,7 +366,12 @@ extern "C" fn user_fiq() -> ! {
 }
 
 extern "C" fn user_serror(syndrome: u64) -> ! {
-    trap::fault(Fault { cause: Cause::HardwareError, address: None, pc: VirtAddr(read_register!("elr_el1") as usize), code: syndrome })
+    trap::fault(Fault {
+        cause: Cause::HardwareError,
+        address: None,
+        pc: VirtAddr(read_register!("elr_el1") as usize),
+        code: syndrome,
+    })
 }
 
 /// Whether the instruction at `pc`, undefined for programs, is one for higher levels: HVC, SMC, ERET, or of the
@@ -376,7 +384,10 @@ fn is_privileged(pc: u64) -> bool {
     }
     let instruction = u32::from_le_bytes(bytes);
     let is = |mask, value| instruction & mask == value;
-    is(0xFFC0_0000, 0xD500_0000) || is(0xFFE0_001F, 0xD400_0002) || is(0xFFE0_001F, 0xD400_0003) || is(0xFFFF_FFFF, 0xD69F_03E0)
+    is(0xFFC0_0000, 0xD500_0000)
+        || is(0xFFE0_001F, 0xD400_0002)
+        || is(0xFFE0_001F, 0xD400_0003)
+        || is(0xFFFF_FFFF, 0xD69F_03E0)
 }
 
 /// A synchronous exception in words, from its class (D17.2.37).

@@ -51,8 +51,11 @@ struct Shared(UnsafeCell<BootMemory>);
 unsafe impl Sync for Shared {}
 
 #[unsafe(link_section = ".init.bss")]
-static BOOT: Shared =
-    Shared(UnsafeCell::new(BootMemory { tables: [[0; ENTRIES]; 3], stack: [0; KERNEL_STACK_SIZE], early: MaybeUninit::zeroed() }));
+static BOOT: Shared = Shared(UnsafeCell::new(BootMemory {
+    tables: [[0; ENTRIES]; 3],
+    stack: [0; KERNEL_STACK_SIZE],
+    early: MaybeUninit::zeroed(),
+}));
 
 /// The header of a Linux Image (Linux, Documentation/riscv/boot-image-header.rst), version 0.2, little-endian.
 #[unsafe(naked)]
@@ -240,7 +243,9 @@ fn switch_on(mode: u64, root: &[u64; ENTRIES]) -> bool {
     let found: u64;
     // SAFETY: the tables map everything that this CPU uses at the addresses at which it uses it; the fences
     // order their writes before the first walk (Privileged 4.2.1).
-    unsafe { asm!("sfence.vma", "csrw satp, {0}", "csrr {1}, satp", "sfence.vma", in(reg) wanted, out(reg) found, options(nostack)) };
+    unsafe {
+        asm!("sfence.vma", "csrw satp, {0}", "csrr {1}, satp", "sfence.vma", in(reg) wanted, out(reg) found, options(nostack))
+    };
     found == wanted
 }
 
@@ -261,10 +266,10 @@ unsafe extern "C" fn enter(hart: u64, tree: usize, image: usize, slide: usize) -
     };
     let tree = PhysRange::new(tree, size);
     let reach = PhysAddr(BOOT_GIB * GIB);
-    let ram = fdt.memory().filter(|range| range.start < reach).map(|range| PhysRange {
-        start: range.start,
-        size: range.size.min(reach.0 - range.start.0),
-    });
+    let ram = fdt
+        .memory()
+        .filter(|range| range.start < reach)
+        .map(|range| PhysRange { start: range.start, size: range.size.min(reach.0 - range.start.0) });
     let info = BootInfo {
         image: PhysRange::new(image, mm::image_size()),
         slide,
@@ -300,7 +305,8 @@ pub fn tree(info: &BootInfo) -> Fdt<'static> {
 /// Whether the tree says that a hart has an extension (multi-letter, lower case).
 pub fn isa_has(tree: Fdt<'_>, hart: HardwareId, extension: &str) -> bool {
     let Some(cpu) = tree.cpus().find(|cpu| cpu.hardware == hart) else { return false };
-    let listed = cpu.node.property("riscv,isa-extensions").is_some_and(|list| list.strings().any(|name| name == extension));
+    let listed =
+        cpu.node.property("riscv,isa-extensions").is_some_and(|list| list.strings().any(|name| name == extension));
     let isa = cpu.node.property("riscv,isa").and_then(|isa| isa.str());
     listed || isa.is_some_and(|isa| isa.split('_').skip(1).any(|name| name == extension))
 }

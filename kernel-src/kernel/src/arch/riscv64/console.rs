@@ -69,7 +69,8 @@ pub fn use_firmware() {
 
 pub fn remap() {
     if KIND.load(Ordering::Relaxed) == UART {
-        let registers = PhysRange { start: PhysAddr(PHYSICAL.load(Ordering::Relaxed)), size: SIZE.load(Ordering::Relaxed) };
+        let registers =
+            PhysRange { start: PhysAddr(PHYSICAL.load(Ordering::Relaxed)), size: SIZE.load(Ordering::Relaxed) };
         REGISTERS.store(mm::map_device(registers).0, Ordering::Relaxed);
     }
 }

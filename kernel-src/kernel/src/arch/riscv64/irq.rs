@@ -56,7 +56,11 @@ impl fmt::Display for Name {
 
 /// A device register of 32 bits, in a range of its own.
 fn registers(device: PhysRange, offset: usize) -> *mut u32 {
-    assert!(offset + 4 <= device.size, "interrupt controller with {:#x} bytes of registers, {offset:#x} wanted", device.size);
+    assert!(
+        offset + 4 <= device.size,
+        "interrupt controller with {:#x} bytes of registers, {offset:#x} wanted",
+        device.size
+    );
     map_device(PhysRange { start: device.start.add(offset), size: 4 }).0 as *mut u32
 }
 
@@ -86,7 +90,8 @@ fn context(tree: Fdt<'static>, controller: Node<'static>, info: &BootInfo) -> Op
     let hart = tree.cpus().find(|cpu| cpu.hardware == info.boot_cpu)?;
     let own = hart.node.children().find(|child| child.property("interrupt-controller").is_some())?.phandle()?;
     let outputs = controller.property("interrupts-extended")?.cells();
-    let is_ours = |&index: &usize| outputs.get(2 * index) == Some(own) && outputs.get(2 * index + 1) == Some(EXTERNAL as u32);
+    let is_ours =
+        |&index: &usize| outputs.get(2 * index) == Some(own) && outputs.get(2 * index + 1) == Some(EXTERNAL as u32);
     (0..outputs.len() / 2).find(is_ours).map(|index| index as u32)
 }
 

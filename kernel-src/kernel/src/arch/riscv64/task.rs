@@ -18,8 +18,8 @@ const CALL_SIZE: u64 = 4;
 /// Payload words 0 to 7.
 const WORDS: [usize; MESSAGE_WORDS] = [12, 13, 14, 15, 16, 17, 6, 7];
 const NAMES: [&str; 31] = [
-    "ra", "sp", "gp", "tp", "t0", "t1", "t2", "s0", "s1", "a0", "a1", "a2", "a3", "a4", "a5", "a6", "a7", "s2", "s3", "s4", "s5", "s6",
-    "s7", "s8", "s9", "s10", "s11", "t3", "t4", "t5", "t6",
+    "ra", "sp", "gp", "tp", "t0", "t1", "t2", "s0", "s1", "a0", "a1", "a2", "a3", "a4", "a5", "a6", "a7", "s2", "s3",
+    "s4", "s5", "s6", "s7", "s8", "s9", "s10", "s11", "t3", "t4", "t5", "t6",
 ];
 const PER_LINE: usize = 4;
 

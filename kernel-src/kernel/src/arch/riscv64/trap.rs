@@ -227,7 +227,9 @@ extern "C" fn from_kernel(frame: &mut Frame) {
 /// Whether an access came into the guard page below this CPU's stack, or a trap found no room on it.
 fn overflowed(stack: VirtAddr, address: usize) -> bool {
     let bottom = percpu::all().first().map_or(0, |_| percpu::this().stack_top.0 - KERNEL_STACK_SIZE);
-    bottom != 0 && (address.wrapping_sub(bottom - PAGE_SIZE) < PAGE_SIZE || stack.0.wrapping_sub(bottom - PAGE_SIZE) < PAGE_SIZE)
+    bottom != 0
+        && (address.wrapping_sub(bottom - PAGE_SIZE) < PAGE_SIZE
+            || stack.0.wrapping_sub(bottom - PAGE_SIZE) < PAGE_SIZE)
 }
 
 fn decode(code: u64, value: u64, pc: VirtAddr) -> Fault {

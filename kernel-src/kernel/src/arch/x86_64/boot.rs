@@ -308,9 +308,15 @@ unsafe extern "C" fn map_image(info: *const StartInfo, image: usize) -> usize {
     let options = unsafe { text((*info).command_line as *const u8) };
     // A bad value is refused by `init`, which can say so.
     let slide = cmdline::slide(options).unwrap_or(0);
-    let [start, end, text_start, text_end, guard, init_start] =
-        [&raw const __image_start, &raw const __image_end, &raw const __text_start, &raw const __text_end, &raw const __boot_guard, &raw const __init_start]
-            .map(|symbol| symbol as usize);
+    let [start, end, text_start, text_end, guard, init_start] = [
+        &raw const __image_start,
+        &raw const __image_end,
+        &raw const __text_start,
+        &raw const __text_end,
+        &raw const __boot_guard,
+        &raw const __init_start,
+    ]
+    .map(|symbol| symbol as usize);
     // SAFETY: the boot CPU alone runs, and nobody holds a reference to the tables.
     let tables = unsafe { &mut *TABLES.0.get() };
     let entry = |table: *const u64| table as u64 | PRESENT | WRITE;
@@ -339,7 +345,8 @@ unsafe extern "C" fn enter(info: usize, image: usize, slide: usize) -> ! {
     // SAFETY: as in `map_image`; the loader's lists have as many entries as it says.
     let (start, map, modules) = unsafe {
         let start = &*direct(info as u64).cast::<StartInfo>();
-        let map = slice::from_raw_parts(direct(start.memory_map).cast::<MemoryMapEntry>(), start.memory_map_entries as usize);
+        let map =
+            slice::from_raw_parts(direct(start.memory_map).cast::<MemoryMapEntry>(), start.memory_map_entries as usize);
         let modules = match start.modules {
             0 => &[],
             count => slice::from_raw_parts(direct(start.module_list).cast::<Module>(), count as usize),

@@ -149,7 +149,9 @@ pub unsafe fn read_msr(register: u32) -> u64 {
 /// The register exists and takes this value, and what it changes is the caller's to change.
 pub unsafe fn write_msr(register: u32, value: u64) {
     // SAFETY: the caller's promise.
-    unsafe { asm!("wrmsr", in("ecx") register, in("eax") value as u32, in("edx") (value >> 32) as u32, options(nostack, preserves_flags)) };
+    unsafe {
+        asm!("wrmsr", in("ecx") register, in("eax") value as u32, in("edx") (value >> 32) as u32, options(nostack, preserves_flags))
+    };
 }
 
 /// # Safety
@@ -220,7 +222,9 @@ pub fn fault_address() -> VirtAddr {
 pub fn percpu() -> *const PerCpu {
     let this;
     // SAFETY: reads the first word of what GS points at, which `install` made this CPU's `PerCpu`.
-    unsafe { asm!("mov {}, gs:[{}]", out(reg) this, const offset_of!(PerCpu, this), options(nostack, preserves_flags, readonly)) };
+    unsafe {
+        asm!("mov {}, gs:[{}]", out(reg) this, const offset_of!(PerCpu, this), options(nostack, preserves_flags, readonly))
+    };
     this
 }
 
@@ -250,7 +254,8 @@ pub fn init_cpu() {
     let base = cpu.arch.tss.get() as u64;
     // An available 64-bit TSS of two entries (SDM vol. 3A, 8.2.3).
     let tss_low = TSS_LIMIT | (base & 0xFF_FFFF) << 16 | 0x89 << 40 | (base >> 24 & 0xFF) << 56;
-    let gdt = [0, KERNEL_CODE_SEGMENT, KERNEL_DATA_SEGMENT, 0, USER_DATA_SEGMENT, USER_CODE_SEGMENT, tss_low, base >> 32];
+    let gdt =
+        [0, KERNEL_CODE_SEGMENT, KERNEL_DATA_SEGMENT, 0, USER_DATA_SEGMENT, USER_CODE_SEGMENT, tss_low, base >> 32];
     let pointer = TablePointer { limit: size_of_val(&gdt) as u16 - 1, base: cpu.arch.gdt.get() as u64 };
     // SAFETY: `arch` belongs to this CPU, which has not told its hardware of the tables yet; they never move. The new
     // GDT has a flat code segment at `KERNEL_CODE`, so reloading CS changes nothing but the selector. FS and GS are not
@@ -300,7 +305,10 @@ fn protect() {
         (extended.ebx & 1 << 20, CR4_SMAP),
     ];
     // With FXSAVE on and TS set every use of x87 or SSE is "device not available", which is what a program is told.
-    let cr4 = features.iter().filter(|(has, _)| *has != 0).fold(CR4_PAE | CR4_FXSAVE | CR4_SIMD_EXCEPTIONS, |all, (_, bit)| all | bit);
+    let cr4 = features
+        .iter()
+        .filter(|(has, _)| *has != 0)
+        .fold(CR4_PAE | CR4_FXSAVE | CR4_SIMD_EXCEPTIONS, |all, (_, bit)| all | bit);
     let cr0 = CR0_PROTECTED | CR0_MONITOR | CR0_TASK_SWITCHED | CR0_NUMERIC_ERROR | CR0_WRITE_PROTECT | CR0_PAGING;
     // SAFETY: the CPU has each feature; the kernel runs with the final tables, in which none of its pages is the user's,
     // touches user memory only in `copy_user`, and uses no floating point.
@@ -404,7 +412,8 @@ struct Mailbox {
     root: AtomicU64,
 }
 
-static MAILBOX: Mailbox = Mailbox { wanted: AtomicU64::new(0), cpu: AtomicPtr::new(core::ptr::null_mut()), root: AtomicU64::new(0) };
+static MAILBOX: Mailbox =
+    Mailbox { wanted: AtomicU64::new(0), cpu: AtomicPtr::new(core::ptr::null_mut()), root: AtomicU64::new(0) };
 const WANTED: u64 = 1 << 32;
 
 /// INIT, 10 ms, start-up, and after 200 us a second one if need be (SDM vol. 3A, 9.4.4.1; MP specification 1.4, B.4).
@@ -476,7 +485,9 @@ fn write_trampoline(page: PhysAddr) {
     // fits the page, and the words are written as bytes, so alignment does not matter.
     unsafe {
         core::ptr::copy_nonoverlapping(code as *const u8, at, size);
-        let put = |label: *const u8, value: &[u8]| core::ptr::copy_nonoverlapping(value.as_ptr(), at.add(offset(label)), value.len());
+        let put = |label: *const u8, value: &[u8]| {
+            core::ptr::copy_nonoverlapping(value.as_ptr(), at.add(offset(label)), value.len())
+        };
         put(&raw const trampoline_root, &(root.0 as u32).to_le_bytes());
         put(&raw const trampoline_gdt_base, &((page.0 + offset(&raw const trampoline_gdt)) as u32).to_le_bytes());
         put(&raw const trampoline_target, &((page.0 + offset(&raw const trampoline_long)) as u32).to_le_bytes());
@@ -626,7 +637,8 @@ pub fn reboot() -> Result<Infallible, abi::Error> {
     unsafe {
         if let Some((register, value)) = MACHINE.get().and_then(|tables| tables.reset.as_ref()) {
             match register.space {
-                SYSTEM_MEMORY => (crate::mm::map_device(PhysRange::new(register.address as usize, 1)).0 as *mut u8).write_volatile(*value),
+                SYSTEM_MEMORY => (crate::mm::map_device(PhysRange::new(register.address as usize, 1)).0 as *mut u8)
+                    .write_volatile(*value),
                 SYSTEM_IO => outb(register.address as u16, *value),
                 _ => {}
             }

@@ -84,7 +84,11 @@ pub fn init(info: &BootInfo) {
         let io_apic = IoApic::at(io_apic.address, io_apic.gsi_base);
         for line in 0..io_apic.lines() {
             let gsi = io_apic.gsi_base + line;
-            let entry = if gsi == console.gsi { u64::from(CONSOLE) | console.mode | info.boot_cpu.0 << 56 } else { u64::from(MASKED) };
+            let entry = if gsi == console.gsi {
+                u64::from(CONSOLE) | console.mode | info.boot_cpu.0 << 56
+            } else {
+                u64::from(MASKED)
+            };
             io_apic.set(line, entry);
         }
     }

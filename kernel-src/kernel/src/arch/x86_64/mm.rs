@@ -37,7 +37,9 @@ pub fn leaf(address: PhysAddr, flags: MapFlags, level: usize) -> u64 {
     let mut entry = address.0 as u64 | PRESENT;
     // The CPU need never set what is set here; a user page's bits are told by the CPU.
     entry |= if flags.user { USER } else { GLOBAL | ACCESSED | DIRTY };
-    for (wanted, bits) in [(flags.write, WRITE), (!flags.execute, NO_EXECUTE), (flags.device, UNCACHEABLE), (level > 0, LARGE)] {
+    for (wanted, bits) in
+        [(flags.write, WRITE), (!flags.execute, NO_EXECUTE), (flags.device, UNCACHEABLE), (level > 0, LARGE)]
+    {
         if wanted {
             entry |= bits;
         }

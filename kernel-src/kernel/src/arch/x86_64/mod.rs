@@ -75,7 +75,9 @@ impl acpi::PhysMemory for Firmware {
 /// If they are missing or malformed: without them no interrupt can be routed.
 fn machine(info: &BootInfo) -> &'static acpi::Machine {
     if MACHINE.get().is_none() {
-        let Tables::Acpi(rsdp) = info.tables else { panic!("ACPI tables wanted, but the boot loader gave a device tree") };
+        let Tables::Acpi(rsdp) = info.tables else {
+            panic!("ACPI tables wanted, but the boot loader gave a device tree")
+        };
         match acpi::parse(rsdp, &Firmware(info.direct_boot_limit)) {
             Ok(machine) => MACHINE.set(machine),
             Err(error) => panic!("malformed ACPI tables, found from the root pointer at {rsdp:?}: {error:?}"),

@@ -2,11 +2,7 @@
 
 use super::{cpu, trap};
 use crate::{addr::VirtAddr, object::Thread, percpu::PerCpu};
-use core::{
-    arch::naked_asm,
-    fmt,
-    mem::offset_of,
-};
+use core::{arch::naked_asm, fmt, mem::offset_of};
 
 /// `e_machine` of programs that run here (System V ABI, AMD64 supplement).
 pub const ELF_MACHINE: u16 = 62;

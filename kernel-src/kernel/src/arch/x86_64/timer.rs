@@ -34,7 +34,9 @@ const DIVIDE_BY_ONE: u32 = 0xB;
 fn ticks() -> u64 {
     let (low, high): (u32, u32);
     // SAFETY: reads a counter.
-    unsafe { asm!("lfence", "rdtsc", "lfence", out("eax") low, out("edx") high, options(nostack, nomem, preserves_flags)) };
+    unsafe {
+        asm!("lfence", "rdtsc", "lfence", out("eax") low, out("edx") high, options(nostack, nomem, preserves_flags))
+    };
     u64::from(high) << 32 | u64::from(low)
 }
 
@@ -46,7 +48,12 @@ struct Clock {
     scale: AtomicU64,
 }
 
-static CLOCK: Clock = Clock { turn: AtomicU32::new(0), base_ticks: AtomicU64::new(0), base_ns: AtomicU64::new(0), scale: AtomicU64::new(0) };
+static CLOCK: Clock = Clock {
+    turn: AtomicU32::new(0),
+    base_ticks: AtomicU64::new(0),
+    base_ns: AtomicU64::new(0),
+    scale: AtomicU64::new(0),
+};
 
 fn scaled(value: u64, scale: u64) -> u64 {
     ((u128::from(value) * u128::from(scale)) >> 32) as u64

@@ -18,12 +18,7 @@ use crate::{
     sched, syscall,
     trap::{self, Cause, Fault},
 };
-use core::{
-    arch::naked_asm,
-    cell::UnsafeCell,
-    fmt,
-    mem::offset_of,
-};
+use core::{arch::naked_asm, cell::UnsafeCell, fmt, mem::offset_of};
 
 const VECTORS: usize = 256;
 /// Bytes from one vector's stub to the next.
@@ -122,7 +117,11 @@ impl fmt::Display for Registers {
         writeln!(f, "  rsi={:016x} rdi={:016x} rbp={:016x} rsp={:016x}", self.rsi, self.rdi, self.rbp, self.rsp)?;
         writeln!(f, "  r8 ={:016x} r9 ={:016x} r10={:016x} r11={:016x}", self.r8, self.r9, self.r10, self.r11)?;
         writeln!(f, "  r12={:016x} r13={:016x} r14={:016x} r15={:016x}", self.r12, self.r13, self.r14, self.r15)?;
-        write!(f, "  rip={:016x} rflags={:08x} cs={:02x} ss={:02x} vector={} error={:x}", self.rip, self.rflags, self.cs, self.ss, self.vector, self.error)
+        write!(
+            f,
+            "  rip={:016x} rflags={:08x} cs={:02x} ss={:02x} vector={} error={:x}",
+            self.rip, self.rflags, self.cs, self.ss, self.vector, self.error
+        )
     }
 }
 
@@ -490,14 +489,18 @@ fn is_privileged(pc: VirtAddr) -> bool {
     const LONGEST: usize = 15;
     let mut bytes = [0; LONGEST];
     // An instruction may end at the end of its page: take what is there.
-    let read = |size: usize| crate::mm::user::UserBytes::new(pc.0 as u64, size as u64).and_then(|text| text.read(&mut bytes[..size]).map(<[u8]>::len));
+    let read = |size: usize| {
+        crate::mm::user::UserBytes::new(pc.0 as u64, size as u64)
+            .and_then(|text| text.read(&mut bytes[..size]).map(<[u8]>::len))
+    };
     let Some(size) = (1..=LONGEST).rev().find_map({
         let mut read = read;
         move |size| read(size).ok()
     }) else {
         return false;
     };
-    let is_prefix = |byte: &u8| matches!(byte, 0x26 | 0x2E | 0x36 | 0x3E | 0x40..=0x4F | 0x64..=0x67 | 0xF0 | 0xF2 | 0xF3);
+    let is_prefix =
+        |byte: &u8| matches!(byte, 0x26 | 0x2E | 0x36 | 0x3E | 0x40..=0x4F | 0x64..=0x67 | 0xF0 | 0xF2 | 0xF3);
     let start = bytes[..size].iter().position(|byte| !is_prefix(byte)).unwrap_or(size);
     match bytes[start..size] {
         // Port input and output, hlt, cli, sti.
