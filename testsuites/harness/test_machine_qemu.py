@@ -234,6 +234,7 @@ def test_the_emulator_does_not_outlive_the_lab(riscv: Board, number: signal.Sign
     process = subprocess.Popen(
         [sys.executable, "-c", LEFT_ALONE, str(riscv.path)], cwd=TOP, stdout=subprocess.PIPE, stderr=subprocess.PIPE
     )
+    pid = 0
     try:
         assert process.stdout is not None
         pid = int(process.stdout.readline())
@@ -243,6 +244,8 @@ def test_the_emulator_does_not_outlive_the_lab(riscv: Board, number: signal.Sign
     finally:
         process.kill()
         process.communicate(timeout=10)
+        if pid and is_running(pid):
+            os.kill(pid, signal.SIGKILL)
 
 
 @pytest.mark.requirement("OBS-09")
