@@ -41,6 +41,30 @@ impl Write for Lines {
     }
 }
 
+/// Shows text of several lines, as failed assertions have, on one.
+pub struct OneLine<T>(pub T);
+
+impl<T: fmt::Display> fmt::Display for OneLine<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(Joined(f), "{}", self.0)
+    }
+}
+
+/// Writes a semicolon for each line feed.
+struct Joined<'a, 'b>(&'a mut fmt::Formatter<'b>);
+
+impl Write for Joined<'_, '_> {
+    fn write_str(&mut self, text: &str) -> fmt::Result {
+        for (index, line) in text.split('\n').enumerate() {
+            if index > 0 {
+                self.0.write_str(";")?;
+            }
+            self.0.write_str(line)?;
+        }
+        Ok(())
+    }
+}
+
 /// Prints; `print!` and `println!` are the ways to call it.
 pub fn print(text: fmt::Arguments<'_>) {
     let mut lines = Lines { buffer: [0; DEBUG_WRITE_MAX], used: 0 };

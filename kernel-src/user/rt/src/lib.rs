@@ -63,6 +63,6 @@ extern "C" fn enter(argument: u64) -> ! {
 #[panic_handler]
 fn panic(info: &core::panic::PanicInfo<'_>) -> ! {
     let location = info.location().expect("the compiler gives every panic its place");
-    println!("panic: {PROGRAM_NAME}: {} at {location}", info.message());
+    println!("panic: {PROGRAM_NAME}: {} at {location}", console::OneLine(info.message()));
     call::exit(EXIT_PANIC)
 }
