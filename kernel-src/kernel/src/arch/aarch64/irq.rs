@@ -40,11 +40,12 @@ const CLEAR_ENABLE: usize = 0x180;
 const PRIORITY: usize = 0x400;
 const TARGETS: usize = 0x800;
 const CONFIGURATION: usize = 0xC00;
+const GROUP_MODIFIER: usize = 0xD00;
 const SOFTWARE: usize = 0xF00;
 const ROUTE: usize = 0x6000;
 const V3_WRITE_PENDING: u32 = 1 << 31;
-/// Affinity routing, groups 0 and 1 (IHI 0069, GICD_CTLR with one security state; the same bits mean group 1 with two).
-const V3_ENABLE: u32 = 1 << 4 | 1 << 1 | 1;
+/// Affinity routing and all groups that this state may enable (IHI 0069, GICD_CTLR: three views of one register).
+const V3_ENABLE: u32 = 1 << 4 | 1 << 2 | 1 << 1 | 1;
 /// There is one security state.
 const V3_SECURITY_OFF: u32 = 1 << 6;
 
@@ -130,23 +131,22 @@ pub fn init(_info: &BootInfo) {
         Gic::V2 { distributor: Registers(mapped(&ranges, 0)), interface: Registers(mapped(&ranges, 1)) }
     };
     let (Gic::V2 { distributor, .. } | Gic::V3 { distributor, .. }) = gic;
-    // Entered at EL3, the kernel is all the software there is, and one security state is enough.
-    let one_state = matches!(gic, Gic::V3 { .. }) && stub::entry_level() == 3;
-    distributor.write(CONTROL, if one_state { V3_SECURITY_OFF } else { 0 });
+    distributor.write(CONTROL, 0);
     let lines = 32 * ((distributor.read(TYPE) & 0x1F) as usize + 1);
     for word in 1..lines / 32 {
         distributor.write(CLEAR_ENABLE + 4 * word, u32::MAX);
-        distributor.write(GROUP + 4 * word, u32::MAX);
+        set_group_one(&gic, distributor, word, u32::MAX);
     }
     for word in 8..lines / 4 {
         distributor.write(PRIORITY + 4 * word, ALL_NORMAL);
     }
     if let Gic::V3 { .. } = gic {
-        distributor.write(CONTROL, distributor.read(CONTROL) & V3_SECURITY_OFF | V3_ENABLE);
+        distributor.write(CONTROL, V3_ENABLE);
         while distributor.read(CONTROL) & V3_WRITE_PENDING != 0 {
             cpu::relax();
         }
-        STOPS_BY_FIQ.store(distributor.read(CONTROL) & V3_SECURITY_OFF != 0, Ordering::Relaxed);
+        let group_zero_is_ours = distributor.read(CONTROL) & V3_SECURITY_OFF != 0 || is_secure();
+        STOPS_BY_FIQ.store(group_zero_is_ours, Ordering::Relaxed);
     } else {
         // With two security states, or without groups, this word reads as zero to us (IHI 0048, 4.3.4).
         distributor.write(GROUP, !(1 << STOP));
@@ -154,6 +154,22 @@ pub fn init(_info: &BootInfo) {
         distributor.write(CONTROL, if stops_by_fiq() { 3 } else { 1 });
     }
     GIC.set(gic);
+}
+
+/// Entered at EL3, the kernel is in the secure state.
+fn is_secure() -> bool {
+    stub::entry_level() == 3
+}
+
+/// Puts lines of a word into group 1, the others into group 0. In the secure state of a GICv3 that is secure group 1,
+/// which a second register makes out of group 0 (IHI 0069, GICD_IGRPMODR).
+fn set_group_one(gic: &Gic, registers: Registers, word: usize, lines: u32) {
+    if matches!(gic, Gic::V3 { .. }) && is_secure() {
+        registers.write(GROUP + 4 * word, 0);
+        registers.write(GROUP_MODIFIER + 4 * word, lines);
+    } else {
+        registers.write(GROUP + 4 * word, lines);
+    }
 }
 
 fn stops_by_fiq() -> bool {
@@ -226,7 +242,7 @@ pub fn init_cpu() {
 /// The 32 numbers that each CPU has for itself; only software-generated ones are on.
 fn init_private(registers: Registers) {
     registers.write(CLEAR_ENABLE, u32::MAX << FIRST_PRIVATE);
-    registers.write(GROUP, if stops_by_fiq() { !(1 << STOP) } else { u32::MAX });
+    set_group_one(gic(), registers, 0, if stops_by_fiq() { !(1 << STOP) } else { u32::MAX });
     for word in 0..8 {
         registers.write(PRIORITY + 4 * word, ALL_NORMAL);
     }

@@ -5,7 +5,6 @@
 //! EL3, there is no firmware, and only the secure state has all of the
 //! interrupt controller: the kernel is secure EL1 then, which has no EL2.
 
-use super::read_register;
 use crate::addr::PhysAddr;
 use core::{
     arch::{asm, global_asm, naked_asm},
