@@ -73,9 +73,10 @@ def test_nothing_stands_for_missing_work() -> None:
 def test_no_tunable_is_written_twice() -> None:
     sources = product_sources(SOURCE)
     config = sources.pop(CONFIG)
-    assert [
-        str(f) for f in repeated_tunables(config, {n: t for n, t in sources.items() if n.startswith("kernel/")})
-    ] == []
+    # Numbers under arch/ are the hardware's own bits and sizes; that some equal a tunable is chance.
+    checked = {n: t for n, t in sources.items() if n.startswith("kernel/") and "/arch/" not in n}
+    assert len(checked) > 20
+    assert [str(f) for f in repeated_tunables(config, checked)] == []
 
 
 BAD: list[tuple[Rule, str]] = [

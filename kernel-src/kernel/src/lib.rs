@@ -3,7 +3,7 @@
 //! It starts CPUs, owns page tables, switches threads, passes messages and
 //! guards capabilities. Everything else is a user program. Modules that are
 //! plain logic compile for the host too, and are tested there.
-#![cfg_attr(target_os = "none", no_std)]
+#![no_std]
 #![deny(unsafe_code)]
 
 pub mod acpi;
