@@ -128,7 +128,7 @@ def host_tests(toolchain: Toolchain, on_line: OnLine, source: Path = SOURCE) -> 
         "abi",
         "-p",
         "kernel",
-        "--lib",
+        "--tests",
         "--target-dir",
         TARGET_DIRECTORY / "host",
     ]
@@ -141,7 +141,7 @@ def clippy(toolchain: Toolchain, arch: Arch, on_line: OnLine, source: Path = SOU
         toolchain.cargo,
         "clippy",
         "--workspace",
-        "--lib",
+        "--tests",
         "--bins",
         "--target",
         TARGETS[arch],
