@@ -111,7 +111,7 @@ pub fn init_cpu() {
 }
 
 /// Lets SError and FIQ through, which end in a report and never come back. IRQ stays masked.
-pub(super) fn unmask_severe() {
+fn unmask_severe() {
     // SAFETY: vectors and this CPU's stack are in place.
     unsafe { asm!("msr daifclr, #5", options(nostack, preserves_flags)) };
 }
@@ -327,6 +327,7 @@ pub fn relax() {
 /// Sleeps until an interrupt is pending and serves it; a masked one ends the sleep, too (D1.6.2), so there is nothing to
 /// unmask and no race with one that comes just before.
 pub fn wait_for_interrupt() {
+    unmask_severe();
     // SAFETY: waits.
     unsafe { asm!("dsb sy", "wfi", options(nostack, preserves_flags)) };
     irq::dispatch();

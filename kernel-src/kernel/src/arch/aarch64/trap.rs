@@ -7,6 +7,10 @@
 //! current thread, or, for calls that cannot block, what the C ABI clobbers
 //! on the stack, and keeps no copy of `ELR_EL1` and `SPSR_EL1`: in the kernel
 //! only `copy_user` takes an exception that comes back, and it saves them.
+//!
+//! In the kernel FIQ is let through, so that a CPU that hangs there can be
+//! stopped. SError is not, while there is a program that may have caused it:
+//! it waits until that program goes on, and ends it.
 
 use super::{cpu::ArchCpu, irq, mm, read_register, task};
 use crate::{
@@ -117,7 +121,7 @@ macro_rules! save_user {
         stp x2, x3, [x30, #{state}]
         mov x29, xzr
         mov x30, xzr
-        msr daifclr, #5"
+        msr daifclr, #1"
     };
 }
 
@@ -179,6 +183,7 @@ global_asm!(
     "stp x16, x17, [sp, #128]",
     "str x18, [sp, #144]",
     "mov x29, xzr",
+    "msr daifclr, #1",
     "adrp x11, {simple}",
     "add x11, x11, :lo12:{simple}",
     "ldr x11, [x11, x10, lsl #3]",
