@@ -201,7 +201,7 @@ pub fn wait() {
 }
 
 pub fn wait_for_interrupt() {
-    wait();
+    timer::sleep();
     super::irq::dispatch_pending();
 }
 

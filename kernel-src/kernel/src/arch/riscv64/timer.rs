@@ -67,27 +67,46 @@ fn ticks() -> u64 {
     ticks
 }
 
+/// Ticks since the start; the difference also holds where the counter wraps.
+fn elapsed(now: u64) -> u64 {
+    now.wrapping_sub(START.load(Ordering::Relaxed))
+}
+
 pub fn now() -> Nanos {
     let frequency = FREQUENCY.load(Ordering::Relaxed);
     if frequency == 0 {
         return Nanos(0);
     }
-    let elapsed = ticks() - START.load(Ordering::Relaxed);
+    let elapsed = elapsed(ticks());
     Nanos(elapsed / frequency * NANOS_PER_SECOND + elapsed % frequency * NANOS_PER_SECOND / frequency)
 }
 
-/// The first tick at which `now` gives at least `at`.
+/// The first tick at which `now` gives at least `at`, or an earlier one where the counter wraps before.
 fn tick_of(at: Nanos) -> u64 {
     let frequency = FREQUENCY.load(Ordering::Relaxed);
     let (seconds, nanos) = (at.0 / NANOS_PER_SECOND, at.0 % NANOS_PER_SECOND);
-    let ticks = seconds.saturating_mul(frequency).saturating_add((nanos * frequency).div_ceil(NANOS_PER_SECOND));
-    ticks.saturating_add(START.load(Ordering::Relaxed))
+    let since_start = seconds.saturating_mul(frequency).saturating_add((nanos * frequency).div_ceil(NANOS_PER_SECOND));
+    let now = ticks();
+    now.saturating_add(since_start.saturating_sub(elapsed(now)))
 }
 
 pub fn arm(deadline: Option<Nanos>) {
     let tick = deadline.map_or(NEVER, tick_of);
     cpu::this_arch().deadline.set(tick);
     compare(tick);
+}
+
+/// Sleeps until an interrupt is pending. An emulator that loads a snapshot, which it made while all CPUs slept, may
+/// put the counter back behind where it was then (QEMU 7.2 does, by the time since it made the snapshot), even below
+/// zero: the start moves as far, once for all CPUs, so that time goes on from where it stood.
+pub fn sleep() {
+    let (start, before) = (START.load(Ordering::Relaxed), ticks());
+    cpu::wait();
+    let back = before.wrapping_sub(ticks());
+    if back.cast_signed() > 0 {
+        // Where another CPU was first, there is nothing left to do.
+        let _ = START.compare_exchange(start, start.wrapping_sub(back), Ordering::Relaxed, Ordering::Relaxed);
+    }
 }
 
 /// Stops an interrupt that was taken.
