@@ -255,7 +255,7 @@ def test_the_gdb_stub_reads_and_writes_memory_and_registers(riscv: Board, tmp_pa
         session.console.expect("here", 10)
         with session.gdb() as gdb:
             gdb.select(0)
-            assert gdb.read_register("pc") >> 21 == 0x80200000 >> 21
+            assert gdb.read_register("pc") >= 0x80000000
             gdb.write_register("t0", 0x1234_5678_9ABC_DEF0)
             assert gdb.read_register("t0") == 0x1234_5678_9ABC_DEF0
             gdb.physical(True)
