@@ -164,7 +164,8 @@ fn psci(function: u64, arguments: [u64; 3]) -> Option<i64> {
 /// What a CPU finds when it starts, with its caches off.
 #[repr(C, align(64))]
 struct Start {
-    /// Whom it is for: a CPU that comes too late must not take the next one's.
+    /// Whom it is for, or nobody: a CPU that comes too late must not take the next one's, and a boot loader may let
+    /// all go at once.
     hardware: AtomicU64,
     one_to_one: AtomicUsize,
     root: AtomicUsize,
@@ -174,8 +175,9 @@ struct Start {
     empty: AtomicUsize,
 }
 
+const NOBODY: u64 = u64::MAX;
 static START: Start = Start {
-    hardware: AtomicU64::new(u64::MAX),
+    hardware: AtomicU64::new(NOBODY),
     one_to_one: AtomicUsize::new(0),
     root: AtomicUsize::new(0),
     high: AtomicUsize::new(0),
@@ -183,6 +185,12 @@ static START: Start = Start {
     percpu: AtomicUsize::new(0),
     empty: AtomicUsize::new(0),
 };
+
+/// Writes whom it is for after all else, and all of it to memory, where CPUs read that have their caches off.
+fn tell_start(hardware: u64) {
+    START.hardware.store(hardware, Ordering::Release);
+    mm::clean_to_memory(VirtAddr(&raw const START as usize), size_of::<Start>());
+}
 
 /// A map of the kernel's code where it physically lies, for CPUs on their way up.
 static ONE_TO_ONE: Once<PhysAddr> = Once::new();
@@ -208,7 +216,7 @@ fn one_to_one() -> Option<PhysAddr> {
 /// What firmware answered, or that the tree names no way.
 pub fn start(hardware: HardwareId, cpu: &'static PerCpu) -> Result<(), StartError> {
     let node = tree().cpus().find(|cpu| cpu.hardware == hardware).ok_or(StartError::Unsupported)?.node;
-    START.hardware.store(hardware.0, Ordering::Relaxed);
+    tell_start(NOBODY);
     for (field, value) in [
         (&START.one_to_one, one_to_one().ok_or(StartError::Unsupported)?.0),
         (&START.root, paging::kernel_root().0),
@@ -219,7 +227,7 @@ pub fn start(hardware: HardwareId, cpu: &'static PerCpu) -> Result<(), StartErro
     ] {
         field.store(value, Ordering::Relaxed);
     }
-    mm::clean_to_memory(VirtAddr(&raw const START as usize), size_of::<Start>());
+    tell_start(hardware.0);
     let entry = boot::physical(secondary_entry as *const () as *const u8);
     match node.property("enable-method").and_then(|method| method.strings().next()) {
         Some("psci") => start_by_psci(hardware, entry),
@@ -264,12 +272,17 @@ unsafe extern "C" fn secondary_entry() -> ! {
         "bl {to_el1}",
         "adrp x19, {start}",
         "add x19, x19, :lo12:{start}",
-        "ldr x0, [x19, #{hardware}]",
         "mrs x1, mpidr_el1",
         "and x1, x1, #0xffffffffff",
         "and x1, x1, #0xffffffff00ffffff",
+        "2:",
+        "ldr x0, [x19, #{hardware}]",
         "cmp x0, x1",
-        "b.ne 2f",
+        "b.eq 3f",
+        "wfe",
+        "b 2b",
+        "3:",
+        "dmb ld",
         "ldr x20, [x19, #{high}]",
         "ldr x21, [x19, #{stack}]",
         "ldr x22, [x19, #{percpu}]",
@@ -278,9 +291,6 @@ unsafe extern "C" fn secondary_entry() -> ! {
         "ldr x1, [x19, #{root}]",
         "bl {translate}",
         "br x20",
-        "2:",
-        "wfe",
-        "b 2b",
         to_el1 = sym stub::to_el1,
         translate = sym boot::translate,
         start = sym START,
