@@ -20,6 +20,8 @@ from harness.build.toolchain import TARGETS, Toolchain
 
 TARGET_DIRECTORY = TOP / "build" / "cargo"
 _TOLD_LINES = 12
+# The crates whose pure parts are tested on the machine that builds.
+_HOST_CRATES = ("-p", "abi", "-p", "kernel")
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,10 +126,7 @@ def host_tests(toolchain: Toolchain, on_line: OnLine, source: Path = SOURCE) -> 
     command: list[str | Path] = [
         toolchain.cargo,
         "test",
-        "-p",
-        "abi",
-        "-p",
-        "kernel",
+        *_HOST_CRATES,
         "--tests",
         "--target-dir",
         TARGET_DIRECTORY / "host",
@@ -141,13 +140,29 @@ def clippy(toolchain: Toolchain, arch: Arch, on_line: OnLine, source: Path = SOU
         toolchain.cargo,
         "clippy",
         "--workspace",
-        "--tests",
+        "--lib",
         "--bins",
         "--target",
         TARGETS[arch],
         "--target-dir",
         TARGET_DIRECTORY,
         *toolchain.cargo_flags(),
+        "--",
+        "-D",
+        "warnings",
+    ]
+    return stream(command, cwd=source, env=toolchain.environment(os.environ), on_line=on_line)
+
+
+def host_clippy(toolchain: Toolchain, on_line: OnLine, source: Path = SOURCE) -> tuple[int, list[str]]:
+    """`cargo clippy` of the host-side tests, where a warning is an error: exit status and output."""
+    command: list[str | Path] = [
+        toolchain.cargo,
+        "clippy",
+        *_HOST_CRATES,
+        "--tests",
+        "--target-dir",
+        TARGET_DIRECTORY / "host",
         "--",
         "-D",
         "warnings",

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from harness.build.artifacts import ARCHES, SOURCE, TOP, Arch
-from harness.build.cargo import clippy, format_check, host_tests
+from harness.build.cargo import clippy, format_check, host_clippy, host_tests
 from harness.build.toolchain import Toolchain, discover
 
 _SHOWN_LINES = 60
@@ -50,6 +50,12 @@ def test_clippy_has_nothing_to_say(toolchain: Toolchain, arch: Arch) -> None:
     if not (toolchain.candidate.bin / "cargo-clippy").exists():
         pytest.fail(f"{toolchain.candidate.name} has no clippy; next: ./quoin setup, or rustup component add clippy")
     status, lines = clippy(toolchain, arch, silent)
+    assert status == 0, end_of(lines)
+
+
+@pytest.mark.requirement("ERR-08")
+def test_clippy_has_nothing_to_say_of_the_host_side_tests(toolchain: Toolchain) -> None:
+    status, lines = host_clippy(toolchain, silent)
     assert status == 0, end_of(lines)
 
 

@@ -4,7 +4,7 @@
 //! runs with caches on. Then the tree is read, boot tables for the high half
 //! are made, and the image is relocated to where they put it.
 
-use super::{TREE, mm, read_register, stub};
+use super::{TREE, mm, read_register, stub, timer};
 use crate::{
     addr::{HardwareId, PhysAddr, PhysRange, VirtAddr},
     bootinfo::{BootInfo, Tables},
@@ -170,7 +170,8 @@ pub(super) fn hardware_id() -> HardwareId {
 
 /// Makes the hand-over, in the high half.
 #[unsafe(link_section = ".init.text")]
-extern "C" fn hand_over(tree: usize, image: usize, runs_at: usize, size: usize, level: u64) -> ! {
+extern "C" fn hand_over(tree: usize, image: usize, runs_at: usize, size: usize, level: u64, began: u64) -> ! {
+    timer::BEGAN.store(began, Ordering::Relaxed);
     IMAGE_OFFSET.store(runs_at.wrapping_sub(image), Ordering::Relaxed);
     stub::set_entry_level(level);
     // SAFETY: the direct map reaches the tree from here on for ever: it is reserved below.
@@ -219,7 +220,8 @@ unsafe extern "C" fn image_header() -> ! {
 }
 
 /// Translation and data cache are off, `x0` is the device tree. Kept over calls: `x19` end of `.bss`, `x20` image,
-/// `x21` tree, `x22` size, `x23` where the image will run, `x24` level of entry.
+/// `x21` tree, `x22` size, `x23` where the image will run, `x24` level of entry, `x25` when this
+/// began: the clock counts from here.
 #[unsafe(naked)]
 #[unsafe(link_section = ".init.text")]
 unsafe extern "C" fn entry() -> ! {
@@ -227,6 +229,7 @@ unsafe extern "C" fn entry() -> ! {
         "mov x21, x0",
         "bl {to_el1}",
         "mov x24, x9",
+        "mrs x25, cntvct_el0",
         "adrp x20, __image_start",
         "adrp x22, __image_end",
         "sub x22, x22, x20",
@@ -289,6 +292,7 @@ unsafe extern "C" fn entry() -> ! {
         "mov x2, x23",
         "mov x3, x22",
         "mov x4, x24",
+        "mov x5, x25",
         "mov x29, xzr",
         "mov x30, xzr",
         "br x9",

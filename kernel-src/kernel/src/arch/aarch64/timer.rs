@@ -26,7 +26,9 @@ static FREQUENCY: AtomicU64 = AtomicU64::new(0);
 /// Nanoseconds a tick, and ticks a nanosecond.
 static TICK_NANOS: AtomicU64 = AtomicU64::new(0);
 static NANO_TICKS: AtomicU64 = AtomicU64::new(0);
-/// The counter at boot.
+/// The virtual counter when the kernel was entered.
+pub(super) static BEGAN: AtomicU64 = AtomicU64::new(0);
+/// The counter in use at that time.
 static ORIGIN: AtomicU64 = AtomicU64::new(0);
 
 fn counter() -> u64 {
@@ -61,7 +63,8 @@ pub fn init(_info: &BootInfo) {
     TICK_NANOS.store(((NANOS_PER_SECOND << FACTOR_SHIFT) / frequency).max(1), Ordering::Relaxed);
     NANO_TICKS
         .store(((u128::from(frequency) << FACTOR_SHIFT) / u128::from(NANOS_PER_SECOND)) as u64, Ordering::Relaxed);
-    ORIGIN.store(counter(), Ordering::Relaxed);
+    let since = read_register!("cntvct_el0").wrapping_sub(BEGAN.load(Ordering::Relaxed));
+    ORIGIN.store(counter().wrapping_sub(since), Ordering::Relaxed);
 }
 
 pub fn init_cpu() {

@@ -124,6 +124,9 @@ unsafe extern "C" fn pvh_entry() -> ! {
         ".code32",
         "cli",
         "cld",
+        // When this began: the clock counts from here.
+        "rdtsc",
+        "movl %eax, %esi",
         // The address at which this runs is found by a call, which needs a stack: the magic word lends itself.
         "movl (%ebx), %eax",
         "leal 4(%ebx), %esp",
@@ -144,6 +147,8 @@ unsafe extern "C" fn pvh_entry() -> ! {
         "subl %edi, %ecx",
         "shrl $2, %ecx",
         "rep stosl",
+        "movl %esi, ({entry_ticks} - 2b)(%ebp)",
+        "movl %edx, ({entry_ticks} + 4 - 2b)(%ebp)",
         "leal (__boot_stack_top - 2b)(%ebp), %esp",
 
         // A CPU without 64-bit mode or no-execute (leaf 80000001h, EDX bits 29 and 20) stops here: no console is known yet.
@@ -247,6 +252,7 @@ unsafe extern "C" fn pvh_entry() -> ! {
         "callq {enter}",
         "ud2",
         tables = sym TABLES,
+        entry_ticks = sym super::timer::ENTRY_TICKS,
         low = const core::mem::offset_of!(BootTables, low),
         low_pages = const core::mem::offset_of!(BootTables, low_pages),
         pae = const CR4_PAE,

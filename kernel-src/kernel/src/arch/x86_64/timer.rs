@@ -48,6 +48,9 @@ struct Clock {
     scale: AtomicU64,
 }
 
+/// The counter when the kernel was entered; written by the entry code.
+pub(super) static ENTRY_TICKS: AtomicU64 = AtomicU64::new(0);
+
 static CLOCK: Clock = Clock {
     turn: AtomicU32::new(0),
     base_ticks: AtomicU64::new(0),
@@ -245,14 +248,15 @@ const fn scale_of(nanoseconds: u64, count: u64) -> u64 {
 /// Starts the clock; once, on the boot CPU, whose local APIC is on.
 pub fn init(info: &BootInfo) {
     let deadline_mode = cpuid(1, 0).ecx & 1 << 24 != 0;
-    CLOCK.base_ticks.store(ticks(), Ordering::Relaxed);
+    CLOCK.base_ticks.store(ENTRY_TICKS.load(Ordering::Relaxed), Ordering::Relaxed);
     let rates = rates_by_cpuid().unwrap_or_else(|| {
         let reference = Reference::find(machine(info));
         let rates = measure(&reference);
         REFERENCE.set(reference);
         rates
     });
-    CLOCK.set_scale(scale_of(SECOND_NS, rates.tsc));
+    // From the entry on, at the rate known now.
+    CLOCK.scale.store(scale_of(SECOND_NS, rates.tsc), Ordering::Relaxed);
     if !deadline_mode {
         COMPARATOR_SCALE.store(scale_of(rates.comparator, SECOND_NS), Ordering::Relaxed);
     }
