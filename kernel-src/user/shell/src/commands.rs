@@ -145,6 +145,7 @@ fn log() -> Result<(), Error> {
     let mut offset = 0;
     // What is printed here goes into the log too: only what was there at the start is shown.
     let mut end = 0;
+    let mut at_start = true;
     loop {
         match call::log_read(end, &mut piece)? {
             0 => break,
@@ -157,10 +158,20 @@ fn log() -> Result<(), Error> {
             break;
         }
         let text = &piece[..count.min((end - offset) as usize)];
+        // Behind a bar a prompt of old is no prompt.
         for part in text.utf8_chunks() {
-            print!("{}", part.valid());
+            for piece in part.valid().split_inclusive('\n') {
+                if at_start {
+                    print!("| ");
+                }
+                at_start = piece.ends_with('\n');
+                print!("{piece}");
+            }
         }
         offset += count as u64;
+    }
+    if !at_start {
+        println!();
     }
     Ok(())
 }

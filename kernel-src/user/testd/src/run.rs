@@ -18,7 +18,7 @@ pub fn all(cases: &str, sender: &mut Sender) {
         sender.send(format_args!("# start {case}"));
         let started = call::clock_ns();
         match one(case) {
-            Ok(Exit::Status(0)) => {
+            Ok(Exit::Status(testing::EXIT_PASSED)) => {
                 sender.send(format_args!("ok {number} {case} # time_ns={}", call::clock_ns() - started));
             }
             Ok(Exit::Status(status)) => sender.send(format_args!("not ok {number} {case} # exit {status}")),

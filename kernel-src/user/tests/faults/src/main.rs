@@ -35,12 +35,16 @@ fn main(argument: u64) -> u32 {
 }
 
 fn no_authority() -> u32 {
-    let refused = [
-        call::spawn(RESOURCE, "faults", role::SCRIBBLE, [Capability::NONE; 4]).err(),
-        call::console_read(RESOURCE, &mut [0; 8]).err(),
-        Some(call::power(RESOURCE, Power::Off)),
-    ];
-    u32::from(refused != [Some(Error::InvalidCapability); 3])
+    let refused = |by| {
+        [
+            call::spawn(by, "faults", role::SCRIBBLE, [Capability::NONE; 4]).err(),
+            call::console_read(by, &mut [0; 8]).err(),
+            Some(call::power(by, Power::Off)),
+        ]
+    };
+    let nothing = refused(RESOURCE) == [Some(Error::InvalidCapability); 3];
+    let Ok(endpoint) = call::endpoint_create() else { return 1 };
+    u32::from(!nothing || refused(endpoint) != [Some(Error::WrongObject); 3])
 }
 
 fn leave_threads() -> u32 {

@@ -140,6 +140,17 @@ test! {
 }
 
 test! {
+    fn threads_without_a_wish_are_spread_over_all_cpus() requires("SMP-09") {
+        let threads: Vec<_> =
+            (0..2 * cpus().end).map(|_| assert_ok!(thread::spawn(|| info(Info::CurrentCpu, 0)))).collect();
+        let mut seen: Vec<_> = threads.into_iter().map(|thread| assert_ok!(thread.join())).collect();
+        seen.sort_unstable();
+        seen.dedup();
+        kernel_assert_eq!(seen, cpus().collect::<Vec<_>>());
+    }
+}
+
+test! {
     fn all_threads_of_a_cpu_enter_on_its_one_stack() requires("PRC-16 PRC-17 PRC-18") {
         for cpu in cpus() {
             let threads = (0..4)

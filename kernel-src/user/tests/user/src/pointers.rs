@@ -7,14 +7,19 @@ use rt::{
     test,
 };
 
+/// Where the kernel is linked (`IMAGE_BASE` in its linker scripts).
+const KERNEL_IMAGE: u64 = 0xffff_ffff_8000_0000;
+
 fn limit() -> u64 {
     assert_ok!(call::info(Info::UserLimit, 0))
 }
 
 /// Ranges that leave the user half or wrap.
-fn out_of_range() -> [(u64, u64); 7] {
+fn out_of_range() -> [(u64, u64); 8] {
     let limit = limit();
     [
+        // The kernel's own text, which is mapped and which the kernel can read.
+        (KERNEL_IMAGE + assert_ok!(call::info(Info::Slide, 0)), 64),
         (limit, 1),
         (limit - 1, 2),
         (limit + 4096, 16),
