@@ -118,7 +118,8 @@ def test_poweroff_ends_the_machine(boot: Boot) -> None:
     session.console.sendline("poweroff")
     with pytest.raises(ConsoleError):
         session.console.expect("never printed", 20)
-    assert session.machine.wait_exit(20)
+    # QEMU's RISC-V finisher ends the emulator without an event, and the console may end a little before it.
+    assert session.machine.guest_off is not None or session.machine.wait_exit(20)
     assert session.machine.guest_off is not None
 
 
