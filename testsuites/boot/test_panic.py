@@ -62,7 +62,7 @@ def test_backtraces_are_right_under_a_slide(boot: Boot, artifacts: Artifacts) ->
     assert re.search(r"#0 0x[0-9a-f]+  kernel::syscall::log_read", text), text
 
 
-@pytest.mark.requirement("HRD-01")
+@pytest.mark.requirement("HRD-01", "BTA-07", "BTX-09")
 def test_running_out_of_kernel_stack_is_told_as_such(boot: Boot, artifacts: Artifacts) -> None:
     session = boot()
     symbols = Symbols(artifacts.kernel)

@@ -36,7 +36,7 @@ def tool(*command: str) -> tuple[int, str]:
     return done.returncode, done.stdout + done.stderr
 
 
-@pytest.mark.requirement("TST-01", "TST-06", "PRF-08")
+@pytest.mark.requirement("TST-01", "TST-06", "PRF-08", "BTC-08")
 def test_the_kernels_pure_parts_pass_on_the_host(toolchain: Toolchain) -> None:
     status, lines = host_tests(toolchain, silent)
     assert status == 0, end_of(lines)

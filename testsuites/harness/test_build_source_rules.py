@@ -64,7 +64,7 @@ def test_no_code_is_kept_as_a_comment() -> None:
     assert broken(commented_out) == []
 
 
-@pytest.mark.requirement("ERR-09")
+@pytest.mark.requirement("ERR-09", "BTA-10")
 def test_nothing_stands_for_missing_work() -> None:
     assert broken(unnamed_work) == []
 
