@@ -30,7 +30,7 @@ def memory_text(mib: int) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Board:
-    """An emulated board, with one choice of CPUs and memory.
+    """An emulated board, with one choice of CPUs, memory and build of the kernel.
 
     `ready`, `panic`, `stage` and `prompt` are regular expressions over one
     console line; `prompt` also over a line that has not ended.
@@ -57,12 +57,13 @@ class Board:
     initrd: Path | None = None
     cmdline: str = ""
     icount: bool = False
+    debug: bool = False
 
     @property
     def id(self) -> str:
         """The name that a test id carries, such as `qemu-riscv64-smp4`."""
         memory = "" if self.memory_mib == self.default_memory_mib else f"-{memory_text(self.memory_mib)}"
-        return f"{self.name}-smp{self.smp}{memory}{'-icount' if self.icount else ''}"
+        return f"{self.name}-smp{self.smp}{memory}{'-icount' if self.icount else ''}{'-debug' if self.debug else ''}"
 
     def variant(
         self,
@@ -71,8 +72,9 @@ class Board:
         memory: str | None = None,
         args: tuple[str, ...] = (),
         icount: bool | None = None,
+        debug: bool | None = None,
     ) -> Board:
-        """This board with other CPUs, other memory or more QEMU arguments.
+        """This board with other CPUs, other memory, another build or more QEMU arguments.
 
         With `icount` the guest's clocks count instructions, one a nanosecond, and
         all CPUs run on one host thread: exact and repeatable with one CPU.
@@ -83,10 +85,13 @@ class Board:
         if not 1 <= cpus <= self.max_smp:
             raise BoardError(f"{self.name} takes 1 to {self.max_smp} CPUs, not {cpus} ({self.path})")
         counting = self.icount if icount is None else icount
-        features = self.features | {"icount"} if counting else self.features - {"icount"}
+        debugging = self.debug if debug is None else debug
+        features = self.features - {"icount", "debug", "release"}
+        features |= {"debug" if debugging else "release", *(["icount"] if counting else [])}
         return replace(
             self,
             icount=counting,
+            debug=debugging,
             features=features,
             smp=cpus,
             memory_mib=self.memory_mib if memory is None else memory_mib(memory),

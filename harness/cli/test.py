@@ -9,7 +9,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 
-SUMMARY = "set up, then pass all tests: harness, kernel on the host, and every suite on the boards"
+SUMMARY = "set up, then pass all tests: harness, kernel on the host, every suite on the boards with both builds"
 PASSES_ON = True
 
 
@@ -26,5 +26,7 @@ def run(args: argparse.Namespace, rest: Sequence[str]) -> int:
     from harness.cli.suites import RESULTS, run_pytest
 
     ensure()
-    build_all(ARCHES, debug="--debug-kernel" in rest)
-    return run_pytest(list(rest), RESULTS / "test.xml")
+    both = [] if "--debug-kernel" in rest else ["--both-kernels"]
+    for debug in (False, True) if both else (True,):
+        build_all(ARCHES, debug=debug)
+    return run_pytest([*both, *rest], RESULTS / "test.xml")

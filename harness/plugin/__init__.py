@@ -41,6 +41,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group.addoption("--memory", metavar="SIZE[,SIZE]", help="sizes of memory, such as 128M,2G (default: the board's)")
     group.addoption("--icount", action="store_true", help="let the guests' clocks count instructions")
     group.addoption("--debug-kernel", action="store_true", help="test the debug build of the kernel")
+    group.addoption("--both-kernels", action="store_true", help="test the release and the debug build")
     group.addoption("--kernel-args", default="", metavar="WORDS", help="words for the kernel command line")
 
 

@@ -32,7 +32,6 @@ def lab_of(config: pytest.Config) -> Lab:
 
         lab = Lab(
             Path(config.rootpath),
-            debug=bool(config.getoption("--debug-kernel")),
             kernel_args=str(config.getoption("--kernel-args")),
         )
         config.stash[LAB] = lab

@@ -27,7 +27,7 @@ import yaml
 from harness.board import Board, LabError
 from harness.plugin.fixtures import lab_of, log_folder
 from harness.plugin.keys import MACHINES, TAKES_BOARD, Taken
-from harness.plugin.matrix import board_id, marks, selected
+from harness.plugin.matrix import marks, selected
 from harness.plugin.records import Record, read_records
 from harness.plugin.runner import CaseRun, Outcome
 
@@ -105,7 +105,7 @@ class KernelTestFile(pytest.File):
                 "cases have vanished from the programs, or the floor must be lowered on purpose"
             )
         for record in records:
-            name = f"{record.case}[{board_id(self.config, board)}]"
+            name = f"{record.case}[{board.id}]"
             yield KernelTestItem.from_parent(self, name=name, record=record, board=board, timeout_s=plan.timeout_s)
 
 

@@ -29,11 +29,10 @@ def safe_name(text: str) -> str:
 class Lab:
     """Builds and machines of one run; `close` ends what still runs."""
 
-    def __init__(self, top: Path, *, debug: bool, kernel_args: str) -> None:
+    def __init__(self, top: Path, *, kernel_args: str) -> None:
         self.logs = top / "build" / "logs"
-        self._debug = debug
         self._kernel_args = kernel_args
-        self._artifacts: dict[str, Artifacts] = {}
+        self._artifacts: dict[tuple[str, bool], Artifacts] = {}
         self._shared: tuple[Board, Session] | None = None
         self._count = itertools.count(1)
         self._worker = os.environ.get("PYTEST_XDIST_WORKER", "")
@@ -42,16 +41,17 @@ class Lab:
         """The build that `board` boots. Raises harness.build.BuildError."""
         from harness.build import build
 
-        if board.arch not in self._artifacts:
-            profile = "debug" if self._debug else "release"
-            self._artifacts[board.arch] = build(board.arch, profile)  # type: ignore[arg-type]  # checked in the file
-        return self._artifacts[board.arch]
+        key = (board.arch, board.debug)
+        if key not in self._artifacts:
+            profile = "debug" if board.debug else "release"
+            self._artifacts[key] = build(board.arch, profile)  # type: ignore[arg-type]  # checked in the file
+        return self._artifacts[key]
 
     def kernel_elf(self, board: Board) -> Path | None:
         """The ELF whose symbols explain this board's kernel, if there is one."""
         if board.kernel is not None:
             return board.kernel
-        known = self._artifacts.get(board.arch)
+        known = self._artifacts.get((board.arch, board.debug))
         return None if known is None else known.kernel
 
     def files(self, board: Board, cmdline: str = "") -> BootFiles:

@@ -28,16 +28,20 @@ def selected(config: pytest.Config) -> tuple[Board, ...]:
         str(config.getoption("--smp") or ""),
         str(config.getoption("--memory") or ""),
         bool(config.getoption("--icount")),
+        (False, True) if config.getoption("--both-kernels") else (bool(config.getoption("--debug-kernel")),),
     )
 
 
 @functools.cache
-def _selected(directory: Path, names: tuple[str, ...], smp: str, memory: str, icount: bool) -> tuple[Board, ...]:
+def _selected(
+    directory: Path, names: tuple[str, ...], smp: str, memory: str, icount: bool, builds: tuple[bool, ...]
+) -> tuple[Board, ...]:
     def variants() -> Iterator[Board]:
         for board in find_boards(names, directory):
             for cpus in smp.split(",") if smp else [None]:
                 for size in memory.split(",") if memory else [None]:
-                    yield board.variant(smp=_number(cpus), memory=size, icount=icount)
+                    for debug in builds:
+                        yield board.variant(smp=_number(cpus), memory=size, icount=icount, debug=debug)
 
     return tuple(dict.fromkeys(variants()))
 
@@ -46,11 +50,6 @@ def _number(text: str | None) -> int | None:
     if text is not None and not text.strip().isdecimal():
         raise BoardError(f"--smp takes numbers of CPUs such as 1,4, not {text!r}")
     return None if text is None else int(text)
-
-
-def board_id(config: pytest.Config, board: Board) -> str:
-    """How a test id names the board: with its variant, and the build if it is not release."""
-    return board.id + ("-debug" if config.getoption("--debug-kernel") else "")
 
 
 def skip_reason(item: pytest.Item | Any, board: Board) -> str | None:
@@ -73,6 +72,4 @@ def marks(item: Any, board: Board) -> list[pytest.MarkDecorator]:
 
 def parameters(config: pytest.Config, definition: Any) -> list[Any]:
     """One pytest parameter a board, skipped where the board lacks what the test needs."""
-    return [
-        pytest.param(board, id=board_id(config, board), marks=marks(definition, board)) for board in selected(config)
-    ]
+    return [pytest.param(board, id=board.id, marks=marks(definition, board)) for board in selected(config)]

@@ -61,12 +61,12 @@ def rerun_command(item: pytest.Item) -> str:
     words = ["pytest"]
     board = item.stash.get(TAKES_BOARD, None)
     if board is not None:
-        words += ["--board", board.name]
+        words += ["--board", board.name, *(["--debug-kernel"] if board.debug else [])]
     for option in ("--smp", "--memory", "--kernel-args"):
         value = item.config.getoption(option)
         if value:
             words += [option, str(value)]
-    words += [flag for flag in ("--icount", "--debug-kernel") if item.config.getoption(flag)]
+    words += ["--icount"] if item.config.getoption("--icount") else []
     return shlex.join([*words, item.nodeid])
 
 

@@ -23,6 +23,7 @@ def ready_value(session: Session, name: str) -> int:
 
 
 @pytest.mark.requirement("PRF-02")
+@pytest.mark.needs("release")
 def test_ready_is_reached_within_five_million_instructions(
     boot: Boot, record_property: Callable[[str, object], None]
 ) -> None:
