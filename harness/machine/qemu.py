@@ -19,7 +19,6 @@ import shutil
 import signal
 import socket
 import subprocess
-import tempfile
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -34,6 +33,7 @@ from harness.machine.events import Event, Kind
 from harness.machine.gdbstub import GdbStub
 from harness.machine.image import check_image
 from harness.machine.qemu_binary import find_qemu
+from harness.machine.scratch import Scratch
 
 if TYPE_CHECKING:
     from qemu.qmp import QMPClient
@@ -95,7 +95,7 @@ class QemuMachine:
         self._stderr_fd: int | None = None
         self._stopping = False
         self._lease: int | None = None
-        self._directory: tempfile.TemporaryDirectory[str] | None = None
+        self._directory: Scratch | None = None
         self.started_s = 0.0
 
     # Power.
@@ -117,7 +117,7 @@ class QemuMachine:
         if self.admit == "budget":
             self._lease = admission().take(self.board.smp)
         try:
-            self._directory = tempfile.TemporaryDirectory(prefix="quoin-machine-")
+            self._directory = Scratch()
             loop.run(self._start(guard, binary), START_TIMEOUT_S + 1)
         except BaseException:
             self.off()
@@ -136,7 +136,7 @@ class QemuMachine:
                 self._console.close()
                 self._console = None
             if self._directory is not None:
-                self._directory.cleanup()
+                self._directory.close()
                 self._directory = None
             if self._lease is not None:
                 owner, self._lease = self._lease, None
@@ -431,7 +431,7 @@ class QemuMachine:
         """Open QEMU's gdb stub; the machine stops until the stub continues or is closed."""
         if self._directory is None:
             raise MachineError(f"{self.board.id} is off; a gdb stub needs it on")
-        path = Path(self._directory.name) / "gdb"
+        path = self._directory.path / "gdb"
         answer = self.monitor(f"gdbserver unix:{path},server=on,wait=off")
         if not path.exists():
             raise MachineError(f"QEMU opened no gdb stub: {answer.strip() or 'no reason given'}")
