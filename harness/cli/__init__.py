@@ -53,7 +53,7 @@ def parser() -> argparse.ArgumentParser:
         description="Builds Quoin, boots it on boards, and proves what it does.",
         epilog="`quoin VERB --help` tells more; docs/tour.md is the first ten minutes.",
     )
-    verbs = top.add_subparsers(dest="verb", metavar="VERB", required=True)
+    verbs = top.add_subparsers(dest="verb", metavar="VERB")
     for name, verb in VERBS.items():
         child = verbs.add_parser(name, help=verb.SUMMARY, description=verb.SUMMARY)
         verb.add_arguments(child)
@@ -66,6 +66,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     top = parser()
     args, rest = top.parse_known_args(argv)
+    if args.verb is None:
+        top.print_help(sys.stderr)
+        return 2
     verb = VERBS[args.verb]
     if rest and not verb.PASSES_ON:
         top.error(f"{args.verb} does not know: {' '.join(rest)}")

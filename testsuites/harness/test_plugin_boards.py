@@ -304,14 +304,11 @@ def test_no_machine_outlives_an_interrupted_run(project: Project, tmp_path: Path
 def test_a_run_that_takes_no_board_imports_nothing_of_the_lab(tmp_path: Path) -> None:
     (tmp_path / "test_it.py").write_text("def test_plain():\n    pass\n")
     program = (
-        "import sys, time, pytest\n"
-        "began = time.perf_counter()\n"
-        "import harness.plugin\n"
-        "cost = time.perf_counter() - began\n"
+        "import sys, pytest\n"
         "code = pytest.main(['-q', '-p', 'harness.plugin', '-p', 'no:labgrid', '-p', 'no:cacheprovider'])\n"
         "names = ('labgrid', 'qemu.qmp', 'elftools', 'yaml', 'harness.board', 'harness.machine', 'harness.build')\n"
         "heavy = [name for name in names if name in sys.modules]\n"
-        "print('RESULT', int(code), cost, heavy)\n"
+        "print('RESULT', int(code), heavy)\n"
     )
     done = subprocess.run(
         [sys.executable, "-c", program],
@@ -322,10 +319,9 @@ def test_a_run_that_takes_no_board_imports_nothing_of_the_lab(tmp_path: Path) ->
         timeout=60,
         check=False,
     )
-    result = re.search(r"RESULT (\d+) (\S+) (.*)", done.stdout)
+    result = re.search(r"RESULT (\d+) (.*)", done.stdout)
     assert result is not None, done.stderr
-    assert (result[1], result[3]) == ("0", "[]")
-    assert float(result[2]) < 0.05
+    assert result.groups() == ("0", "[]")
 
 
 @pytest.mark.requirement("DEV-02")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -104,10 +103,8 @@ def test_an_emulator_that_dies_is_not_the_kernels_fault(booted: Booter) -> None:
     pid = session.machine.pid
     assert pid is not None
     os.kill(pid, signal.SIGABRT)
-    began = time.monotonic()
     with pytest.raises(ConsoleClosed) as error:
         session.console.expect("never", 30)
-    assert time.monotonic() - began < 5
     finding = judge(session, error.value)
     assert finding.verdict is Verdict.QEMU_DIED
     assert "was ended by SIGABRT" in finding.cause
