@@ -35,6 +35,7 @@ def test_a_fault_in_the_kernel_is_told_with_registers_and_symbols(boot: Boot, ar
     assert report.complete
     text = "\n".join(symbolise(report.lines, symbols, 0))
     assert re.search(r"#0 0x[0-9a-f]+  kernel::syscall::log_read", text), text
+    assert not re.search(r"cpu0: #\d.*(from_kernel|kernel_exception)", text), "the handler is not who called:\n" + text
     assert re.search(r"^\s+\w+ *=[0-9a-f]{16}", text, re.MULTILINE), text
 
 

@@ -42,12 +42,12 @@ fn on_panic(info: &PanicInfo<'_>) -> ! {
     }
 }
 
-/// An exception in kernel mode that no fix-up covers.
-pub fn exception(fault: Fault, registers: &dyn Display) -> ! {
+/// An exception in kernel mode that no fix-up covers, or one of the machine's. `frame` is the frame pointer where it was.
+pub fn exception(fault: Fault, frame: VirtAddr, registers: &dyn Display) -> ! {
     let address = fault.address.map_or(0, |address| address.0);
     let what: &dyn Display = if fault.address.is_some_and(is_guard) { &"stack overflow" } else { &fault.cause };
     let message = format_args!("kernel {what} at address {address:#x} code {:#x} pc {:#x}", fault.code, fault.pc.0);
-    end(&message, Some(registers), Some(fault.pc), arch::cpu::frame_pointer())
+    end(&message, Some(registers), Some(fault.pc), frame.0)
 }
 
 /// Whether an address lies in the unmapped page below this CPU's stack.

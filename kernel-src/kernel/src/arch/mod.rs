@@ -62,7 +62,7 @@
 //! - stubs: user mode is saved straight into `PerCpu::current`, then on the CPU's kernel stack one of
 //!   `trap::system_call() -> !`, `trap::fault(Fault) -> !`, `trap::interrupted() -> !` (after `irq` dispatch);
 //!   calls below `abi::SIMPLE_CALLS` save only what the C ABI clobbers and call `syscall::SIMPLE[number]`
-//! - traps in kernel mode: fix-up of `copy_user`, or a panic through `panic::exception(Fault, &dyn Display)` with registers printed
+//! - traps in kernel mode: fix-up of `copy_user`, or a panic through `panic::exception(Fault, frame pointer, &dyn Display of registers)`
 //!
 //! besides, `NAME: &str` here, and `irq::name()`, `timer::name()`: `impl Display`, what was found and is used;
 //! and a linker script `kernel.ld`, which defines `__build_id_start __build_id_end

@@ -52,8 +52,6 @@ struct KernelFrame {
     state: u64,
     syndrome: u64,
     address: u64,
-    /// A frame record, so that a backtrace goes on where the exception was.
-    record: [u64; 2],
 }
 
 impl fmt::Display for KernelFrame {
@@ -272,8 +270,6 @@ global_asm!(
     "mrs x5, far_el1",
     "stp x2, x3, [sp, #{pc}]",
     "stp x4, x5, [sp, #{syndrome}]",
-    "stp x29, x2, [sp, #{record}]",
-    "add x29, sp, #{record}",
     "ldr x1, [x0, #{scratch} + 16]",
     "mov x0, sp",
     "bl {kernel_exception}",
@@ -310,7 +306,6 @@ global_asm!(
     size = const size_of::<KernelFrame>(),
     pc = const offset_of!(KernelFrame, pc),
     syndrome = const offset_of!(KernelFrame, syndrome),
-    record = const offset_of!(KernelFrame, record),
     kernel_exception = sym kernel_exception,
 );
 
@@ -339,7 +334,7 @@ extern "C" fn kernel_exception(frame: &mut KernelFrame, vector: u64) {
     if fault.address.is_some_and(|address| (bottom - GUARD..bottom).contains(&address.0)) {
         fault.cause = Cause::Other("stack overflow");
     }
-    panic::exception(fault, frame)
+    panic::exception(fault, VirtAddr(frame.x[29] as usize), frame)
 }
 
 const fn other(cause: Cause, frame: &KernelFrame) -> Fault {

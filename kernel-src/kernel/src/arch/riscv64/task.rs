@@ -11,6 +11,7 @@ pub const ELF_MACHINE: u16 = 243;
 const SP: usize = 2;
 const TP: usize = 4;
 const T0: usize = 5;
+const S0: usize = 8;
 const A0: usize = 10;
 const A1: usize = 11;
 /// `ecall` has no short form.
@@ -86,6 +87,10 @@ impl Frame {
 
     pub fn pc(&self) -> VirtAddr {
         VirtAddr(self.pc as usize)
+    }
+
+    pub(super) fn frame_pointer(&self) -> VirtAddr {
+        VirtAddr(self.get(S0) as usize)
     }
 
     pub(super) fn stack_pointer(&self) -> VirtAddr {

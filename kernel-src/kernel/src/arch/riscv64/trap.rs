@@ -219,7 +219,7 @@ extern "C" fn from_kernel(frame: &mut Frame) {
             if overflowed(frame.stack_pointer(), value as usize) {
                 fault.cause = Cause::Other("stack overflow");
             }
-            panic::exception(fault, frame)
+            panic::exception(fault, frame.frame_pointer(), frame)
         }
     }
 }

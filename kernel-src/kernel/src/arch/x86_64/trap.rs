@@ -376,15 +376,18 @@ extern "C" fn from_user(vector: u64, error: u64) -> ! {
         trap::interrupted();
     }
     if vector == NMI {
-        end_by_nmi(&User);
+        end_by_nmi();
     }
     let pc = sched::current().frame.with(|frame| frame.pc());
     let fault = Fault { cause: cause(vector, error, pc), address: address(vector), pc, code: code(vector, error) };
     if vector == MACHINE_CHECK && !machine_check_restartable() {
-        panic::exception(fault, &User);
+        panic::exception(fault, NO_FRAME, &User);
     }
     trap::fault(fault)
 }
+
+/// A program's frames are none of the kernel's.
+const NO_FRAME: VirtAddr = VirtAddr(0);
 
 /// Stands for registers that are already in the thread.
 struct User;
@@ -406,13 +409,13 @@ fn machine_check_restartable() -> bool {
     }
 }
 
-/// NMI: a panic elsewhere, or somebody's wish to see where this CPU is.
-fn end_by_nmi(registers: &dyn fmt::Display) -> ! {
+/// NMI in user mode: a panic elsewhere, or somebody's wish to see where this CPU is.
+fn end_by_nmi() -> ! {
     if panic::stop_requested() {
         panic::stopped();
     }
-    let pc = VirtAddr(0);
-    panic::exception(Fault { cause: Cause::NonMaskable, address: None, pc, code: NMI }, registers)
+    let pc = sched::current().frame.with(|frame| frame.pc());
+    panic::exception(Fault { cause: Cause::NonMaskable, address: None, pc, code: NMI }, NO_FRAME, &User)
 }
 
 /// A pc that no instruction can have: of a thread that is about to leave the kernel.
@@ -436,7 +439,7 @@ extern "C" fn from_kernel(registers: &mut Registers) {
     }
     let (vector, error) = (registers.vector, registers.error);
     let fault = Fault { cause: kernel_cause(vector, error), address: address(vector), pc, code: code(vector, error) };
-    panic::exception(fault, registers)
+    panic::exception(fault, VirtAddr(registers.rbp as usize), registers)
 }
 
 /// The address that could not be reached. A double fault is a stack's end, and CR2 still has where.
