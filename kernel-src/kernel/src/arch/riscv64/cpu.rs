@@ -2,7 +2,7 @@
 
 use super::{boot, mm, sbi, timer, trap};
 use crate::{
-    addr::{HardwareId, VirtAddr},
+    addr::{HardwareId, Nanos, VirtAddr},
     bootinfo::BootInfo,
     config::{EXCEPTION_STACK_SIZE, MAX_CPUS},
     mm::paging,
@@ -46,8 +46,8 @@ pub struct ArchCpu {
     pub saved: Cell<u64>,
     /// Top of the stack for those that find no room on the CPU's own; 0 while there is none.
     pub emergency_stack: Cell<VirtAddr>,
-    /// What the comparator is for, in ticks.
-    pub deadline: Cell<u64>,
+    /// What the comparator is for.
+    pub deadline: Cell<Option<Nanos>>,
     /// The generation of user code that this CPU's fetches see.
     pub code_generation: Cell<u64>,
     spins: Cell<u32>,
@@ -58,7 +58,7 @@ impl ArchCpu {
     pub const NEW: Self = Self {
         saved: Cell::new(0),
         emergency_stack: Cell::new(VirtAddr(0)),
-        deadline: Cell::new(timer::NEVER),
+        deadline: Cell::new(None),
         code_generation: Cell::new(0),
         spins: Cell::new(0),
     };

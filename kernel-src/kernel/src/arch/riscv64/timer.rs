@@ -13,7 +13,7 @@ use core::{
 
 const STIE: u64 = 1 << 5;
 const NANOS_PER_SECOND: u64 = 1_000_000_000;
-pub const NEVER: u64 = u64::MAX;
+const NEVER: u64 = u64::MAX;
 
 const FIRMWARE: u8 = 0;
 const LEGACY_FIRMWARE: u8 = 1;
@@ -81,19 +81,25 @@ pub fn now() -> Nanos {
     Nanos(elapsed / frequency * NANOS_PER_SECOND + elapsed % frequency * NANOS_PER_SECOND / frequency)
 }
 
-/// The first tick at which `now` gives at least `at`, or an earlier one where the counter wraps before.
-fn tick_of(at: Nanos) -> u64 {
+/// The first tick at which `now` gives at least `at`; where the counter wraps before, one a millisecond before that,
+/// because behind it no comparator would be reached any more.
+fn tick_of(at: Nanos, now: u64) -> u64 {
     let frequency = FREQUENCY.load(Ordering::Relaxed);
     let (seconds, nanos) = (at.0 / NANOS_PER_SECOND, at.0 % NANOS_PER_SECOND);
     let since_start = seconds.saturating_mul(frequency).saturating_add((nanos * frequency).div_ceil(NANOS_PER_SECOND));
-    let now = ticks();
-    now.saturating_add(since_start.saturating_sub(elapsed(now)))
+    now.saturating_add(since_start.saturating_sub(elapsed(now))).min(NEVER - frequency / 1000)
 }
 
 pub fn arm(deadline: Option<Nanos>) {
-    let tick = deadline.map_or(NEVER, tick_of);
-    cpu::this_arch().deadline.set(tick);
-    compare(tick);
+    cpu::this_arch().deadline.set(deadline);
+    loop {
+        let now = ticks();
+        compare(deadline.map_or(NEVER, |at| tick_of(at, now)));
+        // Where the counter has wrapped meanwhile, what was compared lies out of reach.
+        if ticks() >= now {
+            break;
+        }
+    }
 }
 
 /// Sleeps until an interrupt is pending. An emulator that loads a snapshot, which it made while all CPUs slept, may
@@ -124,7 +130,7 @@ pub fn nap() {
     if enabled & STIE != 0 {
         compare(ticks() + FREQUENCY.load(Ordering::Relaxed) / NAPS_PER_SECOND);
         cpu::wait();
-        compare(cpu::this_arch().deadline.get());
+        arm(cpu::this_arch().deadline.get());
     }
 }
 
