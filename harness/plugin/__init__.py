@@ -12,13 +12,14 @@ from typing import TYPE_CHECKING, Any, cast
 
 import pytest
 
+from harness.plugin.counting import count
 from harness.plugin.fixtures import artifacts, board, boot, console, fresh_machine, lab, machine
 
 if TYPE_CHECKING:
     from harness.board import Board
     from harness.plugin.kernel_tests import KernelTestFile
 
-__all__ = ["artifacts", "board", "boot", "console", "fresh_machine", "lab", "machine"]
+__all__ = ["artifacts", "board", "boot", "console", "count", "fresh_machine", "lab", "machine"]
 
 DEFAULT_BOARDS = "qemu-x86_64,qemu-aarch64,qemu-riscv64"
 KERNEL_TESTS = "kernel-tests.yaml"
