@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 import pytest
 
+from harness.plugin.clean_target import fresh_target
 from harness.plugin.counting import count
 from harness.plugin.fixtures import artifacts, board, boot, console, fresh_machine, lab, machine
 
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
     from harness.board import Board
     from harness.plugin.kernel_tests import KernelTestFile
 
-__all__ = ["artifacts", "board", "boot", "console", "count", "fresh_machine", "lab", "machine"]
+__all__ = ["artifacts", "board", "boot", "console", "count", "fresh_machine", "fresh_target", "lab", "machine"]
 
 DEFAULT_BOARDS = "qemu-x86_64,qemu-aarch64,qemu-riscv64"
 KERNEL_TESTS = "kernel-tests.yaml"
@@ -41,6 +42,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group.addoption("--smp", metavar="N[,N]", help="numbers of CPUs (default: the board's own)")
     group.addoption("--memory", metavar="SIZE[,SIZE]", help="sizes of memory, such as 128M,2G (default: the board's)")
     group.addoption("--icount", action="store_true", help="let the guests' clocks count instructions")
+    group.addoption("--cold", action="store_true", help="give each fresh_target a boot instead of a snapshot")
     group.addoption("--debug-kernel", action="store_true", help="test the debug build of the kernel")
     group.addoption("--kernel-args", default="", metavar="WORDS", help="words for the kernel command line")
 

@@ -83,14 +83,19 @@ class Lab:
         A new one is not ready yet: `wait_ready` is the caller's, so that a
         failure to boot is seen with its session.
         """
-        if self._shared is not None:
-            shared, session = self._shared
-            if shared == board and session.alive and session.ready_line is not None:
-                return session, False
-            self.drop_shared()
+        if (session := self.alive(board)) is not None:
+            return session, False
+        self.drop_shared()
         session = self.start(board, self.files(board), sinks)
         self._shared = board, session
         return session, True
+
+    def alive(self, board: Board) -> Session | None:
+        """The machine that tests on `board` share, if there is one that a further test may use."""
+        if self._shared is None:
+            return None
+        shared, session = self._shared
+        return session if shared == board and session.alive and session.ready_line is not None else None
 
     def drop_unless(self, board: Board | None) -> None:
         """End the machine that tests share, unless it is on `board`."""

@@ -66,7 +66,7 @@ def rerun_command(item: pytest.Item) -> str:
         value = item.config.getoption(option)
         if value:
             words += [option, str(value)]
-    words += [flag for flag in ("--icount", "--debug-kernel") if item.config.getoption(flag)]
+    words += [flag for flag in ("--icount", "--cold", "--debug-kernel") if item.config.getoption(flag)]
     return shlex.join([*words, item.nodeid])
 
 
