@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from harness.plugin.keys import LAB, MACHINES, TAKES_BOARD, Taken
+from harness.plugin.keys import COVERAGE, LAB, MACHINES, TAKES_BOARD, Taken
 
 if TYPE_CHECKING:
     from harness.board import Board
@@ -34,6 +34,7 @@ def lab_of(config: pytest.Config) -> Lab:
             Path(config.rootpath),
             debug=bool(config.getoption("--debug-kernel")),
             kernel_args=str(config.getoption("--kernel-args")),
+            coverage=config.stash.get(COVERAGE, None),
         )
         config.stash[LAB] = lab
     return lab

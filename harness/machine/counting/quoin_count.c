@@ -7,7 +7,8 @@
  *   struct header | instructions by vCPU and level | executions by block | blocks | markers
  *
  * Counting (count=on) is a callback before every instruction: slow, and exact where a block is left in its
- * midst. Coverage (cover=on) is one addition a block, made by QEMU itself where it has the inline form.
+ * midst. Coverage (cover=on) is a callback before every block. (The inline form, where QEMU adds by itself, made guests hang
+ * now and then: RISC-V, QEMU 7.2.)
  *
  * The plugin API tells no privilege level before version 4, so the level is that of the address: the upper
  * half belongs to the kernel, the firmware's range to the firmware, and all else to programs. A kernel that
@@ -31,7 +32,6 @@
 #include <unistd.h>
 
 #define EXPORT __attribute__((visibility("default")))
-#define WEAK __attribute__((weak))
 
 struct qemu_plugin_tb;
 struct qemu_plugin_insn;
@@ -48,12 +48,11 @@ typedef struct {
 } plugin_info;
 typedef void (*exec_callback)(unsigned vcpu, void *data);
 
-enum { CALLBACK_NO_REGISTERS = 0, INLINE_ADD_U64 = 0 };
+enum { CALLBACK_NO_REGISTERS = 0 };
 
 extern void qemu_plugin_register_vcpu_tb_trans_cb(plugin_id, void (*)(plugin_id, struct qemu_plugin_tb *));
 extern void qemu_plugin_register_vcpu_tb_exec_cb(struct qemu_plugin_tb *, exec_callback, int flags, void *);
 extern void qemu_plugin_register_vcpu_insn_exec_cb(struct qemu_plugin_insn *, exec_callback, int flags, void *);
-extern void qemu_plugin_register_vcpu_tb_exec_inline(struct qemu_plugin_tb *, int op, void *, uint64_t) WEAK;
 extern size_t qemu_plugin_tb_n_insns(const struct qemu_plugin_tb *);
 extern struct qemu_plugin_insn *qemu_plugin_tb_get_insn(const struct qemu_plugin_tb *, size_t);
 extern uint64_t qemu_plugin_insn_vaddr(const struct qemu_plugin_insn *);
@@ -223,7 +222,7 @@ static void on_translation(plugin_id id, struct qemu_plugin_tb *tb)
             memcpy(block.code + block.kept, code, size);
             block.kept += (uint32_t)size;
         }
-        int number = marker_of(code, size);
+        int number = counting ? marker_of(code, size) : -1;
         if (number >= 0) {
             qemu_plugin_register_vcpu_insn_exec_cb(insn, on_marker, CALLBACK_NO_REGISTERS, (void *)(uintptr_t)number);
         } else if (counting) {
@@ -232,9 +231,7 @@ static void on_translation(plugin_id id, struct qemu_plugin_tb *tb)
         }
     }
     uint64_t *count = covering && length > 0 ? count_of(&block) : NULL;
-    if (count != NULL && qemu_plugin_register_vcpu_tb_exec_inline != NULL) {
-        qemu_plugin_register_vcpu_tb_exec_inline(tb, INLINE_ADD_U64, count, 1);
-    } else if (count != NULL) {
+    if (count != NULL) {
         qemu_plugin_register_vcpu_tb_exec_cb(tb, on_block, CALLBACK_NO_REGISTERS, count);
     }
 }
