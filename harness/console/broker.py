@@ -14,8 +14,10 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Protocol
 
+from harness.console.errors import ConsoleFault
 from harness.console.framing import Frame, SequenceCheck, Torn, decode
 from harness.console.lines import SOH, Direction, Line, LineCutter
 from harness.console.log import Sink
@@ -57,6 +59,16 @@ class Window:
             self.start += drop
 
 
+@dataclass(frozen=True, slots=True)
+class Mark:
+    """A moment of a console, to go back to when the target does."""
+
+    rest: bytes
+    shown: int
+    sequence: int | None
+    recent: tuple[Line, ...]
+
+
 class Broker:
     """Owns a console from `start` to `close`. All fields are read under `changed`."""
 
@@ -79,6 +91,7 @@ class Broker:
         self._sequence = SequenceCheck()
         self._shown = 0
         self._outgoing = bytearray()
+        self._drains: list[threading.Event] = []
         self._wake_read, self._wake_write = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
         self._ending = False
         self._thread = threading.Thread(target=self._run, name="console-broker", daemon=True)
@@ -148,6 +161,40 @@ class Broker:
             self.frames.clear()
             self.stopped = None
 
+    # Going back with a target that goes back (harness.console.clean_target). It stands still meanwhile.
+
+    def discard_input(self) -> None:
+        """Forget what was to be sent and is not sent yet."""
+        with self.changed:
+            self._outgoing.clear()
+
+    def drain(self, timeout_s: float = 10.0) -> None:
+        """Wait until all is read that the target has printed so far. Raises ConsoleFault."""
+        drained = threading.Event()
+        with self.changed:
+            self._drains.append(drained)
+        self._wake()
+        if not drained.wait(timeout_s) or self.closed is not None:
+            raise ConsoleFault(f"the console was not read to its end within {timeout_s:g} s: {self.closed or 'busy'}")
+
+    def mark(self) -> Mark:
+        """This moment, for `rewind`."""
+        with self.changed:
+            return Mark(self._cutter.rest, self._shown, self._sequence.last, tuple(self.recent))
+
+    def rewind(self, mark: Mark) -> None:
+        """Be what it was at `mark`: no line, frame or panic since then is seen any more."""
+        with self.changed:
+            self._cutter = LineCutter(mark.rest)
+            self._shown = mark.shown
+            self._sequence = SequenceCheck(mark.sequence)
+            self.frames.clear()
+            self.panic = self.panic.anew()
+            self.recent.clear()
+            self.recent.extend(mark.recent)
+            # The unfinished line, a prompt mostly, is text of a line of its own.
+            self.window.add(b"\n" + mark.rest[: mark.shown])
+
     # The thread.
 
     def _wake(self) -> None:
@@ -167,7 +214,7 @@ class Broker:
                 mask = selectors.EVENT_READ | (selectors.EVENT_WRITE if writing else 0)
                 selector.modify(fd, mask)
                 try:
-                    if not self._turn(fd, selector.select()):
+                    if not self._turn(fd, selector.select()) or not self._drain(fd):
                         reason = "the other end closed it"
                         break
                 except OSError as error:
@@ -177,6 +224,8 @@ class Broker:
             if self._cutter.rest:
                 self._publish(Line(self._cutter.rest, time.monotonic(), Direction.FROM_TARGET))
             self.closed = reason
+            for drained in self._drains:
+                drained.set()
             self._flush()
             self.changed.notify_all()
 
@@ -194,6 +243,20 @@ class Broker:
                 if not piece:
                     return False
                 self._take(piece, time.monotonic())
+        return True
+
+    def _drain(self, fd: int) -> bool:
+        """Where somebody waits for it, read until nothing is left; False at the end of the console."""
+        with self.changed:
+            drains, self._drains = self._drains, []
+        if drains:
+            with contextlib.suppress(BlockingIOError):
+                while piece := os.read(fd, PIECE):
+                    self._take(piece, time.monotonic())
+                self._drains = drains
+                return False
+        for drained in drains:
+            drained.set()
         return True
 
     def _take(self, piece: bytes, now: float) -> None:

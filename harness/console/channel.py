@@ -19,17 +19,22 @@ class Channel:
 
     def __init__(self, broker: Broker) -> None:
         self._broker = broker
-        self._sequence = 0
+        self.sequence = 0
         self._ready: list[str] = []
+
+    def restart(self, sequence: int) -> None:
+        """The target is at the moment at which `sequence` was the newest number sent to it."""
+        self.sequence = sequence
+        self._ready.clear()
 
     def send(self, payload: str, timeout_s: float) -> None:
         """Send a frame and wait until the target has acknowledged it.
 
         Raises ExpectTimeout, TargetPanicked, ConsoleClosed or ConsoleFault.
         """
-        self._sequence = (self._sequence + 1) % MODULUS
-        data = encode(self._sequence, payload)
-        wanted = f"ack {self._sequence:04x}"
+        self.sequence = (self.sequence + 1) % MODULUS
+        data = encode(self.sequence, payload)
+        wanted = f"ack {self.sequence:04x}"
         deadline = time.monotonic() + timeout_s
         tries = 0
         while time.monotonic() < deadline:

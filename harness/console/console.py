@@ -93,6 +93,17 @@ class Console:
         with self.broker.changed:
             self._cursor = self.broker.window.end
 
+    @property
+    def unseen(self) -> int:
+        """Bytes of text that no `expect` has passed."""
+        with self.broker.changed:
+            return self.broker.window.end - self._cursor
+
+    @unseen.setter
+    def unseen(self, count: int) -> None:
+        with self.broker.changed:
+            self._cursor = self.broker.window.end - count
+
     def last_lines(self, count: int = 20) -> list[Line]:
         """The newest lines, frames left out."""
         with self.broker.changed:

@@ -58,12 +58,12 @@ def decode(line: bytes) -> Frame | Torn:
 class SequenceCheck:
     """Sees that the target's frames count up by one; a gap is a fault of the console."""
 
-    def __init__(self) -> None:
-        self._last: int | None = None
+    def __init__(self, last: int | None = None) -> None:
+        self.last = last
 
     def gap(self, frame: Frame) -> str | None:
         """What is wrong with this frame's number, if anything."""
-        last, self._last = self._last, frame.sequence
+        last, self.last = self.last, frame.sequence
         if last is None or frame.sequence == (last + 1) % MODULUS:
             return None
         return f"frame {frame.sequence:04x} follows {last:04x}: frames between them were lost"

@@ -41,8 +41,8 @@ class LineCutter:
     end and a frame may follow it.
     """
 
-    def __init__(self) -> None:
-        self._rest = b""
+    def __init__(self, rest: bytes = b"") -> None:
+        self._rest = rest
 
     @property
     def rest(self) -> bytes:

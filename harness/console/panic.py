@@ -45,6 +45,10 @@ class PanicWatcher:
         self._prompt = re.compile(prompt)
         self.report: PanicReport | None = None
 
+    def anew(self) -> PanicWatcher:
+        """A watcher for the same patterns that has seen nothing."""
+        return PanicWatcher(self._pattern.pattern, self._prompt.pattern)
+
     def see(self, line: Line) -> None:
         text = str(line)
         if self.report is None:

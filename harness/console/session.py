@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from harness.board import Board, LabError
 from harness.console.broker import Broker
@@ -17,6 +17,9 @@ from harness.console.console import Console
 from harness.console.log import LogFile, Sink
 from harness.console.panic import PanicReport, PanicWatcher
 from harness.machine import Event, GdbStub, Kind, QemuMachine
+
+if TYPE_CHECKING:
+    from harness.console.clean_target import CleanPoint
 
 _QUIET_EVENTS = frozenset({"STOP", "RESUME", "RTC_CHANGE"})
 
@@ -36,6 +39,7 @@ class Session:
         self.dirty: str | None = None
         self.ready_line: str | None = None
         self.reset_expected = False
+        self.clean_point: CleanPoint | None = None
         self._sinks = sinks
         self._closed = False
         self._log = LogFile(log, time.monotonic())

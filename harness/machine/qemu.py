@@ -184,6 +184,13 @@ class QemuMachine:
             raise MachineError(f"{self.board.id} is off; its console exists while it is on")
         return self._console
 
+    @property
+    def scratch(self) -> Path:
+        """A folder that lives as long as the machine is on."""
+        if self._directory is None:
+            raise MachineError(f"{self.board.id} is off; its folder exists while it is on")
+        return self._directory.path
+
     def command(self, binary: str | None = None) -> list[str]:
         """QEMU's command line, without the lab's own sockets: good for starting it by hand."""
         board = self.board
@@ -429,9 +436,7 @@ class QemuMachine:
 
     def gdb(self) -> GdbStub:
         """Open QEMU's gdb stub; the machine stops until the stub continues or is closed."""
-        if self._directory is None:
-            raise MachineError(f"{self.board.id} is off; a gdb stub needs it on")
-        path = self._directory.path / "gdb"
+        path = self.scratch / "gdb"
         answer = self.monitor(f"gdbserver unix:{path},server=on,wait=off")
         if not path.exists():
             raise MachineError(f"QEMU opened no gdb stub: {answer.strip() or 'no reason given'}")

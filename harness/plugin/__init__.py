@@ -12,13 +12,15 @@ from typing import TYPE_CHECKING, Any, cast
 
 import pytest
 
+from harness.plugin.clean_target import fresh_target
+from harness.plugin.counting import count
 from harness.plugin.fixtures import artifacts, board, boot, console, fresh_machine, lab, machine
 
 if TYPE_CHECKING:
     from harness.board import Board
     from harness.plugin.kernel_tests import KernelTestFile
 
-__all__ = ["artifacts", "board", "boot", "console", "fresh_machine", "lab", "machine"]
+__all__ = ["artifacts", "board", "boot", "console", "count", "fresh_machine", "fresh_target", "lab", "machine"]
 
 DEFAULT_BOARDS = "qemu-x86_64,qemu-aarch64,qemu-riscv64"
 KERNEL_TESTS = "kernel-tests.yaml"
@@ -40,8 +42,19 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group.addoption("--smp", metavar="N[,N]", help="numbers of CPUs (default: the board's own)")
     group.addoption("--memory", metavar="SIZE[,SIZE]", help="sizes of memory, such as 128M,2G (default: the board's)")
     group.addoption("--icount", action="store_true", help="let the guests' clocks count instructions")
+    group.addoption("--cold", action="store_true", help="give each fresh_target a boot instead of a snapshot")
     group.addoption("--debug-kernel", action="store_true", help="test the debug build of the kernel")
     group.addoption("--both-kernels", action="store_true", help="test the release and the debug build")
+    group.addoption("--coverage", action="store_true", help="record which lines of kernel and programs tests execute")
+    group.addoption("--coverage-folder", default="build/coverage", metavar="DIR", help="where coverage is kept")
+    group.addoption(
+        "--changed",
+        nargs="?",
+        const="HEAD",
+        metavar="REV",
+        help="first the tests that execute lines changed since REV (write --changed=REV; HEAD if not given)",
+    )
+    group.addoption("--changed-only", action="store_true", help="with --changed: only those tests")
     group.addoption("--kernel-args", default="", metavar="WORDS", help="words for the kernel command line")
 
 
@@ -58,13 +71,27 @@ def pytest_configure(config: pytest.Config) -> None:
         except BoardError as error:
             raise pytest.UsageError(str(error)) from error
 
+    if config.getoption("--coverage"):
+        from harness.plugin.coverage import begin
+
+        begin(config)
+
 
 def pytest_unconfigure(config: pytest.Config) -> None:
-    from harness.plugin.keys import LAB
+    from harness.plugin.keys import COVERAGE, LAB
 
     lab = config.stash.get(LAB, None)
     if lab is not None:
         lab.close()
+    if COVERAGE in config.stash:
+        config.stash[COVERAGE].close()
+
+
+def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:
+    if config.getoption("--coverage"):
+        from harness.plugin.coverage import tell
+
+        tell(config, terminalreporter)
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
@@ -102,12 +129,30 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         callspec = getattr(item, "callspec", None)
         if callspec is not None and "board" in callspec.params:
             item.user_properties.append(("board", callspec.params["board"].id))
+    if config.getoption("--changed") or config.getoption("--changed-only"):
+        from harness.board import LabError
+        from harness.plugin.coverage import order
+
+        try:
+            order(config, items, str(config.getoption("--changed") or "HEAD"))
+        except LabError as error:
+            raise pytest.UsageError(str(error)) from error
     if "bench" in str(config.getoption("-m", default="")):
         return
     benches = [item for item in items if item.get_closest_marker("bench")]
     if benches:
         config.hook.pytest_deselected(items=benches)
         items[:] = [item for item in items if not item.get_closest_marker("bench")]
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, bool | None, bool | None]:
+    done = yield
+    if item.config.getoption("--coverage"):
+        from harness.plugin.coverage import settle
+
+        settle(item)
+    return done
 
 
 @pytest.hookimpl(trylast=True)

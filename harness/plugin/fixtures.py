@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from harness.plugin.keys import LAB, MACHINES, TAKES_BOARD, Taken
+from harness.plugin.keys import COVERAGE, LAB, MACHINES, TAKES_BOARD, Taken
 
 if TYPE_CHECKING:
     from harness.board import Board
@@ -33,6 +33,7 @@ def lab_of(config: pytest.Config) -> Lab:
         lab = Lab(
             Path(config.rootpath),
             kernel_args=str(config.getoption("--kernel-args")),
+            coverage=config.stash.get(COVERAGE, None),
         )
         config.stash[LAB] = lab
     return lab
@@ -73,15 +74,15 @@ def machine(request: pytest.FixtureRequest, board: Board, lab: Lab) -> Iterator[
     item = request.node
     item.stash[TAKES_BOARD] = board
     with ExitStack() as stack:
-        log = _test_log(stack, log_folder(item) / "console.log")
+        log = open_log(stack, log_folder(item) / "console.log")
         session, fresh = lab.shared(board, (log,))
-        _take(item, session, log)
+        take(item, session, log)
         if fresh:
-            request.addfinalizer(lambda: _settle(item, lab, session, log, attached=True))
+            request.addfinalizer(lambda: settle(item, lab, session, log, attached=True))
             session.wait_ready()
         else:
             session.broker.attach(log)
-            request.addfinalizer(lambda: _settle(item, lab, session, log, attached=True))
+            request.addfinalizer(lambda: settle(item, lab, session, log, attached=True))
             session.console.skip()
         stack.pop_all()
         yield session
@@ -119,13 +120,13 @@ def boot(request: pytest.FixtureRequest, board: Board, lab: Lab) -> Iterator[Cal
         ) -> Session:
             number = len(item.stash.get(MACHINES, []))
             name = "console.log" if number == 0 else f"console-{number + 1}.log"
-            log = _test_log(stack, log_folder(item) / name)
+            log = open_log(stack, log_folder(item) / name)
             variant = board.variant(smp=smp, memory=memory, icount=icount)
             what = files if files is not None else lab.files(variant, cmdline)
             session = lab.start(variant, what, (log,), extra_args=args, paused=paused, on_reset=on_reset)
             session.reset_expected = on_reset == "restart"
             stack.callback(session.close)
-            _take(item, session, log)
+            take(item, session, log)
             if ready:
                 session.wait_ready()
             return session
@@ -140,7 +141,7 @@ def fresh_machine(boot: Callable[..., Session]) -> Session:
     return boot()
 
 
-def _test_log(stack: ExitStack, path: Path) -> LogFile:
+def open_log(stack: ExitStack, path: Path) -> LogFile:
     from harness.console import LogFile
 
     log = LogFile(path, time.monotonic())
@@ -148,11 +149,11 @@ def _test_log(stack: ExitStack, path: Path) -> LogFile:
     return log
 
 
-def _take(item: Any, session: Session, log: LogFile) -> None:
+def take(item: Any, session: Session, log: LogFile) -> None:
     item.stash.setdefault(MACHINES, []).append(Taken(session, log.path))
 
 
-def _settle(item: Any, lab: Lab, session: Session, log: LogFile, *, attached: bool) -> None:
+def settle(item: Any, lab: Lab, session: Session, log: LogFile, *, attached: bool) -> None:
     if attached:
         session.broker.detach(log)
     log.close()

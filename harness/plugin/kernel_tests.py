@@ -26,7 +26,7 @@ import yaml
 
 from harness.board import Board, LabError
 from harness.plugin.fixtures import lab_of, log_folder
-from harness.plugin.keys import MACHINES, TAKES_BOARD, Taken
+from harness.plugin.keys import COVERAGE, MACHINES, TAKES_BOARD, Taken
 from harness.plugin.matrix import marks, selected
 from harness.plugin.records import Record, read_records
 from harness.plugin.runner import CaseRun, Outcome
@@ -153,6 +153,8 @@ class KernelTestItem(pytest.Item):
     def _row(self) -> list[KernelTestItem]:
         """This item and those that will run directly after it, on the same board."""
         items = self.session.items
+        if COVERAGE in self.config.stash:  # the target runs ahead, and what it executes belongs to one case
+            return [self]
         row: list[KernelTestItem] = []
         for item in items[items.index(self) :]:
             if not isinstance(item, KernelTestItem) or item.board != self.board:

@@ -11,9 +11,11 @@ import pytest
 if TYPE_CHECKING:
     from harness.board import Board
     from harness.console import Session
+    from harness.plugin.coverage import Coverage
     from harness.plugin.lab import Lab
 
 LAB: pytest.StashKey[Lab] = pytest.StashKey()
+COVERAGE: pytest.StashKey[Coverage] = pytest.StashKey()
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,6 +16,7 @@ from harness.machine.qemu import OnReset
 
 if TYPE_CHECKING:
     from harness.build import Artifacts
+    from harness.plugin.coverage import Coverage
 
 _LONGEST_NAME = 160
 
@@ -29,9 +30,10 @@ def safe_name(text: str) -> str:
 class Lab:
     """Builds and machines of one run; `close` ends what still runs."""
 
-    def __init__(self, top: Path, *, kernel_args: str) -> None:
+    def __init__(self, top: Path, *, kernel_args: str, coverage: Coverage | None = None) -> None:
         self.logs = top / "build" / "logs"
         self._kernel_args = kernel_args
+        self._coverage = coverage
         self._artifacts: dict[tuple[str, bool], Artifacts] = {}
         self._shared: tuple[Board, Session] | None = None
         self._count = itertools.count(1)
@@ -74,8 +76,15 @@ class Lab:
     ) -> Session:
         """Switch a machine on, with a log of its own; the caller closes the session."""
         name = f"{board.id}-{self._worker}{os.getpid()}-{next(self._count)}"
+        watched = None if self._coverage is None else self._coverage.watch(board)
+        if watched is not None:
+            extra_args = (*extra_args, *watched.counting.arguments(board))
+            sinks = (*sinks, watched)
         machine = QemuMachine(board, files, extra_args=extra_args, paused=paused, on_reset=on_reset)
-        return Session(machine, self.logs / "boots" / safe_name(name) / "console.log", sinks)
+        session = Session(machine, self.logs / "boots" / safe_name(name) / "console.log", sinks)
+        if watched is not None:
+            watched.session = session
+        return session
 
     def shared(self, board: Board, sinks: tuple[Sink, ...] = ()) -> tuple[Session, bool]:
         """The machine that tests on `board` share, and whether it was switched on just now.
@@ -83,14 +92,19 @@ class Lab:
         A new one is not ready yet: `wait_ready` is the caller's, so that a
         failure to boot is seen with its session.
         """
-        if self._shared is not None:
-            shared, session = self._shared
-            if shared == board and session.alive and session.ready_line is not None:
-                return session, False
-            self.drop_shared()
+        if (session := self.alive(board)) is not None:
+            return session, False
+        self.drop_shared()
         session = self.start(board, self.files(board), sinks)
         self._shared = board, session
         return session, True
+
+    def alive(self, board: Board) -> Session | None:
+        """The machine that tests on `board` share, if there is one that a further test may use."""
+        if self._shared is None:
+            return None
+        shared, session = self._shared
+        return session if shared == board and session.alive and session.ready_line is not None else None
 
     def drop_unless(self, board: Board | None) -> None:
         """End the machine that tests share, unless it is on `board`."""

@@ -66,7 +66,7 @@ def rerun_command(item: pytest.Item) -> str:
         value = item.config.getoption(option)
         if value:
             words += [option, str(value)]
-    words += ["--icount"] if item.config.getoption("--icount") else []
+    words += [flag for flag in ("--icount", "--cold") if item.config.getoption(flag)]
     return shlex.join([*words, item.nodeid])
 
 

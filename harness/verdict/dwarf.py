@@ -8,6 +8,7 @@ then found by bisection. Source: DWARF 5, sections 3.3.8 (inlined calls), 6.2
 from __future__ import annotations
 
 import bisect
+import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -74,6 +75,15 @@ class Lines:
             found[-1] = Source(found[-1].file, found[-1].line, call.function)
             found.append(call.called_at)
         return found
+
+    def spans(self) -> Iterator[tuple[int, int, list[Source]]]:
+        """Each stretch of code that has one answer of `at`: its first address, the one behind it, that answer."""
+        bounds = {row[0] for row in self._rows}
+        bounds.update(self._inlined_starts)
+        bounds.update(call.end for call in self._inlined)
+        for start, end in itertools.pairwise(sorted(bounds)):
+            if sources := self.at(start):
+                yield start, end, sources
 
     def _calls(self, unit: Any, names: list[str]) -> Iterator[_Inlined]:
         depth = 0

@@ -17,6 +17,7 @@ cpus                CPUs and their interrupts
 test list           test cases of the boot archive
 test run [TEXT]     run the cases whose PROGRAM:CASE contains TEXT, or all
 log                 the kernel's log
+sleep MS            nothing, for so many milliseconds
 reboot              start the machine anew
 poweroff            switch it off";
 
@@ -44,6 +45,13 @@ pub fn execute(line: &str) {
             }
         },
         ("log", "") => log(),
+        ("sleep", text) => match text.parse::<u32>() {
+            Ok(length_ms) => call::sleep_until(call::clock_ns() + u64::from(length_ms) * 1_000_000),
+            Err(_) => {
+                println!("sleep: say how many milliseconds");
+                Ok(())
+            }
+        },
         ("reboot", "") => Err(call::power(RESOURCE, Power::Reboot)),
         ("poweroff", "") => Err(call::power(RESOURCE, Power::Off)),
         ("help" | "ps" | "mem" | "cpus" | "log" | "reboot" | "poweroff", extra) => {

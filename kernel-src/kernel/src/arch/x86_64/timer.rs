@@ -219,6 +219,8 @@ static START_COUNT: AtomicU64 = AtomicU64::new(0);
 /// The tick at which the rate is measured again; `u64::MAX` for never.
 static REFINE_AT: AtomicU64 = AtomicU64::new(u64::MAX);
 static REFINING: AtomicBool = AtomicBool::new(false);
+/// The newest measurement was so far off that it was not used.
+static DOUBTED: AtomicBool = AtomicBool::new(false);
 /// Ticks of the local APIC's timer a nanosecond, times 2^32; 0 where it compares with the TSC.
 static COMPARATOR_SCALE: AtomicU64 = AtomicU64::new(0);
 
@@ -289,15 +291,19 @@ fn refine(reference: &Reference) {
     let sample = reference.sample();
     let ticks = sample.ticks.saturating_sub(START_TICKS.load(Ordering::Relaxed));
     let about_ns = CLOCK.with(|_, _, scale| scaled(ticks, scale));
-    if about_ns > reference.nanoseconds(reference.mask()) / 2 {
-        // The counter may have come round: begin anew from here.
+    let ns = reference.nanoseconds(sample.count.wrapping_sub(START_COUNT.load(Ordering::Relaxed)) & reference.mask());
+    // An emulator's snapshot steps the reference back and not the TSC (QEMU: cpu_get_ticks). What is
+    // measured from there on is believed, lest a first sample that was far off stays for ever.
+    let doubtful = ns.abs_diff(about_ns) > about_ns / 16 && !DOUBTED.swap(true, Ordering::Relaxed);
+    if doubtful || about_ns > reference.nanoseconds(reference.mask()) / 2 {
+        // They did not run together, or the counter may have come round: begin anew from here.
         START_TICKS.store(sample.ticks, Ordering::Relaxed);
         START_COUNT.store(sample.count, Ordering::Relaxed);
         let next = if matches!(reference, Reference::Pit) { u64::MAX } else { sample.ticks + ticks / 10 };
         REFINE_AT.store(next, Ordering::Relaxed);
         return;
     }
-    let ns = reference.nanoseconds(sample.count.wrapping_sub(START_COUNT.load(Ordering::Relaxed)) & reference.mask());
+    DOUBTED.store(false, Ordering::Relaxed);
     CLOCK.set_scale(scale_of(ns, ticks));
     let next = if about_ns < LAST_SAMPLE_NS { START_TICKS.load(Ordering::Relaxed) + ticks * 10 } else { u64::MAX };
     REFINE_AT.store(next, Ordering::Relaxed);

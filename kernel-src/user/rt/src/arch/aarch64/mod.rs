@@ -79,3 +79,10 @@ pub fn spin(turns: u64) {
     // SAFETY: counts a register down.
     unsafe { asm!("2:", "subs {0}, {0}, #1", "b.ne 2b", inout(reg) turns => _, options(nomem, nostack)) };
 }
+
+/// Executes the marker of that number: see [`crate::testing::marker`].
+#[inline(always)]
+pub fn marker<const NUMBER: u8>() {
+    // SAFETY: it writes the zero register.
+    unsafe { asm!("movz xzr, #{}", const 0x7000 + NUMBER as u32, options(nostack, preserves_flags)) };
+}

@@ -82,3 +82,12 @@ pub fn spin(turns: u64) {
     // SAFETY: counts a register down.
     unsafe { asm!("2:", "dec {0}", "jnz 2b", inout(reg) turns => _, options(nomem, nostack)) };
 }
+
+/// Executes the marker of that number: see [`crate::testing::marker`].
+#[inline(always)]
+pub fn marker<const NUMBER: u8>() {
+    // SAFETY: a no-op, whose address is not used.
+    unsafe {
+        asm!(".byte 0x0f, 0x1f, 0x80", ".4byte {}", const 0x716f_7000 + NUMBER as u32, options(nostack, preserves_flags))
+    };
+}

@@ -1,0 +1,86 @@
+"""What a clean target costs: load to first byte, whole tests through pytest, beside a cold boot.
+
+Run with `pytest -m bench testsuites/bench/test_fresh_target.py`.
+"""
+
+from __future__ import annotations
+
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from harness.board import Board
+from harness.console import Session, clean_target
+
+TOP = Path(__file__).resolve().parents[2]
+LOADS = 100
+MOST_FIRST_BYTE_S = 0.015
+LEAST_TESTS_A_SECOND = 40
+FEW, MANY = 5, 205
+
+TESTS = """
+import pytest
+
+@pytest.mark.parametrize("number", range({count}))
+def test_it(fresh_target, number):
+    assert fresh_target.console.command("sleep 0") == ""
+"""
+
+
+def run_seconds(folder: Path, board: Board, count: int) -> float:
+    """Seconds of a whole run of pytest with `count` tests."""
+    path = folder / f"test_{count}.py"
+    path.write_text(TESTS.format(count=count))
+    command = [
+        sys.executable,
+        "-m",
+        "pytest",
+        "-q",
+        "-p",
+        "no:cacheprovider",
+        f"--rootdir={TOP}",
+        "-c",
+        str(TOP / "pyproject.toml"),
+    ]
+    began = time.monotonic()
+    done = subprocess.run(
+        [*command, "--board", board.name, path], cwd=TOP, capture_output=True, text=True, timeout=300, check=False
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return time.monotonic() - began
+
+
+@pytest.mark.bench
+@pytest.mark.requirement("DEV-08", "DEV-03")
+def test_cost_of_a_fresh_target(
+    board: Board, boot: Callable[..., Session], tmp_path: Path, record_property: Callable[[str, object], None]
+) -> None:
+    began = time.monotonic()
+    session = boot()
+    cold = time.monotonic() - began
+    clean_target.wait_idle(session)
+    point = clean_target.save(session)
+    times = []
+    for _ in range(LOADS):
+        began = time.monotonic()
+        clean_target.load(session, point)
+        session.console.skip()
+        session.console.send("a")
+        session.console.expect("a")
+        times.append(time.monotonic() - began)
+    session.close()
+    first = statistics.median(times)
+    rate = (MANY - FEW) / (run_seconds(tmp_path, board, MANY) - run_seconds(tmp_path, board, FEW))
+    text = (
+        f"{board.id}: first byte after {first * 1000:.1f} ms in the median of {LOADS}, "
+        f"1/{cold / first:.0f} of a cold boot ({cold:.3f} s); {rate:.0f} tests a second through pytest"
+    )
+    record_property("metric", text)
+    print(text)
+    assert first <= MOST_FIRST_BYTE_S, text
+    assert rate >= LEAST_TESTS_A_SECOND, text
