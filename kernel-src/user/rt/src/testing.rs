@@ -72,6 +72,11 @@ fn elapsed_ns(run: impl FnOnce()) -> u64 {
     call::clock_ns() - start
 }
 
+/// A clock that counts instructions where the emulator's clocks do: nanoseconds there, ticks elsewhere.
+pub fn counter() -> u64 {
+    arch::counter()
+}
+
 /// Marks this point for whoever counts instructions from outside the machine (QEMU's plugin of the lab); an
 /// instruction without effect everywhere else. The compiler moves no access to memory across it.
 #[inline(always)]

@@ -74,6 +74,12 @@ pub fn message(call: Call, capability: u64, info: MessageInfo, words: &mut [u64;
     (status, MessageInfo(received))
 }
 
+/// The clock that instruction counts are compared with: the kernel's, in nanoseconds, whose rate the
+/// machine states.
+pub fn counter() -> u64 {
+    crate::call::clock_ns()
+}
+
 /// Executes `2 * turns` instructions, and next to nothing else.
 pub fn spin(turns: u64) {
     // SAFETY: counts a register down.

@@ -77,6 +77,16 @@ pub fn message(call: Call, capability: u64, info: MessageInfo, words: &mut [u64;
     (status, MessageInfo(received))
 }
 
+/// The clock that instruction counts are compared with: the time-stamp counter itself, because the kernel only
+/// measures its rate, to some parts in a million.
+pub fn counter() -> u64 {
+    let ticks: u64;
+    // In one piece, and in order with markers.
+    // SAFETY: reads a counter.
+    unsafe { asm!("rdtsc", "shl rdx, 32", "or rax, rdx", out("rax") ticks, out("rdx") _, options(nostack)) };
+    ticks
+}
+
 /// Executes `2 * turns` instructions, and next to nothing else.
 pub fn spin(turns: u64) {
     // SAFETY: counts a register down.
