@@ -79,6 +79,10 @@ class Lab:
         watched = None if self._coverage is None else self._coverage.watch(board)
         if watched is not None:
             extra_args = (*extra_args, *watched.counting.arguments(board))
+            if board.icount:
+                # Cases run one by one, and a machine that is idle between them must not see its clock jump to the
+                # next timer: for RISC-V's comparator that is the end of time.
+                extra_args += ("-icount", "shift=0,align=off,sleep=on")
             sinks = (*sinks, watched)
         machine = QemuMachine(board, files, extra_args=extra_args, paused=paused, on_reset=on_reset)
         session = Session(machine, self.logs / "boots" / safe_name(name) / "console.log", sinks)
