@@ -7,8 +7,7 @@
  *   struct header | instructions by vCPU and level | executions by block | blocks | markers
  *
  * Counting (count=on) is a callback before every instruction: slow, and exact where a block is left in its
- * midst. Coverage (cover=on) is a callback before every block. (The inline form, where QEMU adds by itself, made guests hang
- * now and then: RISC-V, QEMU 7.2.)
+ * midst. Coverage (cover=on) is a callback before every block.
  *
  * The plugin API tells no privilege level before version 4, so the level is that of the address: the upper
  * half belongs to the kernel, the firmware's range to the firmware, and all else to programs. A kernel that
