@@ -97,7 +97,7 @@ impl Machine {
         if tag & STATE != EMPTY {
             return None;
         }
-        let busy = tag & !STATE | BUSY;
+        let busy = (tag & !STATE) | BUSY;
         let claimed = self.slots[slot].tag.compare_exchange(tag, busy, Ordering::Acquire, Ordering::Relaxed);
         claimed.ok()?;
         // Whoever sees the new object sees that the tag has changed.
@@ -107,12 +107,12 @@ impl Machine {
 
     fn publish(&self, slot: usize, busy: usize, object: usize) {
         self.slots[slot].object.store(object, Ordering::Relaxed);
-        self.slots[slot].tag.store((busy & !STATE) + GENERATION | FULL, Ordering::Release);
+        self.slots[slot].tag.store(((busy & !STATE) + GENERATION) | FULL, Ordering::Release);
     }
 
     fn empty(&self, slot: usize) {
         let tag = self.slots[slot].tag.load(Ordering::Relaxed);
-        self.slots[slot].tag.store((tag & !STATE) + GENERATION | EMPTY, Ordering::Release);
+        self.slots[slot].tag.store(((tag & !STATE) + GENERATION) | EMPTY, Ordering::Release);
     }
 
     fn copy(&self, from: usize, to: usize) -> bool {
