@@ -35,9 +35,10 @@ def wait_idle(session: Session) -> None:
 
 
 def save(session: Session) -> CleanPoint:
-    """Save an idle session. Raises NoSnapshot."""
+    """Wait until a session at `ready` is idle, and save it. Raises NoSnapshot."""
     if "snapshot" not in session.board.features:
         raise NoSnapshot(f"{session.board.path} does not name the feature 'snapshot'")
+    wait_idle(session)
     session.qmp("stop")
     try:
         snapshot.save(session.machine)

@@ -40,6 +40,8 @@ class Session:
         self.ready_line: str | None = None
         self.reset_expected = False
         self.clean_point: CleanPoint | None = None
+        # Why there is none, once that was tried.
+        self.unsaved: str | None = None
         self._sinks = sinks
         self._closed = False
         self._log = LogFile(log, time.monotonic())

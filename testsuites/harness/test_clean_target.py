@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import re
+import subprocess
+import xml.etree.ElementTree as ElementTree
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
 from harness.console import Session, clean_target
 from harness.machine import MachineError, snapshot
+from harness.machine.tiny_guest import Then, write_tiny_guest
+from support.projects import BOARD, command, environment
 
 ROUNDS = 200
 
@@ -88,3 +93,59 @@ def test_a_timer_of_before_the_load_neither_fires_nor_hides_a_new_one(fresh_targ
         clean_target.load(session, point)
         assert session.console.command("sleep 2", 60) == ""
         clean_target.load(session, point)
+
+
+TESTS = """
+import pytest
+
+@pytest.mark.parametrize("number", range(3))
+def test_first_line(fresh_target, number):
+    assert fresh_target.ready_line
+    fresh_target.console.send("abc")
+    fresh_target.console.expect("abc", 5)
+
+def test_fails(fresh_target):
+    assert fresh_target.ready_line is None
+"""
+
+
+def run_tiny(folder: Path, features: str, *arguments: str) -> tuple[list[str], list[str]]:
+    """Outcomes of the tests above on a small machine, and how each got its clean target."""
+    (folder / "boards").mkdir(exist_ok=True)
+    (folder / "boards" / "tiny.yaml").write_text(BOARD.replace("[qmp]", features))
+    (folder / "pytest.ini").write_text("[pytest]\naddopts = --strict-markers\n")
+    write_tiny_guest(folder / "guest", "init: ready\n", Then.ECHO)
+    (folder / "test_it.py").write_text(TESTS)
+    done = subprocess.run(
+        command("--board", "tiny", "--junitxml=out.xml", *arguments),
+        cwd=folder,
+        env=environment(),
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    assert done.returncode == 1, done.stdout
+    cases = list(ElementTree.parse(folder / "out.xml").iter("testcase"))
+    outcomes = [f"{case.get('name')} {'failed' if case.find('failure') is not None else 'passed'}" for case in cases]
+    how = [p.get("value") or "" for case in cases for p in case.iter("property") if p.get("name") == "fresh_target"]
+    return outcomes, how
+
+
+@pytest.mark.requirement("DEV-08", "DEV-02")
+def test_a_board_without_snapshots_is_reset_or_booted_and_the_report_says_so(tmp_path: Path) -> None:
+    expected = [f"test_first_line[tiny-smp1-{n}] passed" for n in range(3)] + ["test_fails[tiny-smp1] failed"]
+    unnamed = f"{tmp_path}/boards/tiny.yaml does not name the feature 'snapshot'"
+    by_reset, how = run_tiny(tmp_path, "[qmp, reset]")
+    assert by_reset == expected
+    assert how == ["booted"] + [f"reset: {unnamed}"] * 3
+    by_boot, how = run_tiny(tmp_path, "[qmp]")
+    assert by_boot == expected
+    assert how == ["booted"] + [f"booted: {unnamed}"] * 3
+    # A guest that never sleeps cannot be saved at a moment that means anything.
+    busy, how = run_tiny(tmp_path, "[qmp, reset, snapshot]")
+    assert busy == expected
+    assert re.match(r"reset: tiny-smp1 was not idle", how[1])
+    cold, how = run_tiny(tmp_path, "[qmp, reset, snapshot]", "--cold")
+    assert cold == expected
+    assert how == ["booted: --cold"] * 4

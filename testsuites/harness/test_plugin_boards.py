@@ -6,7 +6,6 @@ of its own, with real machines.
 
 from __future__ import annotations
 
-import os
 import re
 import signal
 import subprocess
@@ -19,49 +18,10 @@ from pathlib import Path
 import pytest
 
 from harness.machine.tiny_guest import Then, write_tiny_guest
-
-TOP = Path(__file__).resolve().parents[2]
-BOARD = """\
-targets:
-  main:
-    features: [qmp]
-    drivers:
-      QuoinQemuDriver:
-        arch: riscv64
-        binary: qemu-system-riscv64
-        machine: virt
-        cpu: rv64
-        smp: 1
-        memory: 128M
-        ready: '^init: ready'
-        boot_timeout_s: 10
-        kernel: guest
-images:
-  guest: ../guest
-"""
+from support.projects import BOARD, command, environment
 
 Run = subprocess.CompletedProcess[str]
 Project = Callable[..., Run]
-
-
-def command(*arguments: str) -> list[str]:
-    return [
-        sys.executable,
-        "-m",
-        "pytest",
-        "-p",
-        "harness.plugin",
-        "-p",
-        "no:labgrid",
-        "-p",
-        "no:cacheprovider",
-        *arguments,
-    ]
-
-
-def environment() -> dict[str, str]:
-    kept = {key: value for key, value in os.environ.items() if not key.startswith(("PYTEST_", "COV_"))}
-    return {**kept, "PYTHONPATH": str(TOP), "COLUMNS": "200"}
 
 
 def qemus_of(folder: Path) -> list[str]:
