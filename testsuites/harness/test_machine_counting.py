@@ -32,6 +32,7 @@ def guest_difference(lines: list[str], what: str) -> int:
     return found[1] - found[0]
 
 
+@pytest.mark.needs("release")
 @pytest.mark.requirement("TST-16", "TMR-09")
 def test_counts_agree_with_the_guest_and_sleep_is_not_counted(count: Count) -> None:
     counted = count(smp=1, icount=True)

@@ -21,7 +21,7 @@ use core::{
     cell::UnsafeCell,
     mem::{MaybeUninit, offset_of},
     slice,
-    sync::atomic::Ordering,
+    sync::atomic::{AtomicU32, Ordering},
 };
 
 const ENTRIES: usize = 512;
@@ -56,6 +56,9 @@ static BOOT: Shared = Shared(UnsafeCell::new(BootMemory {
     stack: [0; KERNEL_STACK_SIZE],
     early: MaybeUninit::zeroed(),
 }));
+
+/// 1 until the first hart is here. Not in `.bss`, which that hart clears.
+static UNENTERED: AtomicU32 = AtomicU32::new(1);
 
 /// The header of a Linux Image (Linux, Documentation/riscv/boot-image-header.rst), version 0.2, little-endian.
 #[unsafe(naked)]
@@ -92,6 +95,14 @@ unsafe extern "C" fn start() -> ! {
         "lla t0, 8f",
         "csrw stvec, t0",
         "fence.i",
+        // The first hart boots. OpenSBI up to 1.2 can send one here too that the kernel has asked it to start elsewhere:
+        // `sbi_hsm_hart_start` says that the hart may go before it says where.
+        "lla t0, {unentered}",
+        ".option push",
+        ".option arch, +a",
+        "amoswap.w.aq t1, zero, (t0)",
+        ".option pop",
+        "beqz t1, 9f",
         "mv s1, a0",
         "mv s2, a1",
         "lla t0, __bss_start",
@@ -163,10 +174,24 @@ unsafe extern "C" fn start() -> ! {
         "7:",
         "ret",
 
+        "9:",
+        "lla t0, {starting}",
+        "10:",
+        "ld t1, {starting_hart}(t0)",
+        "bne t1, a0, 10b",
+        "fence r, r",
+        "ld a1, {starting_cpu}(t0)",
+        "j {arrive}",
+
         ".balign 4",
         "8:",
         "wfi",
         "j 8b",
+        unentered = sym UNENTERED,
+        starting = sym cpu::STARTING,
+        starting_hart = const offset_of!(cpu::Starting, hart),
+        starting_cpu = const offset_of!(cpu::Starting, cpu),
+        arrive = sym cpu::arrive,
         base = const IMAGE_BASE as i64,
         memory = sym BOOT,
         early = const offset_of!(BootMemory, early),

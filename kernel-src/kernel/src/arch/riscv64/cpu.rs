@@ -127,17 +127,29 @@ pub fn start(hardware: HardwareId, cpu: &'static PerCpu) -> Result<(), StartErro
     ARRIVAL.target.store(arrive_mapped as *const () as usize, Ordering::Relaxed);
     fence(Ordering::SeqCst);
     let physical = arrive as *const () as usize - IMAGE_OFFSET.load(Ordering::Relaxed);
-    sbi::start_hart(hardware.0, physical as u64, &raw const *cpu as u64).map_err(|error| match error {
+    let argument = &raw const *cpu as u64;
+    STARTING.cpu.store(argument, Ordering::Relaxed);
+    STARTING.hart.store(hardware.0, Ordering::Release);
+    sbi::start_hart(hardware.0, physical as u64, argument).map_err(|error| match error {
         sbi::Error::AlreadyAvailable | sbi::Error::AlreadyStarted => StartError::AlreadyOn,
         sbi::Error::NotSupported => StartError::Unsupported,
         other => StartError::Refused(other.code()),
     })
 }
 
+/// The hart that is being started, one at a time, for one that firmware sends to the image's entry instead.
+pub(super) struct Starting {
+    pub(super) hart: AtomicU64,
+    pub(super) cpu: AtomicU64,
+}
+
+/// Not in `.bss`, so that a hart may read it while the first one clears that.
+pub(super) static STARTING: Starting = Starting { hart: AtomicU64::new(u64::MAX), cpu: AtomicU64::new(0) };
+
 /// A started hart, MMU off, `a1` its `PerCpu`. The final tables do not map this code where it lies, so the
 /// fetch after the write of `satp` faults, and the trap goes on where it is mapped.
 #[unsafe(naked)]
-unsafe extern "C" fn arrive() -> ! {
+pub(super) unsafe extern "C" fn arrive() -> ! {
     naked_asm!(
         ".balign 4",
         "csrw sie, zero",
