@@ -58,12 +58,17 @@ class Board:
     cmdline: str = ""
     icount: bool = False
     debug: bool = False
+    seed: int | None = None
 
     @property
     def id(self) -> str:
         """The name that a test id carries, such as `qemu-riscv64-smp4`."""
         memory = "" if self.memory_mib == self.default_memory_mib else f"-{memory_text(self.memory_mib)}"
-        return f"{self.name}-smp{self.smp}{memory}{'-icount' if self.icount else ''}{'-debug' if self.debug else ''}"
+        counting = "-icount" if self.icount and self.seed is None else ""
+        build = "-debug" if self.debug and self.seed is None else ""
+        return f"{self.name}-smp{self.smp}{memory}{counting}{build}" + (
+            "" if self.seed is None else f"-seed{self.seed}"
+        )
 
     def variant(
         self,
@@ -73,25 +78,33 @@ class Board:
         args: tuple[str, ...] = (),
         icount: bool | None = None,
         debug: bool | None = None,
+        seed: int | None = None,
     ) -> Board:
         """This board with other CPUs, other memory, another build or more QEMU arguments.
 
         With `icount` the guest's clocks count instructions, one a nanosecond, and
-        all CPUs run on one host thread: exact and repeatable with one CPU.
+        all CPUs run on one host thread: exact and repeatable with one CPU. With
+        `seed`, 1 or more, all of the machine is repeatable, whatever its CPUs: the
+        debug build, with icount, pausing where the seed says.
 
         Raises BoardError where the board cannot be built that way.
         """
         cpus = self.smp if smp is None else smp
         if not 1 <= cpus <= self.max_smp:
             raise BoardError(f"{self.name} takes 1 to {self.max_smp} CPUs, not {cpus} ({self.path})")
-        counting = self.icount if icount is None else icount
-        debugging = self.debug if debug is None else debug
+        chosen = self.seed if seed is None else seed
+        if chosen is not None and chosen < 1:
+            raise BoardError(f"a seed is a number from 1 on, not {chosen}")
+        seeded = chosen is not None
+        counting = seeded or (self.icount if icount is None else icount)
+        debugging = seeded or (self.debug if debug is None else debug)
         features = self.features - {"icount", "debug", "release"}
         features |= {"debug" if debugging else "release", *(["icount"] if counting else [])}
         return replace(
             self,
             icount=counting,
             debug=debugging,
+            seed=chosen,
             features=features,
             smp=cpus,
             memory_mib=self.memory_mib if memory is None else memory_mib(memory),

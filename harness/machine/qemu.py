@@ -197,6 +197,8 @@ class QemuMachine:
         words = [binary or board.binary, "-no-user-config", "-nodefaults", "-display", "none"]
         words += ["-machine", board.machine, "-accel", f"tcg,thread={'single' if board.icount else 'multi'}"]
         words += ["-icount", "shift=0,align=off,sleep=off"] if board.icount else []
+        if board.seed is not None:  # nothing of the machine may come from the host's clock or chance
+            words += ["-seed", str(board.seed), "-rtc", "base=2026-01-01T00:00:00,clock=vm"]
         words += ["-cpu", board.cpu]
         words += ["-smp", str(board.smp), "-m", memory_text(board.memory_mib)]
         reboot = "shutdown" if self._on_reset == "stop" else "reset"
@@ -205,7 +207,8 @@ class QemuMachine:
             words += ["-kernel", str(self.files.kernel)]
             if self.files.initrd is not None:
                 words += ["-initrd", str(self.files.initrd)]
-            cmdline = " ".join(filter(None, [board.cmdline, self.files.cmdline]))
+            seed = "" if board.seed is None else f"seed={board.seed}"
+            cmdline = " ".join(filter(None, [board.cmdline, seed, self.files.cmdline]))
             if cmdline:
                 words += ["-append", cmdline]
         if self._paused:

@@ -42,6 +42,18 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group.addoption("--smp", metavar="N[,N]", help="numbers of CPUs (default: the board's own)")
     group.addoption("--memory", metavar="SIZE[,SIZE]", help="sizes of memory, such as 128M,2G (default: the board's)")
     group.addoption("--icount", action="store_true", help="let the guests' clocks count instructions")
+    group.addoption(
+        "--deterministic",
+        type=int,
+        metavar="SEED",
+        help="run kernel tests so that SEED brings the same run again: one host thread, debug kernel, nothing typed",
+    )
+    group.addoption(
+        "--soak",
+        type=int,
+        metavar="N",
+        help="run each test N times: kernel tests with the N seeds from --deterministic's (1 if not given) on",
+    )
     group.addoption("--cold", action="store_true", help="give each fresh_target a boot instead of a snapshot")
     group.addoption("--debug-kernel", action="store_true", help="test the debug build of the kernel")
     group.addoption("--both-kernels", action="store_true", help="test the release and the debug build")
@@ -61,13 +73,14 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def pytest_configure(config: pytest.Config) -> None:
     for mark in _MARKS:
         config.addinivalue_line("markers", mark)
-    if any(config.getoption(name) for name in ("--board", "--smp", "--memory", "--icount")):
+    chosen = ("--board", "--smp", "--memory", "--icount", "--deterministic", "--soak")
+    if any(config.getoption(name) not in (None, False) for name in chosen):
         # What was asked for is checked at once, and not once in every module.
         from harness.board import BoardError
-        from harness.plugin.matrix import selected
+        from harness.plugin.matrix import kernel_test_boards
 
         try:
-            selected(config)
+            kernel_test_boards(config)
         except BoardError as error:
             raise pytest.UsageError(str(error)) from error
 
@@ -92,9 +105,17 @@ def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> Non
         from harness.plugin.coverage import tell
 
         tell(config, terminalreporter)
+    if config.getoption("--soak") is not None or config.getoption("--deterministic") is not None:
+        from harness.plugin.soak import tell as tell_soak
+
+        tell_soak(config, terminalreporter)
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    rounds = metafunc.config.getoption("--soak")
+    if rounds is not None:
+        metafunc.fixturenames.append("soak_round")
+        metafunc.parametrize("soak_round", range(1, rounds + 1), ids=lambda number: f"round{number}")
     if "board" not in metafunc.fixturenames:
         return
     from harness.board import LabError

@@ -27,9 +27,10 @@ import yaml
 from harness.board import Board, LabError
 from harness.plugin.fixtures import lab_of, log_folder
 from harness.plugin.keys import COVERAGE, MACHINES, TAKES_BOARD, Taken
-from harness.plugin.matrix import marks, selected
+from harness.plugin.matrix import kernel_test_boards, marks
 from harness.plugin.records import Record, read_records
 from harness.plugin.runner import CaseRun, Outcome
+from harness.plugin.seeded import SeededRun
 
 if TYPE_CHECKING:
     from harness.plugin.lab import Lab
@@ -68,7 +69,7 @@ class KernelTestFile(pytest.File):
 
         try:
             plan = self._read()
-            boards = [board.variant(smp=plan.smp, icount=plan.icount) for board in selected(self.config)]
+            boards = [board.variant(smp=plan.smp, icount=plan.icount) for board in kernel_test_boards(self.config)]
             for board in dict.fromkeys(boards):
                 yield from self._on_board(board, plan)
         except (LabError, BuildError) as error:
@@ -133,6 +134,8 @@ class KernelTestItem(pytest.Item):
         self.stash[MACHINES] = [Taken(session, log)]
         try:
             outcome = run.outcome(self.record.case, self.timeout_s)
+            if outcome.trace:
+                self.user_properties.append(("trace", outcome.trace))
         finally:
             lines = run.lines_of(self.record.case)
             _write_log(log, lines)
@@ -146,7 +149,8 @@ class KernelTestItem(pytest.Item):
         """The run that this case is part of; begun here when it is the first of its row."""
         current = self.session.stash.get(RUN, None)
         if current is None or not current.serves(self.board, self.record.case):
-            current = CaseRun(lab, self.board, [item.record.case for item in self._row()])
+            kind = CaseRun if self.board.seed is None else SeededRun
+            current = kind(lab, self.board, [item.record.case for item in self._row()])
             self.session.stash[RUN] = current
         return current
 

@@ -98,10 +98,14 @@ class Lab:
         """
         if (session := self.alive(board)) is not None:
             return session, False
+        return self.replace(board, "", sinks), True
+
+    def replace(self, board: Board, cmdline: str, sinks: tuple[Sink, ...] = ()) -> Session:
+        """A machine switched on now, with words of its own on the command line, in the place of the shared one."""
         self.drop_shared()
-        session = self.start(board, self.files(board), sinks)
+        session = self.start(board, self.files(board, cmdline), sinks)
         self._shared = board, session
-        return session, True
+        return session
 
     def alive(self, board: Board) -> Session | None:
         """The machine that tests on `board` share, if there is one that a further test may use."""

@@ -46,6 +46,22 @@ def _selected(
     return tuple(dict.fromkeys(variants()))
 
 
+def seeds(config: pytest.Config) -> range:
+    """The seeds of this run's kernel tests; none, where it is an ordinary run. Raises BoardError."""
+    first, rounds = config.getoption("--deterministic"), config.getoption("--soak")
+    if first is None and rounds is None:
+        return range(0)
+    if (first is not None and first < 1) or (rounds is not None and rounds < 1):
+        raise BoardError("--deterministic takes a seed from 1 on, and --soak a number of rounds from 1 on")
+    return range(first or 1, (first or 1) + (rounds or 1))
+
+
+def kernel_test_boards(config: pytest.Config) -> list[Board]:
+    """The boards of kernel tests: one a seed, where there are seeds. Raises BoardError."""
+    chosen = seeds(config)
+    return [board.variant(seed=seed) for board in selected(config) for seed in chosen or [None]]
+
+
 def _number(text: str | None) -> int | None:
     if text is not None and not text.strip().isdecimal():
         raise BoardError(f"--smp takes numbers of CPUs such as 1,4, not {text!r}")
@@ -72,4 +88,7 @@ def marks(item: Any, board: Board) -> list[pytest.MarkDecorator]:
 
 def parameters(config: pytest.Config, definition: Any) -> list[Any]:
     """One pytest parameter a board, skipped where the board lacks what the test needs."""
-    return [pytest.param(board, id=board.id, marks=marks(definition, board)) for board in selected(config)]
+    typed = []
+    if config.getoption("--deterministic") is not None and config.getoption("--soak") is None:
+        typed = [pytest.mark.skip(reason="drives its board by hand; --deterministic is for kernel tests")]
+    return [pytest.param(board, id=board.id, marks=marks(definition, board) or typed) for board in selected(config)]

@@ -23,6 +23,8 @@ class Outcome:
     note: str
     lines: tuple[str, ...]
     time_ns: int | None
+    # Where the run is repeatable: a digest of all that the console showed until then.
+    trace: str = ""
 
 
 class CaseRun:
@@ -110,15 +112,20 @@ class CaseRun:
     def _results(self, session: Session, cases: list[str], timeout_s: float) -> Iterator[Result]:
         for payload, batch in run_payloads(cases):
             session.channel.send(payload, timeout_s)
-            missing = list(batch)
-            while missing:
-                said = parse(session.channel.receive(timeout_s))
-                if isinstance(said, Plan) and said.count != len(batch):
-                    raise ConsoleFault(f"the target plans {said.count} cases, but {len(batch)} were sent")
-                if isinstance(said, Start) and said.case != missing[0]:
-                    raise ConsoleFault(f"the target starts {said.case}, but {missing[0]} is next")
-                if isinstance(said, Result):
-                    if said.case != missing[0]:
-                        raise ConsoleFault(f"the target reports {said.case}, but {missing[0]} was running")
-                    missing.pop(0)
-                    yield said
+            yield from results(session, batch, timeout_s)
+
+
+def results(session: Session, batch: list[str], timeout_s: float) -> Iterator[Result]:
+    """What becomes of the cases of one `run`, as they end. Raises ConsoleFault where the target says anything else."""
+    missing = list(batch)
+    while missing:
+        said = parse(session.channel.receive(timeout_s))
+        if isinstance(said, Plan) and said.count != len(batch):
+            raise ConsoleFault(f"the target plans {said.count} cases, but {len(batch)} were sent")
+        if isinstance(said, Start) and said.case != missing[0]:
+            raise ConsoleFault(f"the target starts {said.case}, but {missing[0]} is next")
+        if isinstance(said, Result):
+            if said.case != missing[0]:
+                raise ConsoleFault(f"the target reports {said.case}, but {missing[0]} was running")
+            missing.pop(0)
+            yield said

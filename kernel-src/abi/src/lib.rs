@@ -184,6 +184,9 @@ pub enum Info {
     Slide = 14,
     /// Depth of the kernel stack, in bytes, used by this very call on this CPU.
     KernelStackDepth = 15,
+    /// Bytes `8 * index` to `8 * index + 7` of the kernel's command line, the first in the lowest byte; zero
+    /// bytes behind its end. `NotFound` beyond the most that the kernel keeps.
+    CommandLine = 16,
 }
 
 /// What [`Call::Power`] does.

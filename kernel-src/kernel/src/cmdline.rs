@@ -1,7 +1,10 @@
 //! The kernel's command line: words separated by blanks, each `key=value` or `key`.
 
-use crate::config::{SLIDE_ALIGN, SLIDE_LIMIT};
-use core::fmt;
+use crate::config::{COMMAND_LINE_MAX, SLIDE_ALIGN, SLIDE_LIMIT};
+use core::{
+    fmt,
+    sync::atomic::{AtomicU64, Ordering},
+};
 
 /// What the command line asks for; of a key that comes twice, the last counts.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -12,6 +15,8 @@ pub struct Options {
     pub cpus: Option<usize>,
     /// Boot stages go to the log ring only.
     pub quiet: bool,
+    /// Where the debug kernel pauses, and for how long, follows from this; 0: it does not pause.
+    pub seed: u64,
 }
 
 /// A known key with a value that it cannot have.
@@ -53,6 +58,11 @@ impl Options {
             "cpus" => self.cpus = Some(number.filter(|cpus| *cpus > 0).ok_or(refuse("cpus=N, 1 or more"))?),
             "quiet" if value.is_some() => return Err(refuse("quiet without a value")),
             "quiet" => self.quiet = true,
+            "seed" if cfg!(debug_assertions) => {
+                self.seed = number.filter(|seed| *seed > 0).ok_or(refuse("seed=N, 1 or more"))? as u64;
+            }
+            // For `init`, which reads it itself.
+            "run" => {}
             _ => return Ok(false),
         }
         Ok(true)
@@ -71,6 +81,23 @@ pub fn slide(line: &str) -> Result<usize, OptionError<'_>> {
 /// Words that no option knows.
 pub fn unknown(line: &str) -> impl Iterator<Item = &str> {
     line.split_ascii_whitespace().filter(|word| Options::default().take(word) == Ok(false))
+}
+
+static KEPT: [AtomicU64; COMMAND_LINE_MAX / 8] = [const { AtomicU64::new(0) }; COMMAND_LINE_MAX / 8];
+
+/// Keeps the line for user programs, since the boot loader's memory goes.
+pub fn keep(line: &str) {
+    for (word, bytes) in KEPT.iter().zip(line.as_bytes().chunks(8)) {
+        let mut padded = [0; 8];
+        padded[..bytes.len()].copy_from_slice(bytes);
+        word.store(u64::from_le_bytes(padded), Ordering::Relaxed);
+    }
+}
+
+/// Eight bytes of the line that was kept.
+#[must_use]
+pub fn kept(index: u64) -> Option<u64> {
+    KEPT.get(usize::try_from(index).ok()?).map(|word| word.load(Ordering::Relaxed))
 }
 
 /// Hexadecimal with `0x`, or decimal; digits only.

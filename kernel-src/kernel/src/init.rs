@@ -7,7 +7,7 @@ use crate::{
     cmdline::{self, Options},
     config::{LOG_SIZE, MAX_CPUS},
     cpio::Archive,
-    log,
+    jitter, log,
     mm::{self, frames, paging, ring::Ring},
     object::{self, Capability},
     percpu, println, sched, smp,
@@ -52,6 +52,7 @@ pub fn main(info: BootInfo) -> ! {
         Ok(options) => options,
         Err(error) => panic!("kernel command line '{}': {error}", info.command_line),
     };
+    cmdline::keep(info.command_line);
     log::set_quiet(options.quiet);
     log::stage(format_args!("entry: command line '{}'", info.command_line));
     for word in cmdline::unknown(info.command_line) {
@@ -86,6 +87,7 @@ pub fn main(info: BootInfo) -> ! {
     percpu::this().active_root.set(paging::kernel_root());
     #[cfg(debug_assertions)]
     percpu::check_lock_order();
+    jitter::init(options.seed);
     arch::cpu::init_cpu();
     arch::irq::init(&info);
     arch::irq::init_cpu();

@@ -11,6 +11,7 @@ pub fn timer() {
 /// Another CPU queued a thread here, or ended the one that runs here.
 pub fn ipi() {
     percpu::count(&percpu::this().ipis_received);
+    crate::jitter::pause();
     if panic::stop_requested() {
         panic::stopped();
     }

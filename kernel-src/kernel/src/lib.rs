@@ -24,6 +24,8 @@ mod init;
 #[cfg(target_os = "none")]
 mod irq;
 #[cfg(target_os = "none")]
+mod jitter;
+#[cfg(target_os = "none")]
 mod log;
 #[cfg(target_os = "none")]
 mod object;

@@ -50,6 +50,8 @@ pub struct PerCpu {
     /// Ranks of the locks held here, a bit each; a debug build checks their order.
     #[cfg(debug_assertions)]
     held: Cell<u32>,
+    /// State of the generator of pauses; 0 before the first.
+    pub jitter: Cell<u64>,
     /// Registers and backtrace were printed for a panic.
     pub reported: AtomicBool,
 }
@@ -80,6 +82,7 @@ impl PerCpu {
             idle_entries: AtomicU64::new(0),
             #[cfg(debug_assertions)]
             held: Cell::new(0),
+            jitter: Cell::new(0),
             reported: AtomicBool::new(false),
         }
     }

@@ -108,6 +108,7 @@ pub fn prod(cpu: CpuId) {
         percpu::this().reschedule.set(true);
     } else {
         percpu::count(&percpu::this().ipis_sent);
+        crate::jitter::pause();
         arch::irq::send_ipi(cpu);
     }
 }

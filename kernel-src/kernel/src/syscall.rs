@@ -2,7 +2,7 @@
 
 use crate::{
     addr::{CpuId, Nanos, VirtAddr},
-    arch, init, log,
+    arch, cmdline, init, log,
     mm::{
         frames, paging,
         user::{UserBytes, UserPtr, check_range},
@@ -17,7 +17,23 @@ use core::sync::atomic::Ordering;
 type Simple = extern "C" fn(u64, u64, u64, u64, u64, u64) -> Outcome;
 
 /// Calls that never block, by number: trap stubs call them as C functions.
+#[cfg(not(debug_assertions))]
+pub static SIMPLE: [Simple; abi::SIMPLE_CALLS as usize] = CALLS;
+
+/// The same, with a pause at the entry.
+#[cfg(debug_assertions)]
 pub static SIMPLE: [Simple; abi::SIMPLE_CALLS as usize] = {
+    extern "C" fn enter<const N: usize>(a: u64, b: u64, c: u64, d: u64, e: u64, f: u64) -> Outcome {
+        crate::jitter::pause();
+        CALLS[N](a, b, c, d, e, f)
+    }
+    macro_rules! enter_all {
+        ($($number:literal)*) => { [$(enter::<$number>),*] };
+    }
+    enter_all!(0 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15)
+};
+
+const CALLS: [Simple; abi::SIMPLE_CALLS as usize] = {
     let mut table: [Simple; abi::SIMPLE_CALLS as usize] = [invalid; abi::SIMPLE_CALLS as usize];
     table[Call::Null as usize] = null;
     table[Call::Clock as usize] = clock;
@@ -76,6 +92,7 @@ fn info_value(kind: u64, index: u64) -> Result<u64, Error> {
         k if k == Info::ThreadId as u64 => sched::current().id(),
         k if k == Info::UserLimit as u64 => paging::user_limit().0 as u64,
         k if k == Info::Slide as u64 => init::slide() as u64,
+        k if k == Info::CommandLine as u64 => cmdline::kept(index).ok_or(Error::NotFound)?,
         k if k == Info::KernelStackDepth as u64 => (percpu::this().stack_top.0 - arch::cpu::frame_pointer()) as u64,
         _ => return Err(Error::InvalidArgument),
     })

@@ -63,12 +63,14 @@ impl fmt::Display for Cause {
 
 /// A system call that may block; the caller's registers are saved, the pc behind the instruction.
 pub extern "C" fn system_call() -> ! {
+    crate::jitter::pause();
     syscall::dispatch(sched::current());
     sched::leave()
 }
 
 /// A fault of the current thread's program: it ends, nothing else does.
 pub fn fault(fault: Fault) -> ! {
+    crate::jitter::pause();
     let thread = sched::current();
     let process = thread.process();
     crate::log::locked(|out| {
@@ -92,6 +94,7 @@ pub fn fault(fault: Fault) -> ! {
 
 /// An interrupt came in user mode, and was served.
 pub extern "C" fn interrupted() -> ! {
+    crate::jitter::pause();
     sched::leave()
 }
 

@@ -44,7 +44,10 @@ impl<T> Spin<T> {
     /// Waits for the lock; interrupts are off in the kernel, so no interrupt can want it meanwhile.
     pub fn lock(&self) -> SpinGuard<'_, T> {
         #[cfg(all(debug_assertions, target_os = "none"))]
-        crate::percpu::lock_taken(self.rank);
+        {
+            crate::jitter::pause();
+            crate::percpu::lock_taken(self.rank);
+        }
         while self.locked.compare_exchange_weak(false, true, Ordering::Acquire, Ordering::Relaxed).is_err() {
             relax();
         }

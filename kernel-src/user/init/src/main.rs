@@ -43,6 +43,7 @@ fn run() -> Result<core::convert::Infallible, Error> {
 
     call::receive(own)?;
     report()?;
+    call::call(tests, Message::empty(protocol::RUN))?;
     loop {
         call::reply_receive(own, Message::empty(0))?;
     }

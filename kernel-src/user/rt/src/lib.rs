@@ -23,6 +23,7 @@ pub use abi;
 mod arch;
 pub mod archive;
 pub mod call;
+pub mod command_line;
 pub mod console;
 mod heap;
 pub mod probe;

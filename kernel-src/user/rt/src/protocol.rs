@@ -14,6 +14,8 @@ pub const INIT: Capability = Capability(2);
 pub const PING: u64 = 1;
 /// Label of a message with a [`Piece`] of a frame.
 pub const FRAME: u64 = 2;
+/// Label of a message that asks `testd` to run the cases of the command line's `run=`.
+pub const RUN: u64 = 4;
 /// Label of the answer to a message that nobody understands.
 pub const UNKNOWN: u64 = 3;
 

@@ -2,6 +2,9 @@
 //! and answers go to the console in frames of the same form, as
 //! `docs/protocol.md` says.
 //!
+//! Nothing need be typed: `init` asks for the cases of the command line's
+//! `run=`, where there is one.
+//!
 //! A frame is acknowledged before it is carried out. While cases run, the
 //! shell waits in its call, and further input waits in the kernel.
 #![no_std]
@@ -14,7 +17,7 @@ use frame::{Assembly, Frame, Sender};
 use rt::{
     call::{self, Message},
     println,
-    protocol::{FRAME, PING, Piece, TESTS, UNKNOWN},
+    protocol::{FRAME, PING, Piece, RUN, TESTS, UNKNOWN},
 };
 
 rt::program!(main);
@@ -51,6 +54,12 @@ impl Server {
                 }
                 Message::empty(FRAME)
             }
+            RUN => {
+                if let Some(cases) = rt::command_line::value("run") {
+                    run::all(cases.split(','), &mut self.sender);
+                }
+                Message::empty(RUN)
+            }
             _ => Message::empty(UNKNOWN),
         }
     }
@@ -64,7 +73,7 @@ fn carry_out(frame: &Frame<'_>, sender: &mut Sender, last: &mut Option<u16>) {
     }
     match frame.payload.split_once(' ').unwrap_or((frame.payload, "")) {
         ("ping", "") => sender.send(format_args!("pong")),
-        ("run", cases) => run::all(cases, sender),
+        ("run", cases) => run::all(cases.split_ascii_whitespace(), sender),
         (verb, _) => println!("testd: unknown request '{verb}'"),
     }
 }

@@ -9,9 +9,8 @@ use rt::{
     testing,
 };
 
-/// Runs `PROGRAM:CASE PROGRAM:CASE ...` in that order.
-pub fn all(cases: &str, sender: &mut Sender) {
-    let cases = cases.split_ascii_whitespace();
+/// Runs cases, each `PROGRAM:CASE`, in that order.
+pub fn all<'a>(cases: impl Iterator<Item = &'a str> + Clone, sender: &mut Sender) {
     sender.send(format_args!("KTAP version 1"));
     sender.send(format_args!("1..{}", cases.clone().count()));
     for (number, case) in (1..).zip(cases) {
