@@ -73,14 +73,17 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def pytest_configure(config: pytest.Config) -> None:
     for mark in _MARKS:
         config.addinivalue_line("markers", mark)
-    chosen = ("--board", "--smp", "--memory", "--icount", "--deterministic", "--soak")
-    if any(config.getoption(name) not in (None, False) for name in chosen):
+    asked = any(config.getoption(name) for name in ("--board", "--smp", "--memory", "--icount"))
+    seeded = config.getoption("--deterministic") is not None or config.getoption("--soak") is not None
+    if asked or seeded:
         # What was asked for is checked at once, and not once in every module.
         from harness.board import BoardError
-        from harness.plugin.matrix import kernel_test_boards
+        from harness.plugin.matrix import seeds, selected
 
         try:
-            kernel_test_boards(config)
+            seeds(config)
+            if asked:
+                selected(config)
         except BoardError as error:
             raise pytest.UsageError(str(error)) from error
 

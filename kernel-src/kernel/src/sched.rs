@@ -8,7 +8,8 @@
 use crate::{
     addr::{CpuId, Nanos, PhysAddr},
     arch,
-    config::{PRIORITIES, TIME_SLICE_NS},
+    config::PRIORITIES,
+    jitter,
     mm::paging,
     object::{self, Queued, Thread},
     percpu::{self, PerCpu},
@@ -108,7 +109,7 @@ pub fn prod(cpu: CpuId) {
         percpu::this().reschedule.set(true);
     } else {
         percpu::count(&percpu::this().ipis_sent);
-        crate::jitter::pause();
+        jitter::pause();
         arch::irq::send_ipi(cpu);
     }
 }
@@ -206,7 +207,9 @@ fn activate(cpu: &PerCpu, root: PhysAddr) {
 fn arm(cpu: &PerCpu, running: bool) {
     let queues = cpu.queue.queues.lock();
     let wake = queues.next_wake();
-    let slice = (running && queues.highest().is_some()).then(|| Nanos(arch::timer::now().0 + TIME_SLICE_NS));
+    let shared = queues.highest().is_some();
+    let slice =
+        running.then(|| jitter::time_slice_ns(shared)).flatten().map(|slice| Nanos(arch::timer::now().0 + slice));
     drop(queues);
     arch::timer::arm(match (wake, slice) {
         (Some(wake), Some(slice)) => Some(wake.min(slice)),

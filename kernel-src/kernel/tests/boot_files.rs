@@ -13,8 +13,8 @@ mod command_line {
 
     #[test]
     fn every_option_is_read() {
-        let options = Options::parse("  slide=0x200000\tcpus=3 quiet root=/dev/x ").unwrap();
-        assert_eq!(options, Options { slide: 2 << 20, cpus: Some(3), quiet: true });
+        let options = Options::parse("  slide=0x200000\tcpus=3 quiet seed=9 run=a:b root=/dev/x ").unwrap();
+        assert_eq!(options, Options { slide: 2 << 20, cpus: Some(3), quiet: true, seed: 9 });
         assert_eq!(Options::parse(""), Ok(Options::default()));
         assert_eq!(Options::parse("cpus=1 cpus=0x10").unwrap().cpus, Some(16), "the last counts");
         assert_eq!(cmdline::slide("quiet slide=2097152"), Ok(2 << 20));
@@ -27,9 +27,18 @@ mod command_line {
             assert_eq!(Options::parse(word).unwrap_err().word, word);
             assert_eq!(cmdline::slide(word).unwrap_err().word, word);
         }
-        for word in
-            ["cpus=0", "cpus", "cpus=x", "cpus=0x", "cpus=0x+1", "cpus=99999999999999999999999", "quiet=1", "quiet="]
-        {
+        for word in [
+            "cpus=0",
+            "cpus",
+            "cpus=x",
+            "cpus=0x",
+            "cpus=0x+1",
+            "cpus=99999999999999999999999",
+            "quiet=1",
+            "quiet=",
+            "seed=0",
+            "seed",
+        ] {
             assert_eq!(Options::parse(word).unwrap_err().word, word);
         }
         assert_eq!(
@@ -40,14 +49,17 @@ mod command_line {
 
     #[test]
     fn unknown_words_are_listed_in_order() {
-        assert_eq!(cmdline::unknown("a quiet b=c slide=0 cpus=0 Quiet").collect::<Vec<_>>(), ["a", "b=c", "Quiet"]);
+        assert_eq!(
+            cmdline::unknown("a quiet b=c slide=0 cpus=0 run=a:b Quiet").collect::<Vec<_>>(),
+            ["a", "b=c", "Quiet"]
+        );
     }
 
     proptest! {
         #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
 
         #[test]
-        fn no_line_causes_a_panic(line in "(slide=|cpus=|quiet|0x|[0-9 ]|\\PC){0,40}") {
+        fn no_line_causes_a_panic(line in "(slide=|cpus=|quiet|seed=|run=|0x|[0-9 ]|\\PC){0,40}") {
             let _ = (Options::parse(&line), cmdline::slide(&line));
             prop_assert!(cmdline::unknown(&line).count() <= line.len());
         }

@@ -33,6 +33,8 @@ struct Life {
     count: u64,
     /// The exit word, from the moment that the end was asked for.
     ended: Option<u64>,
+    /// All threads are gone, and all memory is given back.
+    reaped: bool,
     waiting: WaitList,
 }
 
@@ -68,7 +70,7 @@ crate::sync::linked!(Process, Registered, registered);
 
 impl Process {
     fn new(name: &str, space: Space, slots: [Option<Capability>; CAPABILITY_SLOTS]) -> Result<Ref<Self>, Error> {
-        let life = Life { threads: List::new(), count: 0, ended: None, waiting: WaitList::new() };
+        let life = Life { threads: List::new(), count: 0, ended: None, reaped: false, waiting: WaitList::new() };
         let process = Ref::new(Self {
             header: Header::new(),
             id: NEXT_ID.fetch_add(1, Ordering::Relaxed),
@@ -144,11 +146,11 @@ impl Process {
         Ok(id)
     }
 
-    /// The exit word, once all threads are gone; until then `waiter` waits, and its call starts again.
+    /// The exit word, once all threads are gone and have given back what was theirs; until then `waiter` waits, and its call starts again.
     pub fn wait(&self, waiter: &Thread) -> Option<u64> {
         let mut life = self.life.lock();
         match life.ended {
-            Some(word) if life.count == 0 => Some(word),
+            Some(word) if life.reaped => Some(word),
             _ => {
                 life.waiting.wait(Ref::share(waiter));
                 None
@@ -194,7 +196,9 @@ pub fn reap(thread: Ref<Thread>) {
             let _ = process.close(slot as u64);
         }
         ALL.lock().remove(|listed| listed.is(process));
-        process.life.lock().waiting.wake_all();
+        let mut life = process.life.lock();
+        life.reaped = true;
+        life.waiting.wake_all();
     }
 }
 
