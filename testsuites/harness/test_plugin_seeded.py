@@ -83,6 +83,15 @@ def test_the_suites_hold_under_seeds(board: Board) -> None:
     assert "4 of 4 passed: 100.0 %" in ran.stdout
 
 
+@pytest.mark.requirement("TST-27", "TST-30")
+@pytest.mark.needs("arch==aarch64", "smp>=2", "release")
+def test_a_process_that_ended_has_given_its_memory_back_in_any_order(board: Board) -> None:
+    case = "testsuites/user/kernel-tests.yaml::user:ended_processes_give_their_memory_back"
+    ran = soak(TOP, case, "--board", board.name, "--smp", str(board.smp), "--soak", "30")
+    assert ran.returncode == 0, ran.stdout[-4000:]
+    assert "30 of 30 passed" in ran.stdout
+
+
 def project(folder: Path, board: Board) -> Path:
     (folder / "boards").mkdir()
     (folder / "boards" / board.path.name).write_text(board.path.read_text())

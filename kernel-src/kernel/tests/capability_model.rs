@@ -1,9 +1,8 @@
 //! The protocol of `docs/concurrency.md` under loom: every order of the
 //! steps of four CPUs, with the reorderings that the memory model allows.
 //!
-//! What is modelled is the protocol and not the kernel's code: slots read
-//! without a lock, the object's lock over its derivation links, generation
-//! tags, and quiescence before memory is used again. A `Cell` stands for the
+//! Slots and derivation are the kernel's own code. Modelled are the object's
+//! lock and quiescence before memory is used again. A `Cell` stands for the
 //! memory of an object, so that loom itself finds a read that runs beside the
 //! write of its next owner.
 
@@ -11,162 +10,102 @@ use loom::{
     cell::UnsafeCell,
     sync::{
         Arc, Mutex,
-        atomic::{AtomicUsize, Ordering, fence},
+        atomic::{AtomicUsize, Ordering},
     },
     thread,
 };
 
 const CPUS: usize = 4;
 const SLOTS: usize = 3;
+/// The number of a slot's first filling.
+const FIRST: u64 = 1;
 
-/// The low bits of a tag; the generation lies above them.
-const EMPTY: usize = 0;
-const BUSY: usize = 1;
-const FULL: usize = 2;
-const STATE: usize = 3;
-const GENERATION: usize = 4;
+#[path = "../src/sync/slot.rs"]
+#[allow(dead_code, reason = "the model uses a part of it")]
+mod slot;
 
-/// A slot; its object is named by index.
-struct Slot {
-    tag: AtomicUsize,
-    object: AtomicUsize,
+/// What the slots are made of here.
+mod atomics {
+    pub use loom::sync::atomic::{AtomicPtr, AtomicU64, AtomicUsize, Ordering, fence};
 }
 
-/// Who was derived from whom: slot to parent slot.
-#[derive(Default)]
-struct Tree {
-    parent: [Option<usize>; SLOTS],
-}
+use slot::{Content, Derivation, Found, Slot, Step};
 
 struct Object {
-    tree: Mutex<Tree>,
+    tree: Mutex<Derivation>,
     memory: UnsafeCell<usize>,
 }
 
 struct Machine {
-    slots: [Slot; SLOTS],
+    /// They do not move, since links name them.
+    slots: Box<[Slot; SLOTS]>,
     objects: [Object; 2],
     /// How often each CPU has left the kernel.
     left: [AtomicUsize; CPUS],
 }
 
-/// A capability as look-up found it.
-#[derive(Clone, Copy)]
-struct Found {
-    slot: usize,
-    tag: usize,
-    object: usize,
-}
-
 impl Machine {
     /// Slot 0 holds the original of object 0, slot 1 a copy of it.
     fn new() -> Self {
-        let full = |tag, object| Slot { tag: AtomicUsize::new(tag), object: AtomicUsize::new(object) };
-        let object = |value, parent| Object { tree: Mutex::new(Tree { parent }), memory: UnsafeCell::new(value) };
-        Self {
-            slots: [full(FULL, 0), full(FULL, 0), full(EMPTY, 0)],
-            objects: [object(10, [None, Some(0), None]), object(11, [None; SLOTS])],
+        let object = |value| Object { tree: Mutex::new(Derivation::new()), memory: UnsafeCell::new(value) };
+        let machine = Self {
+            slots: Box::new(std::array::from_fn(|_| Slot::new())),
+            objects: [object(10), object(11)],
             left: std::array::from_fn(|_| AtomicUsize::new(0)),
-        }
+        };
+        let mut tree = machine.objects[0].tree.lock().unwrap();
+        tree.originate(machine.slots[0].claim().unwrap(), named(0));
+        let original = machine.slots[0].look_up().unwrap();
+        assert!(tree.derive(&machine.slots[0], &original, machine.slots[1].claim().unwrap(), named(0)));
+        drop(tree);
+        machine
     }
 
-    /// Loads only: the tag, what it covers, and the tag again.
-    fn look_up(&self, slot: usize) -> Option<Found> {
-        let tag = self.slots[slot].tag.load(Ordering::Acquire);
-        if tag & STATE != FULL {
-            return None;
-        }
-        let object = self.slots[slot].object.load(Ordering::Relaxed);
-        fence(Ordering::Acquire);
-        let same = self.slots[slot].tag.load(Ordering::Relaxed) == tag;
-        same.then_some(Found { slot, tag, object })
-    }
-
-    fn read(&self, found: Found) -> usize {
+    fn read(&self, found: &Found) -> usize {
         // SAFETY: loom checks exactly this: that no write runs beside the read.
-        self.objects[found.object].memory.with(|value| unsafe { *value })
-    }
-
-    /// Under the object's lock a capability is what look-up found, or nothing.
-    fn still(&self, found: Found) -> bool {
-        self.slots[found.slot].tag.load(Ordering::Relaxed) == found.tag
-    }
-
-    fn claim(&self, slot: usize) -> Option<usize> {
-        let tag = self.slots[slot].tag.load(Ordering::Relaxed);
-        if tag & STATE != EMPTY {
-            return None;
-        }
-        let busy = (tag & !STATE) | BUSY;
-        let claimed = self.slots[slot].tag.compare_exchange(tag, busy, Ordering::Acquire, Ordering::Relaxed);
-        claimed.ok()?;
-        // Whoever sees the new object sees that the tag has changed.
-        fence(Ordering::Release);
-        Some(busy)
-    }
-
-    fn publish(&self, slot: usize, busy: usize, object: usize) {
-        self.slots[slot].object.store(object, Ordering::Relaxed);
-        self.slots[slot].tag.store(((busy & !STATE) + GENERATION) | FULL, Ordering::Release);
-    }
-
-    fn empty(&self, slot: usize) {
-        let tag = self.slots[slot].tag.load(Ordering::Relaxed);
-        self.slots[slot].tag.store(((tag & !STATE) + GENERATION) | EMPTY, Ordering::Release);
+        self.objects[found.content.object].memory.with(|value| unsafe { *value })
     }
 
     fn copy(&self, from: usize, to: usize) -> bool {
-        let Some(found) = self.look_up(from) else { return false };
-        let mut tree = self.objects[found.object].tree.lock().unwrap();
-        if !self.still(found) {
-            return false;
-        }
-        let Some(busy) = self.claim(to) else { return false };
-        tree.parent[to] = Some(from);
-        self.publish(to, busy, found.object);
-        true
+        let Some(found) = self.slots[from].look_up() else { return false };
+        let mut tree = self.objects[found.content.object].tree.lock().unwrap();
+        let Some(claimed) = self.slots[to].claim() else { return false };
+        tree.derive(&self.slots[from], &found, claimed, found.content)
     }
 
     /// True where this was the last capability to its object.
     fn delete(&self, slot: usize) -> Option<bool> {
-        let found = self.look_up(slot)?;
-        let mut tree = self.objects[found.object].tree.lock().unwrap();
-        if !self.still(found) {
+        let found = self.slots[slot].look_up()?;
+        let lock = || self.objects[found.content.object].tree.lock().unwrap();
+        if !lock().begin_delete(&self.slots[slot], &found) {
             return None;
         }
-        let parent = tree.parent[slot].take();
-        for child in &mut tree.parent {
-            if *child == Some(slot) {
-                *child = parent;
+        // The lock is free between any two steps.
+        loop {
+            let mut tree = lock();
+            if tree.delete_step(&self.slots[slot]) == Step::Done {
+                return Some(tree.capabilities() == 0);
             }
         }
-        self.empty(slot);
-        Some(!(0..SLOTS).any(|other| self.names(other, found.object)))
     }
 
     /// A step a hold of the lock; false where the revoker's own capability has gone.
     fn revoke(&self, slot: usize) -> bool {
-        let Some(found) = self.look_up(slot) else { return false };
+        let Some(found) = self.slots[slot].look_up() else { return false };
         loop {
-            let mut tree = self.objects[found.object].tree.lock().unwrap();
-            if !self.still(found) {
+            let mut tree = self.objects[found.content.object].tree.lock().unwrap();
+            if !self.slots[slot].still(&found) {
                 return false;
             }
-            let Some(child) = tree.parent.iter().position(|parent| *parent == Some(slot)) else { return true };
-            for grandchild in &mut tree.parent {
-                if *grandchild == Some(child) {
-                    *grandchild = Some(slot);
-                }
+            if tree.revoke_step(&self.slots[slot]) == Step::Done {
+                return true;
             }
-            tree.parent[child] = None;
-            self.empty(child);
         }
     }
 
     /// Under the object's lock, or when all CPUs have stopped.
     fn names(&self, slot: usize, object: usize) -> bool {
-        let full = self.slots[slot].tag.load(Ordering::Relaxed) & STATE == FULL;
-        full && self.slots[slot].object.load(Ordering::Relaxed) == object
+        self.slots[slot].look_up().is_some_and(|found| found.content.object == object)
     }
 
     fn leave(&self, cpu: usize) {
@@ -214,12 +153,19 @@ fn explore(preemptions: usize, actors: [Actor; CPUS], check: fn(&Machine)) {
     });
 }
 
+/// A capability to one of the objects; badge and facts say the same, so that a mix of two fillings shows.
+fn named(object: usize) -> Content {
+    Content { object, badge: object as u64, facts: object as u64 }
+}
+
 fn reader(machine: &Machine, _: usize) {
-    if let Some(found) = machine.look_up(1) {
+    if let Some(found) = machine.slots[1].look_up() {
+        let object = found.content.object;
+        assert_eq!(found.content, named(object), "a mix of two fillings");
         // Slot 1 names object 0 in its first filling, and object 1 in all that follow.
-        assert_eq!(found.object, usize::from(found.tag >= GENERATION), "a mix of two fillings");
-        let value = machine.read(found);
-        assert_eq!(value, 10 + found.object, "an object's memory was used again under a reader");
+        assert_eq!(object, usize::from(found.generation() > FIRST), "a mix of two fillings");
+        let value = machine.read(&found);
+        assert_eq!(value, 10 + object, "an object's memory was used again under a reader");
     }
 }
 
@@ -229,7 +175,7 @@ fn copier(machine: &Machine, _: usize) {
 
 fn revoker(machine: &Machine, _: usize) {
     assert!(machine.revoke(0));
-    assert!(machine.look_up(1).is_none(), "a copy outlived the revoke");
+    assert!(machine.slots[1].look_up().is_none(), "a copy outlived the revoke");
 }
 
 fn deleter(machine: &Machine, _: usize) {
@@ -240,9 +186,8 @@ fn deleter(machine: &Machine, _: usize) {
 fn refiller(machine: &Machine, _: usize) {
     machine.delete(1);
     let mut tree = machine.objects[1].tree.lock().unwrap();
-    if let Some(busy) = machine.claim(1) {
-        tree.parent[1] = None;
-        machine.publish(1, busy, 1);
+    if let Some(claimed) = machine.slots[1].claim() {
+        tree.originate(claimed, named(1));
     }
 }
 
@@ -261,17 +206,14 @@ fn destroyer(machine: &Machine, cpu: usize) {
     }
 }
 
-/// No slot is left claimed, and links are those of full slots.
+/// No slot is left claimed or dying, and each object counts the capabilities to it.
 fn consistent(machine: &Machine) {
-    for slot in 0..SLOTS {
-        assert_ne!(machine.slots[slot].tag.load(Ordering::Relaxed) & STATE, BUSY);
-    }
     for (index, object) in machine.objects.iter().enumerate() {
-        for (slot, parent) in object.tree.lock().unwrap().parent.iter().enumerate() {
-            if let Some(parent) = parent {
-                assert!(machine.names(slot, index) && machine.names(*parent, index), "a link to an empty slot");
-            }
-        }
+        let held = (0..SLOTS).filter(|&slot| machine.names(slot, index)).count();
+        assert_eq!(object.tree.lock().unwrap().capabilities(), held);
+    }
+    for slot in machine.slots.iter() {
+        assert!(slot.look_up().is_some() || slot.claim().is_some(), "a slot is neither full nor empty");
     }
 }
 

@@ -5,12 +5,19 @@
 
 mod list;
 mod owned;
+mod slot;
 mod spin;
+
+/// What `slot` is made of; its tests under loom put loom's here.
+mod atomics {
+    pub use core::sync::atomic::{AtomicPtr, AtomicU64, AtomicUsize, Ordering, fence};
+}
 
 #[cfg(target_os = "none")]
 pub(crate) use list::linked;
 pub use list::{Link, Linked, List};
 pub use owned::Owned;
+pub use slot::{Claimed, Content, Derivation, Found, Slot, Step};
 pub use spin::{Rank, Spin, SpinGuard};
 
 #[cfg(target_os = "none")]

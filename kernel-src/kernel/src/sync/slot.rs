@@ -1,0 +1,344 @@
+//! Capability slots, and the tree of who was derived from whom.
+//!
+//! A slot is read without a lock: its tag before and after tells whether what
+//! was read belongs together. It is filled by whoever claims it. Its links are
+//! those of its object's derivation tree, and only a [`Derivation`] touches
+//! them; each object has one, behind its lock. `docs/concurrency.md` is the
+//! contract, and `tests/capability_model.rs` runs this very file under loom.
+
+use super::atomics::{AtomicPtr, AtomicU64, AtomicUsize, Ordering, fence};
+use core::ptr;
+
+const EMPTY: u64 = 0;
+/// Claimed: nobody but the claimer may change it.
+const BUSY: u64 = 1;
+const FULL: u64 = 2;
+/// Being deleted: no look-up finds it, and nothing is derived from it any more.
+const DYING: u64 = 3;
+/// Its table ends: it is never filled again.
+const CLOSED: u64 = 4;
+const STATE: u64 = 7;
+const GENERATION_SHIFT: u32 = 3;
+
+/// 64 bytes, so that a look-up touches one cache line.
+#[repr(C, align(64))]
+pub struct Slot {
+    /// Generation and state; every change of what the slot holds counts the generation up.
+    tag: AtomicU64,
+    object: AtomicUsize,
+    badge: AtomicU64,
+    /// Kind of the object and rights, as the owner of the object reads them.
+    facts: AtomicU64,
+    first_child: AtomicPtr<Slot>,
+    /// The next of those that came from the same capability.
+    next: AtomicPtr<Slot>,
+    /// The one before, or the parent of a first child: so a move changes three links, however many children there are.
+    previous: AtomicPtr<Slot>,
+}
+
+/// What a slot holds.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Content {
+    /// The object's address, or whatever else stands for it; 0 is as good as any.
+    pub object: usize,
+    pub badge: u64,
+    pub facts: u64,
+}
+
+/// A capability as look-up found it. What it names stays what it is until this CPU leaves the kernel, but the
+/// capability may be gone at any moment.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Found {
+    pub content: Content,
+    tag: u64,
+}
+
+impl Found {
+    /// Number of this filling of the slot; it never comes again.
+    #[must_use]
+    pub const fn generation(&self) -> u64 {
+        self.tag >> GENERATION_SHIFT
+    }
+}
+
+/// An empty slot that is this caller's to fill; given up, it is empty again.
+pub struct Claimed<'a> {
+    slot: &'a Slot,
+    busy: u64,
+}
+
+/// How far a long operation has come.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Step {
+    /// Call again.
+    More,
+    Done,
+}
+
+impl Default for Slot {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Slot {
+    #[must_use]
+    pub fn new() -> Self {
+        let nowhere = || AtomicPtr::new(ptr::null_mut());
+        Self {
+            tag: AtomicU64::new(EMPTY),
+            object: AtomicUsize::new(0),
+            badge: AtomicU64::new(0),
+            facts: AtomicU64::new(0),
+            first_child: nowhere(),
+            next: nowhere(),
+            previous: nowhere(),
+        }
+    }
+
+    /// What the slot holds, by loads alone.
+    #[must_use]
+    pub fn look_up(&self) -> Option<Found> {
+        let tag = self.tag.load(Ordering::Acquire);
+        if tag & STATE != FULL {
+            return None;
+        }
+        let content = Content {
+            object: self.object.load(Ordering::Relaxed),
+            badge: self.badge.load(Ordering::Relaxed),
+            facts: self.facts.load(Ordering::Relaxed),
+        };
+        fence(Ordering::Acquire);
+        (self.tag.load(Ordering::Relaxed) == tag).then_some(Found { content, tag })
+    }
+
+    /// Whether the slot still holds what was found. Under the lock of the object that it names, this stays so.
+    #[must_use]
+    pub fn still(&self, found: &Found) -> bool {
+        self.tag.load(Ordering::Relaxed) == found.tag
+    }
+
+    /// Number of the slot's present filling, or of the next one where it is empty.
+    #[must_use]
+    pub fn generation(&self) -> u64 {
+        let tag = self.tag.load(Ordering::Relaxed);
+        (tag >> GENERATION_SHIFT) + u64::from(tag & STATE == EMPTY)
+    }
+
+    /// Claims the slot, if it is empty.
+    #[must_use]
+    pub fn claim(&self) -> Option<Claimed<'_>> {
+        let tag = self.tag.load(Ordering::Relaxed);
+        if tag & STATE != EMPTY {
+            return None;
+        }
+        let busy = with_state(tag, BUSY);
+        self.tag.compare_exchange(tag, busy, Ordering::Acquire, Ordering::Relaxed).ok()?;
+        // Whoever sees the new content sees that the tag has changed.
+        fence(Ordering::Release);
+        Some(Claimed { slot: self, busy })
+    }
+
+    /// Closes an empty slot for ever; false where it is not empty.
+    pub fn close(&self) -> bool {
+        let tag = self.tag.load(Ordering::Relaxed);
+        tag & STATE == EMPTY
+            && self.tag.compare_exchange(tag, with_state(tag, CLOSED), Ordering::Relaxed, Ordering::Relaxed).is_ok()
+    }
+
+    fn empty(&self) {
+        let tag = self.tag.load(Ordering::Relaxed);
+        self.tag.store(with_state(counted_up(tag), EMPTY), Ordering::Release);
+    }
+}
+
+impl Claimed<'_> {
+    fn fill(self, content: Content) {
+        self.slot.object.store(content.object, Ordering::Relaxed);
+        self.slot.badge.store(content.badge, Ordering::Relaxed);
+        self.slot.facts.store(content.facts, Ordering::Relaxed);
+        self.slot.tag.store(with_state(counted_up(self.busy), FULL), Ordering::Release);
+        core::mem::forget(self);
+    }
+}
+
+impl Drop for Claimed<'_> {
+    fn drop(&mut self) {
+        self.slot.tag.store(with_state(self.busy, EMPTY), Ordering::Release);
+    }
+}
+
+const fn with_state(tag: u64, state: u64) -> u64 {
+    tag & !STATE | state
+}
+
+const fn counted_up(tag: u64) -> u64 {
+    tag.wrapping_add(1 << GENERATION_SHIFT)
+}
+
+/// All capabilities to one object: who came from whom. Every step is constant work.
+pub struct Derivation {
+    capabilities: usize,
+}
+
+impl Default for Derivation {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Derivation {
+    #[must_use]
+    pub const fn new() -> Self {
+        Self { capabilities: 0 }
+    }
+
+    /// Slots that hold a capability to the object.
+    #[must_use]
+    pub const fn capabilities(&self) -> usize {
+        self.capabilities
+    }
+
+    /// Fills a slot with a capability that comes from no other.
+    pub fn originate(&mut self, to: Claimed<'_>, content: Content) {
+        self.capabilities += 1;
+        to.fill(content);
+    }
+
+    /// Fills a slot with a child of the capability in `from`. False, with `to` empty again, where `from` has changed.
+    #[must_use]
+    pub fn derive(&mut self, from: &Slot, found: &Found, to: Claimed<'_>, content: Content) -> bool {
+        if !from.still(found) {
+            return false;
+        }
+        self.capabilities += 1;
+        put_first(to.slot, from);
+        to.fill(content);
+        true
+    }
+
+    /// Moves a capability with its place in the tree. False, with `to` empty again, where `from` has changed.
+    #[must_use]
+    pub fn relocate(&mut self, from: &Slot, found: &Found, to: Claimed<'_>) -> bool {
+        if !from.still(found) {
+            return false;
+        }
+        let new = to.slot;
+        set(&new.first_child, at(&from.first_child));
+        set(&new.next, at(&from.next));
+        set(&new.previous, at(&from.previous));
+        if let Some(previous) = at(&from.previous) {
+            set(if names(&previous.first_child, from) { &previous.first_child } else { &previous.next }, Some(new));
+        }
+        for follower in [at(&from.next), at(&from.first_child)].into_iter().flatten() {
+            set(&follower.previous, Some(new));
+        }
+        forget_links(from);
+        from.empty();
+        to.fill(found.content);
+        true
+    }
+
+    /// Removes one capability that came from the one in `slot`, whatever the shape of the tree.
+    pub fn revoke_step(&mut self, slot: &Slot) -> Step {
+        let Some(child) = at(&slot.first_child) else { return Step::Done };
+        if let Some(grandchild) = at(&child.first_child) {
+            unlink(grandchild);
+            put_first(grandchild, slot);
+        } else {
+            unlink(child);
+            child.empty();
+            self.capabilities -= 1;
+        }
+        Step::More
+    }
+
+    /// From now on no look-up finds the capability. False where the slot no longer holds what was found.
+    #[must_use]
+    pub fn begin_delete(&mut self, slot: &Slot, found: &Found) -> bool {
+        if !slot.still(found) {
+            return false;
+        }
+        slot.tag.store(with_state(found.tag, DYING), Ordering::Release);
+        true
+    }
+
+    /// Passes one child of a dying capability to its parent; with the last gone the slot is empty.
+    pub fn delete_step(&mut self, slot: &Slot) -> Step {
+        if slot.tag.load(Ordering::Relaxed) & STATE != DYING {
+            return Step::Done;
+        }
+        if let Some(child) = at(&slot.first_child) {
+            unlink(child);
+            put_after(child, slot);
+            return Step::More;
+        }
+        unlink(slot);
+        slot.empty();
+        self.capabilities -= 1;
+        Step::Done
+    }
+}
+
+/// The slot that a link names.
+fn at<'a>(link: &AtomicPtr<Slot>) -> Option<&'a Slot> {
+    // SAFETY: `set` stores references only, and `unlink` and `relocate` take a slot out of all links before it is
+    // emptied; memory that was a slot stays one, since slots lie in type-stable slabs.
+    unsafe { link.load(Ordering::Relaxed).as_ref() }
+}
+
+fn names(link: &AtomicPtr<Slot>, slot: &Slot) -> bool {
+    ptr::eq(link.load(Ordering::Relaxed), slot)
+}
+
+fn set(link: &AtomicPtr<Slot>, to: Option<&Slot>) {
+    link.store(to.map_or(ptr::null_mut(), |slot| ptr::from_ref(slot).cast_mut()), Ordering::Relaxed);
+}
+
+/// Makes `slot`, which is in no list, the first child of `parent`.
+fn put_first(slot: &Slot, parent: &Slot) {
+    let next = at(&parent.first_child);
+    set(&slot.next, next);
+    if let Some(next) = next {
+        set(&next.previous, Some(slot));
+    }
+    set(&slot.previous, Some(parent));
+    set(&parent.first_child, Some(slot));
+}
+
+/// Makes `slot`, which is in no list, a sibling of `elder`.
+fn put_after(slot: &Slot, elder: &Slot) {
+    let next = at(&elder.next);
+    set(&slot.next, next);
+    if let Some(next) = next {
+        set(&next.previous, Some(slot));
+    }
+    set(&slot.previous, Some(elder));
+    set(&elder.next, Some(slot));
+}
+
+/// Takes `slot` out of its list; its children stay its own.
+fn unlink(slot: &Slot) {
+    let (previous, next) = (at(&slot.previous), at(&slot.next));
+    if let Some(previous) = previous {
+        set(if names(&previous.first_child, slot) { &previous.first_child } else { &previous.next }, next);
+    }
+    if let Some(next) = next {
+        set(&next.previous, previous);
+    }
+    set(&slot.previous, None);
+    set(&slot.next, None);
+}
+
+fn forget_links(slot: &Slot) {
+    [&slot.first_child, &slot.next, &slot.previous].into_iter().for_each(|link| set(link, None));
+}
+
+/// The shape of the tree, for tests: they hold the lock of the object, or are alone.
+#[cfg(not(target_os = "none"))]
+impl Slot {
+    /// The slots that were derived from this one and are left.
+    pub fn children(&self) -> impl Iterator<Item = &Self> {
+        core::iter::successors(at(&self.first_child), |child| at(&child.next))
+    }
+}
