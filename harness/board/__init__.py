@@ -1,8 +1,9 @@
 """Boards: files, facts, variants, needs, and room for them on this host."""
 
 from harness.board.admission import Admission, admission
-from harness.board.errors import AdmissionError, BoardError, LabError, NeedsError
+from harness.board.errors import AdmissionError, BoardError, LabError, LeaseError, NeedsError
 from harness.board.files import find_boards, known_boards, read_board
+from harness.board.leases import Holder, Lease, holder_of, stale_of
 from harness.board.model import Board, memory_mib, memory_text
 from harness.board.needs import lacks
 
@@ -11,13 +12,18 @@ __all__ = [
     "AdmissionError",
     "Board",
     "BoardError",
+    "Holder",
     "LabError",
+    "Lease",
+    "LeaseError",
     "NeedsError",
     "admission",
     "find_boards",
+    "holder_of",
     "known_boards",
     "lacks",
     "memory_mib",
     "memory_text",
     "read_board",
+    "stale_of",
 ]

@@ -6,9 +6,10 @@ one slot, a locked file, while the machine lives; the locks go with the process,
 however it ends.
 
 Slots are counted by thread: machines of one thread run in turn, so a thread
-needs as many as its largest machine. A thread that holds slots takes more only
-where they are free and never waits for them: two who held some and waited for
-the rest would wait for each other.
+needs as many as its largest machine. Who holds slots and wants more cannot wait
+for them: two who held some and waited for the rest would wait for each other.
+It takes what is free, and for the rest the one place beyond the budget, which
+one process has at a time; so at most one machine ever runs beyond it.
 """
 
 from __future__ import annotations
@@ -47,6 +48,7 @@ class Admission:
         self._mutex = threading.Lock()
         self._held: dict[int, list[int]] = {}
         self._wanted: dict[int, list[int]] = {}
+        self._beyond: int | None = None
 
     @contextmanager
     def lease(self, vcpus: int, timeout_s: float = 600.0) -> Iterator[None]:
@@ -65,7 +67,7 @@ class Admission:
             held = self._held.setdefault(owner, [])
             missing = min(max([*wanted, vcpus]), self.budget) - len(held)
         if missing > 0:
-            taken = self._free(missing) if held else self._acquire(missing, timeout_s)
+            taken = self._grow(missing, timeout_s) if held else self._acquire(missing, timeout_s)
             with self._mutex:
                 held.extend(taken)
         with self._mutex:
@@ -81,6 +83,20 @@ class Admission:
             keep = min(max(wanted, default=0), self.budget)
             while len(held) > keep:
                 os.close(held.pop())
+            if not any(self._held.values()) and self._beyond is not None:
+                os.close(self._beyond)
+                self._beyond = None
+
+    def _grow(self, count: int, timeout_s: float) -> list[int]:
+        """As many of `count` slots as are free, with the place beyond the budget where that is not enough."""
+        taken = self._free(count)
+        if len(taken) < count and self._beyond is None:
+            self._beyond = self._lock("beyond", time.monotonic() + timeout_s, threading.Event())
+            if self._beyond is None:
+                for slot in taken:
+                    os.close(slot)
+                raise self._refusal(count, timeout_s)
+        return taken
 
     def _free(self, count: int) -> list[int]:
         """At most `count` slots that nobody holds now."""
@@ -112,7 +128,10 @@ class Admission:
             if len(taken) < count:
                 for slot in taken:
                     os.close(slot)
-        raise AdmissionError(
+        raise self._refusal(count, timeout_s)
+
+    def _refusal(self, count: int, timeout_s: float) -> AdmissionError:
+        return AdmissionError(
             f"{count} of {self.budget} vCPU slots did not become free within {timeout_s:g} s: "
             f"other machines are running on this host (slots in {self._directory}); "
             "end them, or wait and run again"

@@ -17,5 +17,9 @@ class NeedsError(LabError):
     """A `needs` expression cannot be read."""
 
 
+class LeaseError(LabError):
+    """A board that only one may have is another's."""
+
+
 class AdmissionError(LabError):
     """No room for another machine within the vCPU budget before the deadline."""

@@ -35,12 +35,14 @@ _OPTIONAL: Mapping[str, Any] = {
     "kernel": None,
     "initrd": None,
     "cmdline": "",
+    "exclusive": False,
 }
 _TYPES: Mapping[str, tuple[type, ...]] = {
     "smp": (int,),
     "max_smp": (int,),
     "boot_timeout_s": (int, float),
     "args": (list,),
+    "exclusive": (bool,),
 }
 
 
@@ -129,7 +131,7 @@ def _board(path: Path, top: _Mapping, target: _Mapping, driver: _Mapping) -> Boa
     value |= {key: driver.plain(key, default) for key, default in _OPTIONAL.items()}
     for key, found in value.items():
         kinds = _TYPES.get(key, (str, type(None)) if key in _OPTIONAL else (str,))
-        if not isinstance(found, kinds) or isinstance(found, bool):
+        if not isinstance(found, kinds) or (isinstance(found, bool) and bool not in kinds):
             wanted = " or ".join(k.__name__ for k in kinds if k is not type(None))
             raise driver.fault(driver.line_of(key), f"{key!r} must be {wanted}, not {found!r}")
     if value["arch"] not in ARCHITECTURES:
@@ -169,6 +171,7 @@ def _board(path: Path, top: _Mapping, target: _Mapping, driver: _Mapping) -> Boa
         kernel=_image(driver, images, "kernel", value["kernel"]),
         initrd=_image(driver, images, "initrd", value["initrd"]),
         cmdline=value["cmdline"] or "",
+        exclusive=value["exclusive"],
     )
     try:
         return board.variant()

@@ -56,6 +56,7 @@ class Board:
     kernel: Path | None = None
     initrd: Path | None = None
     cmdline: str = ""
+    exclusive: bool = False
     icount: bool = False
     debug: bool = False
     seed: int | None = None

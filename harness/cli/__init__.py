@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from types import FrameType
 from typing import NoReturn, Protocol
 
-from harness.cli import bench, build, clean, console, mutants, requirements, run, setup, soak, test
+from harness.cli import bench, boards, build, clean, console, doctor, mutants, requirements, run, setup, soak, test
 
 INTERRUPTED = 130  # 128 + SIGINT, as shells report it
 TERMINATED = 143  # 128 + SIGTERM
@@ -38,6 +38,8 @@ VERBS: dict[str, Verb] = {
     "test": test,
     "build": build,
     "console": console,
+    "boards": boards,
+    "doctor": doctor,
     "setup": setup,
     "bench": bench,
     "soak": soak,

@@ -14,11 +14,12 @@ class Kind(enum.Enum):
     QMP = "qmp"
     STDERR = "stderr"
     EXIT = "exit"
+    LAB = "lab"
 
 
 @dataclass(frozen=True, slots=True)
 class Event:
-    """One event: `name` is QMP's (`RESET`, `SHUTDOWN`), a line of stderr, or how QEMU ended."""
+    """One event: `name` is QMP's (`RESET`, `SHUTDOWN`), a line of stderr, how QEMU ended, or words of the lab."""
 
     kind: Kind
     name: str
@@ -28,4 +29,4 @@ class Event:
     def __str__(self) -> str:
         details = ", ".join(f"{key}={value}" for key, value in self.data.items())
         text = f"{self.name} ({details})" if details else self.name
-        return f"qemu {self.kind.value}: {text}"
+        return text if self.kind is Kind.LAB else f"qemu {self.kind.value}: {text}"

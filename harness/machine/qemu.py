@@ -19,6 +19,7 @@ import shutil
 import signal
 import socket
 import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -26,7 +27,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from harness.board import Board, admission, memory_text
+from harness.board import Board, Lease, admission, memory_text
 from harness.machine import loop
 from harness.machine.errors import ImageError, MachineError, QemuDied
 from harness.machine.events import Event, Kind
@@ -94,7 +95,8 @@ class QemuMachine:
         self._stderr = b""
         self._stderr_fd: int | None = None
         self._stopping = False
-        self._lease: int | None = None
+        self._slots: int | None = None
+        self.lease: Lease | None = None
         self._directory: Scratch | None = None
         self.started_s = 0.0
 
@@ -114,14 +116,31 @@ class QemuMachine:
                 "setpriv is not installed, and without it QEMU could outlive the lab; run `apt-get install util-linux`"
             )
         self.files.check(self.board.arch)
-        if self.admit == "budget":
-            self._lease = admission().take(self.board.smp)
+        self.events.clear()
+        if self.board.exclusive:
+            self.lease = Lease(self.board.name)
+            self.lease.take(tell=self._say)
         try:
+            if self.admit == "budget":
+                self._admit()
             self._directory = Scratch()
             loop.run(self._start(guard, binary), START_TIMEOUT_S + 1)
         except BaseException:
             self.off()
             raise
+
+    def _admit(self) -> None:
+        budget = admission().budget
+        if self.board.smp > budget:
+            self._say(
+                f"{self.board.id} runs alone: its {self.board.smp} CPUs are more than this host's budget of {budget}"
+            )
+        self._slots = admission().take(self.board.smp)
+
+    def _say(self, text: str) -> None:
+        # Nobody holds the console's log yet, and a wait without a word would look like a hang.
+        print(f"quoin: {text}", file=sys.__stderr__, flush=True)
+        self._tell(Event(Kind.LAB, text, time.monotonic()))
 
     def off(self) -> None:
         """End QEMU and free what it held. Does nothing when it is off."""
@@ -138,9 +157,12 @@ class QemuMachine:
             if self._directory is not None:
                 self._directory.close()
                 self._directory = None
-            if self._lease is not None:
-                owner, self._lease = self._lease, None
+            if self._slots is not None:
+                owner, self._slots = self._slots, None
                 admission().give_back(owner, self.board.smp)
+            if self.lease is not None:
+                self.lease.release()
+                self.lease = None
 
     def _end(self, process: subprocess.Popen[bytes]) -> None:
         # It may have ended and been waited for: then nothing is left to end.
@@ -235,7 +257,6 @@ class QemuMachine:
         command += ["-serial", "chardev:console"]
         command += ["-chardev", f"socket,id=qmp,fd={monitor_end.fileno()}"]
         command += ["-mon", "chardev=qmp,mode=control"]
-        self.events.clear()
         self._stderr = b""
         self._console = console
         self._stderr_fd = stderr

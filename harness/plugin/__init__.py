@@ -6,6 +6,7 @@ only. What takes a board comes in on first use.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Generator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
@@ -67,6 +68,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         help="first the tests that execute lines changed since REV (write --changed=REV; HEAD if not given)",
     )
     group.addoption("--changed-only", action="store_true", help="with --changed: only those tests")
+    group.addoption("--no-wait", action="store_true", help="fail where a board is leased by another, and do not wait")
     group.addoption("--kernel-args", default="", metavar="WORDS", help="words for the kernel command line")
 
 
@@ -87,6 +89,8 @@ def pytest_configure(config: pytest.Config) -> None:
         except BoardError as error:
             raise pytest.UsageError(str(error)) from error
 
+    if config.getoption("--no-wait"):
+        os.environ["QUOIN_NO_WAIT"] = "1"  # workers and machines of this run inherit it
     if config.getoption("--coverage"):
         from harness.plugin.coverage import begin
 

@@ -151,6 +151,8 @@ def open_log(stack: ExitStack, path: Path) -> LogFile:
 
 def take(item: Any, session: Session, log: LogFile) -> None:
     item.stash.setdefault(MACHINES, []).append(Taken(session, log.path))
+    if session.machine.lease is not None:
+        session.machine.lease.doing = item.nodeid
 
 
 def settle(item: Any, lab: Lab, session: Session, log: LogFile, *, attached: bool) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 import threading
@@ -76,3 +77,31 @@ def test_a_thread_never_waits_for_itself_and_others_do(tmp_path: Path) -> None:
 @pytest.mark.requirement("DEV-02")
 def test_one_board_of_four_cpus_always_fits() -> None:
     assert default_budget() >= 4
+
+
+@pytest.mark.requirement("DEV-02")
+def test_only_one_process_at_a_time_goes_beyond_the_budget(tmp_path: Path) -> None:
+    first, second = Admission(4, tmp_path), Admission(4, tmp_path)
+    owner, other = first.take(2), second.take(2)
+    first.take(4, timeout_s=0.1)
+    with pytest.raises(AdmissionError):
+        second.take(4, timeout_s=0.1)
+    first.give_back(owner, 4)
+    with pytest.raises(AdmissionError):
+        second.take(3, timeout_s=0.1)
+    first.give_back(owner, 2)
+    second.take(4, timeout_s=0.1)
+    assert holds(tmp_path) == 4
+    second.give_back(other, 4)
+    assert holds(tmp_path) == 2
+    second.give_back(other, 2)
+    assert holds(tmp_path) == 0
+
+
+def holds(folder: Path) -> int:
+    """Slots that anybody holds."""
+    probe = Admission(4, folder)
+    free = probe._free(4)
+    for slot in free:
+        os.close(slot)
+    return 4 - len(free)
