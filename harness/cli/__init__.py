@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from types import FrameType
 from typing import NoReturn, Protocol
 
-from harness.cli import bench, build, clean, console, mutants, requirements, run, setup, test
+from harness.cli import bench, build, clean, console, mutants, requirements, run, scorecard, setup, test
 
 INTERRUPTED = 130  # 128 + SIGINT, as shells report it
 TERMINATED = 143  # 128 + SIGTERM
@@ -40,6 +40,7 @@ VERBS: dict[str, Verb] = {
     "console": console,
     "setup": setup,
     "bench": bench,
+    "scorecard": scorecard,
     "requirements": requirements,
     "mutants": mutants,
     "clean": clean,
