@@ -119,7 +119,7 @@ def write_baselines(top: Path, records: Iterable[Record]) -> list[Path]:
     gated = [record for record in records if record.metric.noise is not None]
     for record in gated:
         values = baselines.setdefault((record.board, _tools(record)), {})
-        values[_name(record)] = (record.metric.value, record.metric.unit)
+        values[_name(record)] = (float(record.metric.value), record.metric.unit)
     written = []
     for board in sorted({record.board for record in gated}):
         entries = [
