@@ -154,7 +154,7 @@ def scores(targets: Sequence[Target], records: Sequence[Record]) -> list[Score]:
 
 def scorecard(rows: Iterable[Score]) -> list[str]:
     """The table, for people."""
-    table = [("target", "limit", "unit", "board", "value", "standing", "source")]
+    table = [("target", "limit", "unit", "board", "value", "source", "standing")]
     for row in rows:
         target = row.target
         wanted = " / ".join(number(limit) for limit in dict.fromkeys(target.limits.values()))
@@ -162,8 +162,8 @@ def scorecard(rows: Iterable[Score]) -> list[str]:
             wanted = number(target.limit(board_name(row.board, target)))
         sign = "<=" if target.bound == "at_most" else ">="
         standing = f"{row.standing}: {row.why}" if row.why else row.standing
-        name = target.metric or target.source
-        table.append((name, f"{sign} {wanted}", target.unit, row.board, number(row.value), standing, target.source))
+        name = target.metric or "-"
+        table.append((name, f"{sign} {wanted}", target.unit, row.board, number(row.value), target.source, standing))
     return lines(table, frozenset({1, 4}))
 
 

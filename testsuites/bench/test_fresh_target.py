@@ -41,6 +41,8 @@ def run_seconds(folder: Path, board: Board, count: int) -> float:
         "pytest",
         "-q",
         "-p",
+        "harness.plugin",
+        "-p",
         "no:cacheprovider",
         f"--rootdir={TOP}",
         "-c",

@@ -1,4 +1,4 @@
-"""Budgets of the boot: instructions to `ready`, and memory that the kernel keeps (testsuites/targets.yaml)."""
+"""Budgets: lines of the kernel, instructions to `ready`, and memory that the kernel keeps (testsuites/targets.yaml)."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ from collections.abc import Callable
 
 import pytest
 
+from harness.build.artifacts import SOURCE
+from harness.build.source_rules import privileged_lines, product_sources
 from harness.console import Session
 from harness.measure.plugin import Metric
 
@@ -33,3 +35,9 @@ def test_ready_is_reached_within_five_million_instructions(boot: Boot, metric: M
 def test_the_kernel_keeps_at_most_four_mebibytes_with_four_cpus(boot: Boot, metric: Metric) -> None:
     session = boot(smp=4)
     metric("kernel_memory", ready_value(session, "kernel"), unit="bytes", board=session.board)
+
+
+@pytest.mark.requirement("PRF-01")
+def test_privileged_code_stays_below_its_target(metric: Metric) -> None:
+    # It grows with what the kernel can do, so it has a target and no baseline.
+    metric("kernel_lines", privileged_lines(product_sources(SOURCE)), unit="lines", noise=None)
