@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from harness.measure.metrics import Metric as Value
 
 _PROPERTY = "measured"
-_CONSOLE = "Captured console call"
+_MISSED: pytest.StashKey[list[str]] = pytest.StashKey()
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -76,15 +76,15 @@ class Metric:
         noise: float | None = 0.0,
         board: Board | None = None,
     ) -> None:
-        """Keep a value, then fail if it misses its target.
+        """Keep a value; at its end the test fails if it misses its target.
 
         `noise` is the share of the baseline by which it may be worse (None: it depends on the host, and has no
         baseline); `board` is the variant that was measured, where it is not the test's own. Raises MetricError
-        for what is no metric, AssertionError for a missed target.
+        for what is no metric.
         """
         from harness.measure.metrics import Metric as Value
 
-        self._keep(Value(name, value, unit, better, noise), board)
+        _keep(self._item, Value(name, value, unit, better, noise), board or self._board)
 
     def samples(
         self,
@@ -102,13 +102,7 @@ class Metric:
         from harness.measure.metrics import summary
 
         median, spread = summary(samples, warm_up)
-        self._keep(Value(name, median, unit, better, noise, spread), board)
-
-    def _keep(self, value: Value, board: Board | None) -> None:
-        on = board if board is not None else self._board
-        self._item.user_properties.append((_PROPERTY, _line(self._item, value, on)))
-        if (missed := _missed(self._item.config, value, on)) is not None:
-            raise AssertionError(missed)
+        _keep(self._item, Value(name, median, unit, better, noise, spread), board or self._board)
 
 
 @pytest.fixture
@@ -119,30 +113,29 @@ def metric(request: pytest.FixtureRequest) -> Metric:
 
 
 @pytest.hookimpl(wrapper=True)
-def pytest_runtest_makereport(
-    item: pytest.Item, call: pytest.CallInfo[None]
-) -> Generator[None, pytest.TestReport, pytest.TestReport]:
-    report = yield
+def pytest_runtest_call(item: pytest.Item) -> Generator[None, None, None]:
+    """Keep what a kernel test printed; then fail what misses a target, when all numbers of the test are kept."""
+    yield
     board = getattr(item, "board", None)
-    # A kernel test counts instructions only where the guest's clock does.
-    if call.when != "call" or board is None or not board.icount or not report.passed:
-        return report
-    from harness.measure.metrics import kernel_metrics
+    if board is not None and board.icount:  # elsewhere the guest's clock counts no instructions
+        from harness.measure.metrics import kernel_metrics
 
-    for title, text in report.sections:
-        for value in kernel_metrics(text.splitlines()) if title == _CONSOLE else ():
-            entry = (_PROPERTY, _line(item, value, board))
-            item.user_properties.append(entry)
-            report.user_properties.append(entry)
-            if (missed := _missed(item.config, value, board)) is not None:
-                report.outcome, report.longrepr = "failed", missed
-    return report
+        for value in kernel_metrics(getattr(item, "console_lines", ())):
+            _keep(item, value, board)
+    if missed := item.stash.get(_MISSED, []):
+        pytest.fail("\n".join(missed), pytrace=False)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if "metric" in getattr(item, "fixturenames", ()) and not item.get_closest_marker("bench"):
             item.add_marker("metrics")
+
+
+def _keep(item: pytest.Item, value: Value, board: Board | None) -> None:
+    item.user_properties.append((_PROPERTY, _line(item, value, board)))
+    if (missed := _missed(item.config, value, board)) is not None:
+        item.stash.setdefault(_MISSED, []).append(missed)
 
 
 def _line(item: pytest.Item, value: Value, board: Board | None) -> str:
