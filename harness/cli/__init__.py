@@ -16,7 +16,21 @@ from collections.abc import Sequence
 from types import FrameType
 from typing import NoReturn, Protocol
 
-from harness.cli import bench, boards, build, clean, console, doctor, mutants, requirements, run, setup, soak, test
+from harness.cli import (
+    bench,
+    boards,
+    build,
+    clean,
+    console,
+    doctor,
+    mutants,
+    requirements,
+    run,
+    scorecard,
+    setup,
+    soak,
+    test,
+)
 
 INTERRUPTED = 130  # 128 + SIGINT, as shells report it
 TERMINATED = 143  # 128 + SIGTERM
@@ -43,6 +57,7 @@ VERBS: dict[str, Verb] = {
     "setup": setup,
     "bench": bench,
     "soak": soak,
+    "scorecard": scorecard,
     "requirements": requirements,
     "mutants": mutants,
     "clean": clean,

@@ -118,6 +118,7 @@ class KernelTestItem(pytest.Item):
         self.record = record
         self.board = board
         self.timeout_s = timeout_s
+        self.console_lines: list[str] = []
         self.add_marker(pytest.mark.requirement(*record.requirements))
         if record.needs:
             self.add_marker(pytest.mark.needs(*record.needs))
@@ -139,7 +140,8 @@ class KernelTestItem(pytest.Item):
         finally:
             lines = run.lines_of(self.record.case)
             _write_log(log, lines)
-            shown = "\n".join(text for _, text in lines)
+            self.console_lines = [text for _, text in lines]
+            shown = "\n".join(self.console_lines)
             if shown:
                 self.add_report_section("call", "console", shown)
         if not outcome.ok:

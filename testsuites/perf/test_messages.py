@@ -1,0 +1,40 @@
+"""What a message and a context switch cost, each counted alone from outside the guest."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+
+from harness.machine.counting import totals
+from harness.measure.plugin import Metric
+from harness.plugin.counting import Counted
+
+# Pairs of markers around a thing, and how many of them (kernel-src/user/tests/bench).
+ROUND_TRIP, SWITCH = (7, 8), (9, 10)
+TIMES = 256
+# Between two cases the machine is idle, and its clock must not jump to the next timer: for RISC-V's comparator that
+# is the end of time.
+AWAKE = ("-icount", "shift=0,align=off,sleep=on")
+
+
+@pytest.mark.needs("release")
+@pytest.mark.requirement("TST-11", "TST-14", "TST-15", "TST-16")
+def test_cost_of_a_message_and_of_a_switch(count: Callable[..., Counted], metric: Metric) -> None:
+    counted = count(smp=1, icount=True, args=AWAKE)
+    counted.run("bench:a_message_goes_to_another_process_and_back")
+    counted.run("bench:two_threads_switch_by_yield")
+    on = counted.session.board
+
+    trips = [totals(span) for span in counted.spans(*ROUND_TRIP)]
+    assert len(trips) == TIMES
+    # Both sides are in it: each trip enters the kernel from the caller and from the server.
+    assert all(trip.user > 8 and trip.kernel > trip.user for trip in trips)
+    metric.samples("ipc.round_trip", [trip.total for trip in trips], unit="instructions", board=on)
+    metric.samples("ipc.round_trip.kernel", [trip.kernel for trip in trips], unit="instructions", board=on)
+
+    places = [marker.number for marker in counted.markers() if marker.number in SWITCH]
+    # Each starts after the other's end, but where the two meet first and part.
+    switches = [totals(span).total for span in counted.spans(*SWITCH)]
+    assert 2 * TIMES - 8 <= len(switches) <= 2 * TIMES == places.count(SWITCH[0])
+    metric.samples("context_switch", switches, unit="instructions", board=on)
