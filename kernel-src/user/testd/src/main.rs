@@ -16,6 +16,7 @@ mod run;
 use frame::{Assembly, Frame, Sender};
 use rt::{
     call::{self, Message},
+    command_line::CommandLine,
     println,
     protocol::{FRAME, PING, Piece, RUN, TESTS, UNKNOWN},
 };
@@ -55,7 +56,7 @@ impl Server {
                 Message::empty(FRAME)
             }
             RUN => {
-                if let Some(cases) = rt::command_line::value("run") {
+                if let Some(cases) = CommandLine::read().value("run") {
                     run::all(cases.split(','), &mut self.sender);
                 }
                 Message::empty(RUN)
