@@ -61,7 +61,8 @@ def rerun_command(item: pytest.Item) -> str:
     words = ["pytest"]
     board = item.stash.get(TAKES_BOARD, None)
     if board is not None:
-        words += ["--board", board.name, *(["--debug-kernel"] if board.debug else [])]
+        build = ["--debug-kernel"] if board.debug else []
+        words += ["--board", board.name, *(build if board.seed is None else ["--deterministic", str(board.seed)])]
     for option in ("--smp", "--memory", "--kernel-args"):
         value = item.config.getoption(option)
         if value:
