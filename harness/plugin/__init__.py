@@ -71,6 +71,10 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         help="first the tests that execute lines changed since REV (write --changed=REV; HEAD if not given)",
     )
     group.addoption("--changed-only", action="store_true", help="with --changed: only those tests")
+    group.addoption(
+        "--lab-retries", type=int, default=1, metavar="N", help="how often a starved or lab-fault test is run again (1)"
+    )
+    parser.addini("quarantine", "the file of tests whose failure is known (testsuites/quarantine.yaml)", default="")
     group.addoption("--no-wait", action="store_true", help="fail where a board is leased by another, and do not wait")
     group.addoption("--kernel-args", default="", metavar="WORDS", help="words for the kernel command line")
 
@@ -92,6 +96,9 @@ def pytest_configure(config: pytest.Config) -> None:
         except BoardError as error:
             raise pytest.UsageError(str(error)) from error
 
+    from harness.plugin.discipline import Discipline
+
+    config.pluginmanager.register(Discipline(config), "quoin-discipline")
     if config.getoption("--no-wait"):
         os.environ["QUOIN_NO_WAIT"] = "1"  # workers and machines of this run inherit it
     if config.getoption("--coverage"):
