@@ -38,6 +38,7 @@ class GdbStub:
         self._buffer = b""
         self._registers: dict[str, Register] = {}
         self._running = False
+        self._stays = False
         # Connecting stops a running machine, and QEMU reports that stop unasked.
         answer = self._ask("qSupported:qXfer:features:read+;multiprocess-")
         while answer[:1] in ("T", "S"):
@@ -61,11 +62,16 @@ class GdbStub:
         try:
             if self._running:
                 self.interrupt()
-            self._ask("D")
+            if not self._stays:
+                self._ask("D")
         except (OSError, MachineError):
             pass  # QEMU is gone, and with it everything that a detach would undo.
         finally:
             self._socket.close()
+
+    def stay_stopped(self) -> None:
+        """Leave without letting the machine go on."""
+        self._stays = True
 
     # Memory, by the virtual addresses of the CPU that is selected.
 

@@ -81,7 +81,7 @@ class QemuMachine:
         self.board = board
         self.files = files
         self.events: list[Event] = []
-        self._extra_args = tuple(extra_args)
+        self.extra_args = tuple(extra_args)
         self._paused = paused
         self._on_reset = on_reset
         self.admit: OnAdmission = admit
@@ -238,7 +238,7 @@ class QemuMachine:
                 words += ["-append", cmdline]
         if self._paused:
             words += ["-S"]
-        return [*words, *board.args, *self._extra_args]
+        return [*words, *board.args, *self.extra_args]
 
     def shell_command(self) -> str:
         """A line for a shell that boots the same machine with the console on the terminal."""

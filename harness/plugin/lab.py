@@ -56,6 +56,11 @@ class Lab:
         known = self._artifacts.get((board.arch, board.debug))
         return None if known is None else known.kernel
 
+    def programs(self, board: Board) -> tuple[Path, ...]:
+        """The ELFs of user programs that this board's kernel may run, as far as they are known."""
+        known = None if board.kernel is not None else self._artifacts.get((board.arch, board.debug))
+        return () if known is None else tuple(known.programs)
+
     def files(self, board: Board, cmdline: str = "") -> BootFiles:
         """What to boot on `board`: its own images, or else this tree's kernel."""
         words = " ".join(filter(None, [self._kernel_args, cmdline]))

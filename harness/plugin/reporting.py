@@ -44,11 +44,29 @@ def add_verdict(item: pytest.Item, call: pytest.CallInfo[None], report: pytest.T
     _property(item, report, finding.verdict)
     log = None if taken is None else taken.log
     text = describe(finding, session, log, rerun_command(item))
+    if session is not None and finding.verdict not in (Verdict.LAB_FAULT, Verdict.STARVED):
+        text += f"\n{_postmortem(item, session, finding, text)}"
     report.sections.append((f"Verdict: {finding.verdict.value}", text))
     if isinstance(error, (LabError, ConsoleError, MachineFault)) or type(error).__name__ == "BuildError":
         # The lab's own frames say nothing about the kernel; where the test stood does.
         where = _in_test(item, call)
         report.longrepr = f"{finding.verdict.value}: {error}{where}"
+
+
+def _postmortem(item: pytest.Item, session: Session, finding: Finding, text: str) -> str:
+    """Leave a postmortem; the line that tells of it."""
+    from harness.verdict.postmortem import FOLDER, Images, write
+
+    lab = item.config.stash[LAB]
+    images = Images(lab.kernel_elf(session.board), lab.programs(session.board))
+    busy = bool(item.config.getoption("usepdb", default=False))
+    try:
+        folder = write(
+            item.config.rootpath / FOLDER, session, finding, images, test=item.nodeid, text=text, keep_running=busy
+        )
+    except (OSError, LabError) as error:
+        return f"no postmortem: {error}"
+    return f"postmortem: {folder / 'README'}\nreopen it: ./quoin replay {folder.name}"
 
 
 def kernel_of(item: pytest.Item, session: Session | None) -> Path | None:

@@ -37,3 +37,12 @@ test! {
         drop(worker);
     }
 }
+
+test! {
+    /// A hang: nothing that it waits for can come.
+    fn spins_for_ever() requires("TST-30") {
+        while !DONE.load(Ordering::SeqCst) {
+            core::hint::spin_loop();
+        }
+    }
+}

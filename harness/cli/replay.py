@@ -1,0 +1,93 @@
+"""`quoin replay [ID]`: what failed tests left, and the machine of one of them reopened under gdb."""
+
+from __future__ import annotations
+
+import argparse
+import shlex
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from harness.machine import QemuMachine
+
+SUMMARY = "list what failed tests left, or reopen the machine of one under gdb"
+PASSES_ON = False
+_GDBS = ("gdb-multiarch", "gdb")
+_ARCHITECTURES = {"x86_64": "i386:x86-64", "aarch64": "aarch64", "riscv64": "riscv:rv64"}
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Which one, and whether to keep it."""
+    parser.add_argument("id", nargs="?", help="a postmortem, or a part of its name; without one they are listed")
+    parser.add_argument("--pin", action="store_true", help="only keep it, whatever else fails from now on")
+    parser.add_argument("--unpin", action="store_true", help="only keep it no longer")
+    parser.add_argument("--folder", type=Path, metavar="DIR", help="where they lie (build/postmortem)")
+    parser.add_argument("--print", action="store_true", help="print gdb's command and wait for Ctrl-C")
+
+
+def run(args: argparse.Namespace, rest: Sequence[str]) -> int:
+    """List, pin, or reopen and hand over to gdb."""
+    from harness.build.artifacts import TOP
+    from harness.verdict import postmortem
+
+    root = args.folder or TOP / postmortem.FOLDER
+    if args.id is None:
+        return _list(postmortem.kept(root), root)
+    one = postmortem.find(root, args.id)
+    if args.pin or args.unpin:
+        postmortem.pin(one, args.pin)
+        return 0
+    print(f"{one.verdict}: {one.test}\nread:   {one.path / 'README'}")
+    machine = postmortem.reopen(one)
+    try:
+        if machine.board.arch == "riscv64":
+            print("note: QEMU does not restore RISC-V's timers: look, but what waits for one will wait for ever")
+        elf = one.path / "kernel.elf"
+        return under_gdb(machine, elf if elf.exists() else None, postmortem.slide(one), only_print=args.print)
+    finally:
+        machine.off()
+
+
+def _list(found: Sequence[object], root: Path) -> int:
+    from harness.verdict.postmortem import Kept
+
+    if not found:
+        print(f"nothing in {root}: no test on a board has failed")
+    for one in found:
+        assert isinstance(one, Kept)
+        marks = ("pinned " if one.pinned else "") + ("" if one.reopens else "(text only) ")
+        print(f"{one.id}  {one.size >> 20} MiB  {marks}{one.verdict}: {one.test}")
+    return 0
+
+
+def under_gdb(machine: QemuMachine, elf: Path | None, slide: int, *, only_print: bool) -> int:
+    """Hand a machine that is on to gdb; without one, say how and wait for Ctrl-C."""
+    path = machine.scratch / "gdb"
+    machine.monitor(f"gdbserver unix:{path},server=on,wait=off")
+    words = ["-q", "-ex", f"set architecture {_ARCHITECTURES[machine.board.arch]}"]
+    if elf is not None:
+        words += ["-ex", f"symbol-file -o {slide:#x} {elf}"]
+    words += ["-ex", f"target remote {path}"]
+    gdb = next(filter(None, map(shutil.which, _GDBS)), None)
+    command = [gdb or _GDBS[0], *words]
+    print(f"gdb:    {shlex.join(command)}", flush=True)
+    if only_print or gdb is None or not sys.stdin.isatty():
+        print("the machine stands still until Ctrl-C", flush=True)
+        ended = threading.Event()
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, lambda *_: ended.set())
+        while not ended.wait(0.2) and machine.running:
+            pass
+        return 0
+    # gdb has Ctrl-C for itself.
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        return subprocess.call(command)
+    finally:
+        signal.signal(signal.SIGINT, before)

@@ -1,0 +1,211 @@
+"""A failed test leaves a folder that tells what was, and a machine that can be reopened."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import select
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from harness.board import Board, LabError
+from harness.verdict import postmortem
+from harness.verdict.postmortem import Kept
+from support.projects import TOP, command, environment
+
+TESTS = """
+from harness.verdict.symbols import Symbols
+
+ILLEGAL = {"x86_64": b"\\x0f\\x0b", "aarch64": bytes(4), "riscv64": bytes(4)}
+
+def test_assertion(machine):
+    machine.console.command("ps")
+    assert 1 == 2, "told by the test"
+
+def test_panic(boot, artifacts):
+    session = boot()
+    with session.gdb() as gdb:
+        gdb.write_memory(Symbols(artifacts.kernel).address("syscall::log_read"), ILLEGAL[artifacts.arch])
+    session.console.sendline("log")
+    session.console.expect("never", 20)
+
+def test_hang(boot):
+    session = boot()
+    session.console.sendline("test run planted:spins_for_ever")
+    session.console.expect("never", 1)
+
+def test_good(machine):
+    machine.console.command("ps")
+"""
+_STATE_BYTES = 64 << 20
+
+
+def project(folder: Path) -> Path:
+    shutil.copytree(TOP / "boards", folder / "boards")
+    (folder / "pytest.ini").write_text("[pytest]\n")
+    (folder / "test_it.py").write_text(TESTS)
+    return folder
+
+
+def run(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        command("-q", *arguments), cwd=folder, env=environment(), capture_output=True, text=True, timeout=600
+    )
+
+
+def registers(text: str, arch: str) -> list[tuple[int, int]]:
+    """Program counter and stack pointer of each CPU, as a README tells them."""
+    patterns = {
+        "x86_64": (r"RSP=([0-9a-f]{16})", r"RIP=([0-9a-f]{16})"),
+        "aarch64": (r"\bSP=([0-9a-f]{16})", r"\bPC=([0-9a-f]{16})"),
+        "riscv64": (r"x2/sp\s+([0-9a-f]{16})", r"\bpc\s+([0-9a-f]{16})"),
+    }
+    stack, counter = (re.findall(pattern, text) for pattern in patterns[arch])
+    return [(int(pc, 16), int(sp, 16)) for pc, sp in zip(counter, stack, strict=True)]
+
+
+@pytest.mark.requirement("OBS-08", "OBS-14", "TST-30")
+@pytest.mark.needs("gdbstub", "release")
+def test_assertion_panic_and_hang_leave_what_is_needed(board: Board, tmp_path: Path) -> None:
+    folder = project(tmp_path)
+    ran = run(folder, "--board", board.name, "--smp", str(board.smp))
+    assert "3 failed, 1 passed" in ran.stdout, ran.stdout[-6000:]
+    found = {one.test.split("::")[1].split("[")[0]: one for one in postmortem.kept(folder / postmortem.FOLDER)}
+    assert set(found) == {"test_assertion", "test_panic", "test_hang"}
+    for name, one in found.items():
+        assert f"postmortem: {one.path / 'README'}" in ran.stdout
+        assert f"reopen it: ./quoin replay {one.id}" in ran.stdout
+        text = (one.path / "README").read_text()
+        for wanted in ("verdict: ", "Kernel: build id ", "QEMU: ", "Last ", "Started by: qemu-system-"):
+            assert wanted in text, f"{name}: no {wanted!r}"
+        for cpu in range(board.smp):
+            assert f"\nCPU {cpu}\n" in text
+        assert (one.path / "state.gz").stat().st_size < _STATE_BYTES
+
+    told = (found["test_assertion"].path / "README").read_text()
+    assert "told by the test" in told
+    assert told.count("kernel::sched::idle") >= board.smp - 1, "idle CPUs stand in the kernel's idle loop"
+    assert "illegal instruction" in (found["test_panic"].path / "README").read_text()
+    hang = (found["test_hang"].path / "README").read_text()
+    assert found["test_hang"].verdict == "spinning"
+    assert re.search(r"#\d+ 0x[0-9a-f]+ planted: planted::spins_for_ever\+0x[0-9a-f]+ at \S+main.rs:\d+", hang), hang
+
+    # Reopened, each CPU is where it was.
+    one = found["test_hang"]
+    machine = postmortem.reopen(one)
+    try:
+        pc, stack, *_ = {"x86_64": ("rip", "rsp"), "aarch64": ("pc", "sp"), "riscv64": ("pc", "sp")}[board.arch]
+        seen = []
+        with machine.gdb() as stub:
+            for cpu in range(board.smp):
+                stub.select(cpu)
+                seen.append((stub.read_register(pc), stub.read_register(stack)))
+        assert seen == registers(hang, board.arch)
+    finally:
+        machine.off()
+
+
+@pytest.mark.requirement("OBS-08")
+@pytest.mark.needs("arch==riscv64", "gdbstub", "release")
+def test_a_machine_is_reopened_for_gdb_and_closed_with_it(board: Board, tmp_path: Path) -> None:
+    folder = project(tmp_path)
+    run(folder, "--board", board.name, "--smp", "1", "-k", "assertion")
+    (one,) = postmortem.kept(folder / postmortem.FOLDER)
+    process = subprocess.Popen(
+        [sys.executable, "-m", "harness.cli", "replay", one.id, "--folder", str(one.path.parent), "--print"],
+        cwd=TOP,
+        env={**environment(), "PYTHONUNBUFFERED": "1"},
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    said = ""
+    try:
+        assert process.stdout is not None
+        while "until Ctrl-C" not in said:
+            assert select.select([process.stdout], [], [], 120)[0], said
+            line = process.stdout.readline()
+            assert line, said
+            said += line
+        assert "timers" in said, "on RISC-V it says that timers are dead"
+        assert f"symbol-file -o 0x0 {one.path / 'kernel.elf'}" in said
+        stub = Path(re.search(r"target remote (\S+?)'?$", said, re.MULTILINE)[1])  # type: ignore[index]
+        assert stub.is_socket()
+    finally:
+        os.kill(process.pid, signal.SIGINT)
+        process.communicate(timeout=60)
+    assert process.returncode == 0
+    assert not stub.exists(), "the machine outlived the command"
+
+
+@pytest.mark.requirement("OBS-14")
+@pytest.mark.needs("arch==riscv64", "gdbstub", "release")
+def test_another_elf_than_the_one_that_ran_explains_nothing(board: Board, tmp_path: Path) -> None:
+    folder = project(tmp_path)
+    (folder / "test_it.py").write_text(
+        "from pathlib import Path\n\n"
+        "def test_it(machine, lab, monkeypatch):\n"
+        "    other = Path(str(lab.artifacts(machine.board).kernel).replace('riscv64', 'aarch64'))\n"
+        "    monkeypatch.setattr(lab, 'kernel_elf', lambda board: other)\n"
+        "    assert False\n"
+    )
+    run(folder, "--board", board.name, "--smp", "1")
+    (one,) = postmortem.kept(folder / postmortem.FOLDER)
+    text = (one.path / "README").read_text()
+    assert re.search(r"Not looked into: \S+ has build id \w+, but \w+ ran: addresses are not explained", text), text
+    assert "kernel::" not in text.split("\nCPU 0\n")[1].split("Last ")[0]
+
+
+def fake(root: Path, number: int, cause: str, size: int = 0) -> Kept:
+    folder = root / f"2026010{number}-000000-mine"
+    folder.mkdir(parents=True)
+    facts = {"test": f"t{number}", "verdict": "failed", "cause": cause}
+    (folder / "machine.json").write_text(json.dumps(facts))
+    (folder / "state.gz").write_bytes(bytes(size))
+    return postmortem.find(root, folder.name)
+
+
+@pytest.mark.requirement("OBS-14")
+def test_two_are_kept_for_a_cause_and_the_pinned(tmp_path: Path) -> None:
+    postmortem.pin(fake(tmp_path, 1, "a"), True)
+    for number in (2, 3, 4):
+        fake(tmp_path, number, "a")
+    fake(tmp_path, 5, "b")
+    postmortem.prune(tmp_path)
+    assert [one.test for one in postmortem.kept(tmp_path)] == ["t1", "t3", "t4", "t5"]
+    postmortem.pin(postmortem.find(tmp_path, "20260101"), False)
+    postmortem.prune(tmp_path)
+    assert [one.test for one in postmortem.kept(tmp_path)] == ["t3", "t4", "t5"]
+
+
+@pytest.mark.requirement("OBS-14")
+def test_the_oldest_go_when_the_budget_is_spent(tmp_path: Path) -> None:
+    for number, cause in enumerate("abcd", 1):
+        fake(tmp_path, number, cause, size=1000)
+    postmortem.pin(postmortem.find(tmp_path, "20260101"), True)
+    postmortem.prune(tmp_path, budget=2500)
+    assert [one.test for one in postmortem.kept(tmp_path)] == ["t1", "t4"]
+    postmortem.prune(tmp_path, budget=0)
+    assert [one.test for one in postmortem.kept(tmp_path)] == ["t1", "t4"], "the newest and the pinned stay"
+
+
+@pytest.mark.requirement("OBS-14", "ERR-01")
+def test_an_unknown_postmortem_is_told_with_those_there_are(tmp_path: Path) -> None:
+    fake(tmp_path, 1, "a")
+    with pytest.raises(LabError, match="0 postmortems match 'nothing' in .*; the newest are: 20260101-000000-mine"):
+        postmortem.find(tmp_path, "nothing")
+    listed = subprocess.run(
+        [sys.executable, "-m", "harness.cli", "replay", "--folder", str(tmp_path)],
+        cwd=TOP,
+        env=environment(),
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert "20260101-000000-mine  0 MiB  failed: t1" in listed.stdout
