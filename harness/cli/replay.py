@@ -78,10 +78,10 @@ def under_gdb(machine: QemuMachine, elf: Path | None, slide: int, *, only_print:
     command = [gdb or _GDBS[0], *words]
     print(f"gdb:    {shlex.join(command)}", flush=True)
     if only_print or gdb is None or not sys.stdin.isatty():
-        print("the machine stands still until Ctrl-C", flush=True)
         ended = threading.Event()
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, lambda *_: ended.set())
+        print("the machine stands still until Ctrl-C", flush=True)
         while not ended.wait(0.2) and machine.running:
             pass
         return 0

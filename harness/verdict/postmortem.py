@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import hashlib
 import json
 import shutil
@@ -244,8 +245,10 @@ class _Explain:
 
     def name(self, address: int, back: int, code: bytes) -> str:
         """`back` is 1 for a return address: the call lies before it. `code` are the bytes there."""
-        if self._kernel is not None and (place := self._kernel.place(address - self._slide - back)) is not None:
-            return str(dataclasses.replace(place, offset=place.offset + back))
+        linked = address - self._slide
+        if self._kernel is not None and _code(self._kernel.path, linked, 1):
+            place = self._kernel.place(linked - back)
+            return "?" if place is None else str(dataclasses.replace(place, offset=place.offset + back))
         for path in self._programs if code else ():
             if _code(path, address, len(code)) == code:
                 symbols = self._known.setdefault(path, Symbols(path))
@@ -254,17 +257,21 @@ class _Explain:
         return "?"
 
 
-def _code(path: Path, address: int, length: int) -> bytes:
-    """Bytes of an ELF's segments at a link address; nothing where it has none."""
+@functools.cache
+def _segments(path: Path) -> tuple[tuple[int, bytes], ...]:
+    """Link address and content of what an ELF loads."""
     from elftools.elf.elffile import ELFFile
 
     with path.open("rb") as file:
         elf: Any = ELFFile(file)
-        for segment in elf.iter_segments("PT_LOAD"):
-            start = segment["p_vaddr"]
-            if start <= address and address + length <= start + segment["p_filesz"]:
-                file.seek(segment["p_offset"] + address - start)
-                return file.read(length)
+        return tuple((segment["p_vaddr"], segment.data()) for segment in elf.iter_segments("PT_LOAD"))
+
+
+def _code(path: Path, address: int, length: int) -> bytes:
+    """Bytes of an ELF at a link address; nothing where it has none."""
+    for start, data in _segments(path):
+        if start <= address and address + length <= start + len(data):
+            return data[address - start : address - start + length]
     return b""
 
 

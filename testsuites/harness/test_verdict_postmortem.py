@@ -198,7 +198,7 @@ def test_the_oldest_go_when_the_budget_is_spent(tmp_path: Path) -> None:
 @pytest.mark.requirement("OBS-14", "ERR-01")
 def test_an_unknown_postmortem_is_told_with_those_there_are(tmp_path: Path) -> None:
     fake(tmp_path, 1, "a")
-    with pytest.raises(LabError, match="0 postmortems match 'nothing' in .*; the newest are: 20260101-000000-mine"):
+    with pytest.raises(LabError, match=r"0 postmortems match 'nothing' in .*; the newest are: 20260101-000000-mine"):
         postmortem.find(tmp_path, "nothing")
     listed = subprocess.run(
         [sys.executable, "-m", "harness.cli", "replay", "--folder", str(tmp_path)],
