@@ -59,6 +59,7 @@ class Session:
         self.channel = Channel(self.broker)
         for sink in (self._log, *sinks):
             self.broker.attach(sink)
+        machine.record(log)
         self.broker.note(machine.shell_command())
         machine.listen(self._on_event)
         self.broker.start()
