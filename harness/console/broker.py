@@ -82,6 +82,8 @@ class Broker:
         self.closed: str | None = None
         # Why the target will print nothing more, though its console is open.
         self.stopped: str | None = None
+        # By which waits of this console end; a session puts its machine's hang clock here.
+        self.clock: Callable[[], float] = time.monotonic
         self.received = 0
         self.line_count = 0
         self._transport = transport

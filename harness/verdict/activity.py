@@ -58,7 +58,8 @@ def sample(machine: QemuMachine) -> Sample | None:
 
 
 def _judge(ran: tuple[float, ...], waited: tuple[float, ...]) -> Activity:
-    if any(r < 1 - _STARVED and w > _STARVED for r, w in zip(ran, waited, strict=True)):
+    # It wanted at least half the time, and got less than a tenth of what it wanted.
+    if any(r + w > 0.5 and r < (1 - _STARVED) * (r + w) for r, w in zip(ran, waited, strict=True)):
         return Activity.STARVED
     # Four spinning CPUs on one free core run a quarter each; what they wanted counts.
     if any(r > 0.02 and r + w > _BUSY for r, w in zip(ran, waited, strict=True)):

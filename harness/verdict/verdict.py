@@ -9,7 +9,7 @@ from pathlib import Path
 
 from harness.board import LabError
 from harness.console import ConsoleClosed, ExpectTimeout, PanicReport, Session, TargetPanicked
-from harness.machine import QemuDied
+from harness.machine import QemuDied, QemuMachine
 from harness.verdict.activity import Activity, sample
 from harness.verdict.symbols import Symbols, slide_of, symbolise
 
@@ -75,10 +75,21 @@ def _by_machine(session: Session, error: BaseException | None, kernel: Path | No
         return Finding(Verdict.RESET, f"the guest reset the machine ({reset}){stage}")
     # The console's end is seen before the process's, which may still write a core file.
     closing = not session.closed and (session.broker.closed is not None or not machine.running)
+    if closing and session.broker.closed is not None and _answers(machine):
+        return Finding(Verdict.LAB_FAULT, f"the console was cut ({session.broker.closed}), and the machine runs on")
     ended = closing and machine.wait_exit(_DYING_S)
     if ended and machine.guest_off is None:
         return Finding(Verdict.QEMU_DIED, str(machine.death()))
     return None
+
+
+def _answers(machine: QemuMachine) -> bool:
+    """Whether QEMU lives and answers: what dies has closed its monitor, or is about to."""
+    try:
+        machine.status()
+    except (LabError, QemuDied):
+        return False
+    return True
 
 
 def _by_error(session: Session, error: BaseException | None) -> Finding:
