@@ -84,6 +84,7 @@ class Broker:
         self.stopped: str | None = None
         # By which waits of this console end; a session puts its machine's hang clock here.
         self.clock: Callable[[], float] = time.monotonic
+        self.host: Callable[[], float] = time.monotonic
         self.received = 0
         self.line_count = 0
         self._transport = transport

@@ -41,7 +41,7 @@ class Console:
     def expect_any(self, patterns: list[str], timeout_s: float = DEFAULT_TIMEOUT_S) -> tuple[int, re.Match[bytes]]:
         """Which of `patterns` matches first in the text, and its match; raises as `expect`."""
         compiled = [re.compile(pattern.encode(), re.MULTILINE) for pattern in patterns]
-        deadline = Deadline(self.broker.clock, timeout_s)
+        deadline = Deadline(self.broker.clock, timeout_s, self.broker.host)
         scanned = self._cursor
         broker = self.broker
         with broker.changed:

@@ -10,13 +10,14 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from harness.board import Board
-from harness.console import Session
+from harness.console import ExpectTimeout, Session, hang_clock
 from harness.machine import BootFiles, GdbStub, MachineError, QemuMachine, attach
 from harness.machine.attach import Running
 from harness.machine.tiny_guest import Then, write_tiny_guest
@@ -24,6 +25,7 @@ from harness.plugin.lab import Lab
 from harness.verdict.symbols import Symbols
 from support.projects import TOP, environment
 
+LIMIT_S = 2.0
 _COUNTER = {"x86_64": "rip", "aarch64": "pc", "riscv64": "pc"}
 
 
@@ -129,6 +131,32 @@ def test_a_killed_holder_holds_no_longer_and_a_killed_machine_is_no_fault(tmp_pa
             os.kill(session.machine.pid, signal.SIGKILL)
             assert session.machine.wait_exit(60)
     assert not [one for one in attach.running() if one.log == tmp_path / "console.log"]
+
+
+@pytest.mark.requirement("OBS-08")
+def test_no_wait_ends_while_gdb_holds_the_machine(
+    tmp_path: Path, riscv: Board, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(hang_clock, "MOST", 1.0)
+    monkeypatch.setattr(hang_clock, "LEAST_S", LIMIT_S)
+    with start_guest(tmp_path, riscv) as session, ThreadPoolExecutor(1) as other:
+        session.console.expect("hello")
+        with attach.hold(recorded(session)) as path, GdbStub(path, "riscv64") as stub:
+            waiting = other.submit(session.console.expect, "abc", LIMIT_S)
+            before = session.hang_clock.now()
+            stub.resume()
+            session.machine.wait_event("RESUME", 60)
+            with pytest.raises(TimeoutError):
+                waiting.result(1.5 * LIMIT_S)
+            assert session.hang_clock.now() - before < LIMIT_S / 2, "it stands, though gdb let the machine go on"
+            stub.interrupt()
+            session.console.send("abc")
+        assert waiting.result(60)
+        assert session.machine.status() == "running"
+        before = session.hang_clock.now()
+        with pytest.raises(ExpectTimeout):
+            session.console.expect("never", 0.2)
+        assert session.hang_clock.now() > before, "it goes again"
 
 
 @pytest.mark.requirement("OBS-14")
