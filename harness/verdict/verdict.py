@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from harness.board import LabError
-from harness.console import ConsoleClosed, ExpectTimeout, PanicReport, Session, TargetPanicked
+from harness.console import ConsoleClosed, Direction, ExpectTimeout, PanicReport, Session, TargetPanicked
 from harness.machine import QemuDied, QemuMachine
 from harness.verdict.activity import Activity, sample
 from harness.verdict.symbols import Symbols, slide_of, symbolise
@@ -102,7 +102,7 @@ def _by_error(session: Session, error: BaseException | None) -> Finding:
     found = sample(session.machine)
     details = [] if found is None else [f"vCPUs {found}"]
     if session.ready_line is None:
-        cause = f"{_first_line(error)}{_stage(session) or '; it never printed a boot stage'}"
+        cause = f"{_first_line(error)}{_stage(session) or _no_stage(session)}"
         if session.broker.received == 0:
             cause += "; it has printed nothing at all: is this a kernel for this board?"
         return Finding(Verdict.NEVER_BOOTED, cause, details)
@@ -150,6 +150,15 @@ def describe(finding: Finding, session: Session | None, log: Path | None, rerun:
 def _stage(session: Session) -> str:
     stage = session.last_stage()
     return f"; the last boot stage reached was '{stage}'" if stage else ""
+
+
+def _no_stage(session: Session) -> str:
+    """How far a kernel came whose stages are not known, a foreign one: its last line that says something."""
+    lines = [
+        str(line).strip() for line in session.console.last_lines(LAST_LINES) if line.direction is Direction.FROM_TARGET
+    ]
+    last = next((text for text in reversed(lines) if text), None)
+    return "; it never printed a boot stage" + (f"; its last line was '{last}'" if last else "")
 
 
 def _first_line(error: BaseException) -> str:
