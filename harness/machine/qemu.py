@@ -28,7 +28,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from harness.board import Board, Lease, admission, memory_text
-from harness.machine import loop
+from harness.machine import firmware, loop
 from harness.machine.errors import ImageError, MachineError, QemuDied
 from harness.machine.events import Event, Kind
 from harness.machine.gdbstub import GdbStub
@@ -116,6 +116,7 @@ class QemuMachine:
                 "setpriv is not installed, and without it QEMU could outlive the lab; run `apt-get install util-linux`"
             )
         self.files.check(self.board.arch)
+        firmware.check(self.board)
         self.events.clear()
         if self.board.exclusive:
             self.lease = Lease(self.board.name)
@@ -228,6 +229,7 @@ class QemuMachine:
         words += ["-smp", str(board.smp), "-m", memory_text(board.memory_mib)]
         reboot = "shutdown" if self._on_reset == "stop" else "reset"
         words += ["-action", f"reboot={reboot},shutdown=pause,panic=pause"]
+        words += firmware.code(board)
         if self.files.kernel is not None:
             words += ["-kernel", str(self.files.kernel)]
             if self.files.initrd is not None:
@@ -242,7 +244,7 @@ class QemuMachine:
 
     def shell_command(self) -> str:
         """A line for a shell that boots the same machine with the console on the terminal."""
-        return shlex.join([*self.command(), "-serial", "mon:stdio"])
+        return shlex.join([*self.command(), *firmware.variables_by_hand(self.board), "-serial", "mon:stdio"])
 
     async def _start(self, guard: str, binary: str) -> None:
         here = asyncio.get_running_loop()
@@ -253,6 +255,7 @@ class QemuMachine:
         stderr, stderr_end = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
         os.set_blocking(stderr_end, True)
         command = [guard, "--pdeathsig", "KILL", "--", *self.command(binary)]
+        command += firmware.own_variables(self.board, self.scratch)
         command += ["-chardev", f"socket,id=console,fd={console_end.fileno()}"]
         command += ["-serial", "chardev:console"]
         command += ["-chardev", f"socket,id=qmp,fd={monitor_end.fileno()}"]
