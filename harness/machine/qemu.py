@@ -27,7 +27,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from harness.board import Board, Lease, admission, memory_text
+from harness.board import Board, Lease, Place, admission, memory_text
 from harness.machine import firmware, loop
 from harness.machine.errors import ImageError, MachineError, QemuDied
 from harness.machine.events import Event, Kind
@@ -95,7 +95,8 @@ class QemuMachine:
         self._stderr = b""
         self._stderr_fd: int | None = None
         self._stopping = False
-        self._slots: int | None = None
+        self._slots: Place | None = None
+        self._made_way = False
         self.lease: Lease | None = None
         self._directory: Scratch | None = None
         self.started_s = 0.0
@@ -136,7 +137,7 @@ class QemuMachine:
             self._say(
                 f"{self.board.id} runs alone: its {self.board.smp} CPUs are more than this host's budget of {budget}"
             )
-        self._slots = admission().take(self.board.smp)
+        self._slots = admission().take(self.board.smp, machine=self)
 
     def _say(self, text: str) -> None:
         # Nobody holds the console's log yet, and a wait without a word would look like a hang.
@@ -159,8 +160,8 @@ class QemuMachine:
                 self._directory.close()
                 self._directory = None
             if self._slots is not None:
-                owner, self._slots = self._slots, None
-                admission().give_back(owner, self.board.smp)
+                place, self._slots = self._slots, None
+                admission().give_back(place)
             if self.lease is not None:
                 self.lease.release()
                 self.lease = None
@@ -190,6 +191,20 @@ class QemuMachine:
             self.qmp("cont")
         if self._on_reset == "stop":
             self.qmp("set-action", reboot="shutdown")
+
+    def pause(self) -> None:
+        """Make way for a larger machine of the same thread, which waits for room; the guest's clock stands too."""
+        with contextlib.suppress(MachineError):  # one that has ended needs no room
+            self._made_way = self.status() == "running"
+            if self._made_way:
+                self.qmp("stop")
+
+    def resume(self) -> None:
+        """Go on after `pause`."""
+        if self._made_way:
+            self._made_way = False
+            with contextlib.suppress(MachineError):
+                self.qmp("cont")
 
     @property
     def running(self) -> bool:
