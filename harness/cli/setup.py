@@ -22,6 +22,8 @@ SUMMARY = "install what is missing: emulators, Rust, linker; or print the exact 
 PASSES_ON = False
 
 FIRMWARE = Path("/usr/share/qemu/opensbi-riscv64-generic-fw_dynamic.bin")
+# Firmware of boards that start by UEFI. What needs it is skipped without.
+OVMF = Path("/usr/share/OVMF/OVMF_CODE_4M.fd")
 EMULATORS = {
     "qemu-system-x86_64": "qemu-system-x86",
     "qemu-system-aarch64": "qemu-system-arm",
@@ -132,6 +134,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace, rest: Sequence[str]) -> int:
     """Find what is missing and install it, or say how."""
     ensure(install=not args.check)
+    by = None if args.check or OVMF.exists() else privilege()
+    if by is not None:
+        _apt([*by, "apt-get", "update"])
+        _apt([*by, "apt-get", "install", "-y", "--no-install-recommends", "ovmf"])
+    if not OVMF.exists():
+        print("setup: boards under OVMF are skipped; they need: sudo apt-get install ovmf")
     from harness.build.toolchain import discover
 
     for line in optional(install=args.optional and not args.check):

@@ -27,8 +27,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from harness.board import Board, Lease, admission, memory_text
-from harness.machine import loop
+from harness.board import Board, Lease, Place, admission, memory_text
+from harness.machine import firmware, loop
 from harness.machine.attach import MONITOR, Running, held, record
 from harness.machine.errors import ImageError, MachineError, QemuDied
 from harness.machine.events import Event, Kind
@@ -97,7 +97,8 @@ class QemuMachine:
         self._stderr = b""
         self._stderr_fd: int | None = None
         self._stopping = False
-        self._slots: int | None = None
+        self._slots: Place | None = None
+        self._made_way = False
         self.lease: Lease | None = None
         self._directory: Scratch | None = None
         self.started_s = 0.0
@@ -118,6 +119,7 @@ class QemuMachine:
                 "setpriv is not installed, and without it QEMU could outlive the lab; run `apt-get install util-linux`"
             )
         self.files.check(self.board.arch)
+        firmware.check(self.board)
         self.events.clear()
         if self.board.exclusive:
             self.lease = Lease(self.board.name)
@@ -137,7 +139,7 @@ class QemuMachine:
             self._say(
                 f"{self.board.id} runs alone: its {self.board.smp} CPUs are more than this host's budget of {budget}"
             )
-        self._slots = admission().take(self.board.smp)
+        self._slots = admission().take(self.board.smp, machine=self)
 
     def _say(self, text: str) -> None:
         # Nobody holds the console's log yet, and a wait without a word would look like a hang.
@@ -160,8 +162,8 @@ class QemuMachine:
                 self._directory.close()
                 self._directory = None
             if self._slots is not None:
-                owner, self._slots = self._slots, None
-                admission().give_back(owner, self.board.smp)
+                place, self._slots = self._slots, None
+                admission().give_back(place)
             if self.lease is not None:
                 self.lease.release()
                 self.lease = None
@@ -191,6 +193,20 @@ class QemuMachine:
             self.qmp("cont")
         if self._on_reset == "stop":
             self.qmp("set-action", reboot="shutdown")
+
+    def pause(self) -> None:
+        """Make way for a larger machine of the same thread, which waits for room; the guest's clock stands too."""
+        with contextlib.suppress(MachineError):  # one that has ended needs no room
+            self._made_way = self.status() == "running"
+            if self._made_way:
+                self.qmp("stop")
+
+    def resume(self) -> None:
+        """Go on after `pause`."""
+        if self._made_way:
+            self._made_way = False
+            with contextlib.suppress(MachineError):
+                self.qmp("cont")
 
     @property
     def running(self) -> bool:
@@ -243,6 +259,7 @@ class QemuMachine:
         words += ["-smp", str(board.smp), "-m", memory_text(board.memory_mib)]
         reboot = "shutdown" if self._on_reset == "stop" else "reset"
         words += ["-action", f"reboot={reboot},shutdown=pause,panic=pause"]
+        words += firmware.code(board)
         if self.files.kernel is not None:
             words += ["-kernel", str(self.files.kernel)]
             if self.files.initrd is not None:
@@ -257,7 +274,7 @@ class QemuMachine:
 
     def shell_command(self) -> str:
         """A line for a shell that boots the same machine with the console on the terminal."""
-        return shlex.join([*self.command(), "-serial", "mon:stdio"])
+        return shlex.join([*self.command(), *firmware.variables_by_hand(self.board), "-serial", "mon:stdio"])
 
     async def _start(self, guard: str, binary: str) -> None:
         here = asyncio.get_running_loop()
@@ -268,6 +285,7 @@ class QemuMachine:
         stderr, stderr_end = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
         os.set_blocking(stderr_end, True)
         command = [guard, "--pdeathsig", "KILL", "--", *self.command(binary)]
+        command += firmware.own_variables(self.board, self.scratch)
         command += ["-chardev", f"socket,id=console,fd={console_end.fileno()}"]
         command += ["-serial", "chardev:console"]
         command += ["-chardev", f"socket,id=qmp,fd={monitor_end.fileno()}"]
