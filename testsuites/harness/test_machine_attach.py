@@ -88,7 +88,7 @@ def test_gdb_attaches_to_a_machine_of_another_process_and_leaves_it_running(
         assert process.wait(120) == 0
     assert not machine.machine.held
     assert machine.machine.status() == "running"
-    assert "init: ready" in machine.console.command("log"), "the breakpoint that was left is gone"
+    assert "init: ready" in machine.console.command("log", 3), "the breakpoint that was left is gone"
 
 
 def start_guest(tmp_path: Path, riscv: Board) -> Session:
