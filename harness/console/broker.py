@@ -21,6 +21,7 @@ from typing import Protocol
 
 from harness.console.errors import ConsoleFault
 from harness.console.framing import Frame, SequenceCheck, Torn, decode
+from harness.console.hang_clock import Deadline
 from harness.console.lines import SOH, Direction, Line, LineCutter, Lines, Recent
 from harness.console.log import Sink
 from harness.console.panic import PanicWatcher
@@ -30,7 +31,7 @@ PIECE = 65536
 WINDOW = 1 << 20
 _RECENT_LINES = 4000
 # A guest that prints byte by byte wakes its reader for each, and both are slower for it. So after as many small
-# pieces close together the thread lets bytes gather; what a quiet console says is read at once.
+# pieces close together the thread lets bytes gather; what a quiet console says, or answers, is read at once.
 _SMALL, _CLOSE_S, _MANY, _GATHER_S = 4096, 0.005, 64, 0.001
 # Firmware talks before the kernel does.
 _FIRST_LINES = 200
@@ -87,6 +88,10 @@ class Broker:
         self.closed: str | None = None
         # Why the target will print nothing more, though its console is open.
         self.stopped: str | None = None
+        # By which waits of this console end; a session puts its machine's hang clock here.
+        self.clock: Callable[[], float] = time.monotonic
+        # The host's time, in which the target is not held; no wait is much longer than its limit by this one.
+        self.host_clock: Callable[[], float] = time.monotonic
         self.received = 0
         self._transport = transport
         self._sinks: list[Sink] = []
@@ -117,6 +122,10 @@ class Broker:
             self._transport.close()
             os.close(self._wake_read)
             os.close(self._wake_write)
+
+    def deadline(self, timeout_s: float) -> Deadline:
+        """The end of a wait that begins now."""
+        return Deadline(self.clock, timeout_s, self.host_clock)
 
     @property
     def ended(self) -> str | None:
@@ -149,6 +158,7 @@ class Broker:
         """Queue bytes for the target; the thread sends them as the target takes them."""
         with self.changed:
             self._outgoing += data
+            self._small_pieces = 0
             now = time.monotonic()
             self._publish(Lines(data.rstrip(b"\n") + b"\n", now, Direction.TO_TARGET))
             self._flush()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import time
 
 from harness.console.broker import WINDOW, Broker
 from harness.console.errors import ConsoleClosed, ExpectTimeout, TargetPanicked
@@ -42,7 +41,7 @@ class Console:
     def expect_any(self, patterns: list[str], timeout_s: float = DEFAULT_TIMEOUT_S) -> tuple[int, re.Match[bytes]]:
         """Which of `patterns` matches first in the text, and its match; raises as `expect`."""
         compiled = [(re.compile(pattern.encode(), re.MULTILINE), text_in(pattern)) for pattern in patterns]
-        deadline = time.monotonic() + timeout_s
+        deadline = self.broker.deadline(timeout_s)
         scanned = self._cursor
         broker = self.broker
         with broker.changed:
@@ -52,8 +51,8 @@ class Console:
                     return found
                 scanned = broker.window.end
                 self._check_alive(patterns)
-                left = deadline - time.monotonic()
-                if left <= 0:
+                left = deadline.left_s()
+                if left == 0:
                     raise ExpectTimeout(
                         f"no {_names(patterns)} on the console within {timeout_s:g} s "
                         f"({broker.received} bytes received in all)"
