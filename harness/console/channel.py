@@ -36,7 +36,7 @@ class Channel:
         self.sequence = (self.sequence + 1) % MODULUS
         data = encode(self.sequence, payload)
         wanted = f"ack {self.sequence:04x}"
-        deadline = Deadline(self._broker.clock, timeout_s, self._broker.host)
+        deadline = self._broker.deadline(timeout_s)
         tries = 0
         while left := deadline.left_s():
             tries += 1
@@ -53,7 +53,7 @@ class Channel:
 
     def receive(self, timeout_s: float) -> str:
         """The next payload that is no acknowledgement; raises as `send`."""
-        deadline = Deadline(self._broker.clock, timeout_s, self._broker.host)
+        deadline = self._broker.deadline(timeout_s)
         while True:
             if self._ready:
                 return self._ready.pop(0)

@@ -110,18 +110,30 @@ def _waited_s(pid: int | None, thread: int) -> float:
 
 
 class Deadline:
-    """The end of a wait: so long by `clock`, and by the host's no longer than a host may starve a machine."""
+    """The end of a wait: so long by `clock`, and by the host's no longer than a host may starve a machine.
+
+    `clock` is dear to read and never goes faster than time. So it is read when the wait begins to last, and again
+    only when it can be over.
+    """
 
     def __init__(
         self, clock: Callable[[], float], timeout_s: float, host: Callable[[], float] = time.monotonic
     ) -> None:
         self._clock = clock
         self._host = host
-        self._at = clock() + timeout_s
+        self._timeout_s = timeout_s
         self._end_s = host() + max(MOST * timeout_s, LEAST_S)
+        self._at: float | None = None
+        # Until then, by the monotonic clock, the wait cannot be over.
+        self._sure_s = time.monotonic() + timeout_s
 
     def left_s(self) -> float:
         """Seconds to wait before one looks again; 0 when the wait is over."""
-        left = self._at - self._clock()
+        if self._at is None:
+            self._at = self._clock() + self._timeout_s
+        left = self._sure_s - time.monotonic()
+        if left <= 0:
+            left = self._at - self._clock()
+            self._sure_s = time.monotonic() + left
         host = self._end_s - self._host()
         return 0.0 if left <= 0 or host <= 0 else max(min(left, host), _LOOK_S)

@@ -64,7 +64,7 @@ class Session:
         self.broker.note(machine.shell_command())
         machine.listen(self._on_event)
         self.hang_clock = HangClock(machine)
-        self.broker.clock, self.broker.host = self.hang_clock.now, self.hang_clock.host
+        self.broker.clock, self.broker.host_clock = self.hang_clock.now, self.hang_clock.host
         self.broker.start()
 
     def __enter__(self) -> Session:
