@@ -249,9 +249,13 @@ def test_a_real_machine_stands_still_while_a_larger_one_waits(tmp_path: Path, mo
     status: list[str] = []
 
     def look() -> None:
-        small.wait_event("STOP", 60)
-        status.append(small.status())
-        other.give_back(blocker)
+        try:
+            small.wait_event("STOP", 60)
+            status.append(small.status())
+        except TimeoutError:
+            status.append("never stopped")
+        finally:
+            other.give_back(blocker)
 
     looker = threading.Thread(target=look)
     try:
