@@ -195,12 +195,15 @@ def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, bool | None, b
 
 @pytest.hookimpl(trylast=True)
 def pytest_runtest_teardown(item: pytest.Item, nextitem: pytest.Item | None) -> None:
-    """End the shared machine when the next test is not on its board: an idle one keeps others waiting."""
+    """End the shared machine when the next test does not use it.
+
+    An idle one keeps others waiting: also a lab that the next test starts and waits for.
+    """
     from harness.plugin.keys import LAB
 
     lab = item.config.stash.get(LAB, None)
     if lab is not None:
-        lab.drop_unless(board_of(nextitem))
+        lab.drop_unless(board_of(nextitem) if _shares(nextitem) else None)
 
 
 def board_of(item: pytest.Item | None) -> Board | None:
@@ -208,6 +211,12 @@ def board_of(item: pytest.Item | None) -> Board | None:
     callspec = getattr(item, "callspec", None)
     found = callspec.params.get("board") if callspec is not None else getattr(item, "board", None)
     return cast("Board | None", found)
+
+
+def _shares(item: pytest.Item | None) -> bool:
+    """Whether a test uses the machine that tests of its board share."""
+    names = getattr(item, "fixturenames", None)
+    return names is None or not {"machine", "fresh_target"}.isdisjoint(names)  # a kernel test has no fixtures
 
 
 @pytest.hookimpl(wrapper=True)

@@ -289,3 +289,15 @@ def test_benchmarks_run_only_when_they_are_named(project: Project) -> None:
     tests = "@pytest.mark.bench\ndef test_slow():\n    pass\ndef test_quick():\n    pass\n"
     assert "1 passed, 1 deselected" in project(tests).stdout
     assert "1 passed, 1 deselected" in project(tests, "-m", "bench").stdout
+
+
+@pytest.mark.requirement("TST-15")
+def test_a_shared_machine_ends_before_a_test_that_does_not_use_it(project: Project) -> None:
+    # Such a test may itself start a lab on that board, and wait for it: two that want the same vCPUs.
+    done = project(
+        "def test_one(machine):\n    pass\n"
+        "def test_two(machine, lab, board):\n    assert lab.alive(board) is machine\n"
+        "def test_three(lab, board):\n    assert lab.alive(board) is None\n"
+        "def test_four(console):\n    pass\n"
+    )
+    assert "4 passed" in done.stdout, done.stdout
