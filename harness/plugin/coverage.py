@@ -120,10 +120,27 @@ class Coverage:
         if board.kernel is not None:
             return None
         artifacts = lab.artifacts(board)
-        key = (artifacts.kernel, *artifacts.programs)
-        if key not in self._images:
-            self._images[key] = Images(artifacts.kernel, artifacts.programs, self.folder / "lines")
-        return self._images[key]
+        return self._images_at((artifacts.kernel, *artifacts.programs))
+
+    def _images_at(self, paths: tuple[Path, ...]) -> Images:
+        if paths not in self._images:
+            self._images[paths] = Images(paths[0], paths[1:], self.folder / "lines")
+        return self._images[paths]
+
+    @pytest.hookimpl
+    def pytest_sessionfinish(self, session: pytest.Session) -> None:
+        """A worker tells what its machines have booted; the records it has written itself."""
+        output = getattr(session.config, "workeroutput", None)
+        if output is not None:
+            output["coverage"] = {"images": [[str(path) for path in key] for key in self._images], "lost": self._lost}
+
+    @pytest.hookimpl(optionalhook=True)
+    def pytest_testnodedown(self, node: Any) -> None:
+        """What a worker told. One that was killed tells nothing, and another runs what is left."""
+        told = getattr(node, "workeroutput", {}).get("coverage", {"images": [], "lost": 0})
+        self._lost += told["lost"]
+        for key in told["images"]:
+            self._images_at(tuple(Path(path) for path in key))
 
     def _write(self, test: str, own: Covered, boot: Covered) -> None:
         from harness.plugin.lab import safe_name
@@ -174,7 +191,9 @@ def folder_of(config: pytest.Config) -> Path:
 
 def begin(config: pytest.Config) -> None:
     """Record coverage in this run."""
-    config.stash[COVERAGE] = Coverage(Path(config.rootpath), folder_of(config))
+    coverage = Coverage(Path(config.rootpath), folder_of(config))
+    config.stash[COVERAGE] = coverage
+    config.pluginmanager.register(coverage, "quoin-coverage")
 
 
 def settle(item: pytest.Item) -> None:
