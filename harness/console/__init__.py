@@ -10,7 +10,7 @@ from harness.console.errors import (
     ExpectTimeout,
     TargetPanicked,
 )
-from harness.console.lines import Direction, Line, LineCutter
+from harness.console.lines import Direction, Line, LineCutter, Lines
 from harness.console.log import LogFile, Sink
 from harness.console.panic import PanicReport, PanicWatcher
 from harness.console.session import Session
@@ -26,6 +26,7 @@ __all__ = [
     "ExpectTimeout",
     "Line",
     "LineCutter",
+    "Lines",
     "LogFile",
     "PanicReport",
     "PanicWatcher",

@@ -8,7 +8,9 @@ watcher, frames, attached terminals. Bytes are read whether or not a test looks.
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
+import select
 import selectors
 import threading
 import time
@@ -19,7 +21,8 @@ from typing import Protocol
 
 from harness.console.errors import ConsoleFault
 from harness.console.framing import Frame, SequenceCheck, Torn, decode
-from harness.console.lines import SOH, Direction, Line, LineCutter
+from harness.console.hang_clock import Deadline
+from harness.console.lines import SOH, Direction, Line, LineCutter, Lines, Recent
 from harness.console.log import Sink
 from harness.console.panic import PanicWatcher
 
@@ -27,6 +30,9 @@ PIECE = 65536
 # What `expect` can look back on: more than any suite waits for, less than a flood.
 WINDOW = 1 << 20
 _RECENT_LINES = 4000
+# A guest that prints byte by byte wakes its reader for each, and both are slower for it. So after as many small
+# pieces close together the thread lets bytes gather; what a quiet console says, or answers, is read at once.
+_SMALL, _CLOSE_S, _MANY, _GATHER_S = 4096, 0.005, 64, 0.001
 # Firmware talks before the kernel does.
 _FIRST_LINES = 200
 
@@ -66,7 +72,7 @@ class Mark:
     rest: bytes
     shown: int
     sequence: int | None
-    recent: tuple[Line, ...]
+    recent: Recent
 
 
 class Broker:
@@ -75,15 +81,18 @@ class Broker:
     def __init__(self, transport: Transport, *, panic: str = "^PANIC ", prompt: str = r"\$ ") -> None:
         self.changed = threading.Condition()
         self.window = Window()
-        self.recent: deque[Line] = deque(maxlen=_RECENT_LINES)
+        self.recent = Recent(_RECENT_LINES)
         self.first: list[Line] = []
         self.frames: deque[Frame | Torn] = deque()
         self.panic = PanicWatcher(panic, prompt)
         self.closed: str | None = None
         # Why the target will print nothing more, though its console is open.
         self.stopped: str | None = None
+        # By which waits of this console end; a session puts its machine's hang clock here.
+        self.clock: Callable[[], float] = time.monotonic
+        # The host's time, in which the target is not held; no wait is much longer than its limit by this one.
+        self.host_clock: Callable[[], float] = time.monotonic
         self.received = 0
-        self.line_count = 0
         self._transport = transport
         self._sinks: list[Sink] = []
         self._taps: list[Callable[[bytes], None]] = []
@@ -91,7 +100,10 @@ class Broker:
         self._sequence = SequenceCheck()
         self._shown = 0
         self._outgoing = bytearray()
+        self._room = memoryview(bytearray(PIECE))
         self._drains: list[threading.Event] = []
+        self._small_pieces = 0
+        self._read_s = 0.0
         self._wake_read, self._wake_write = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
         self._ending = False
         self._thread = threading.Thread(target=self._run, name="console-broker", daemon=True)
@@ -110,6 +122,10 @@ class Broker:
             self._transport.close()
             os.close(self._wake_read)
             os.close(self._wake_write)
+
+    def deadline(self, timeout_s: float) -> Deadline:
+        """The end of a wait that begins now."""
+        return Deadline(self.clock, timeout_s, self.host_clock)
 
     @property
     def ended(self) -> str | None:
@@ -142,16 +158,16 @@ class Broker:
         """Queue bytes for the target; the thread sends them as the target takes them."""
         with self.changed:
             self._outgoing += data
+            self._small_pieces = 0
             now = time.monotonic()
-            for text in data.rstrip(b"\n").split(b"\n"):
-                self._publish(Line(text, now, Direction.TO_TARGET))
+            self._publish(Lines(data.rstrip(b"\n") + b"\n", now, Direction.TO_TARGET))
             self._flush()
         self._wake()
 
     def note(self, text: str) -> None:
         """Put a line of the host's own into the log."""
         with self.changed:
-            self._publish(Line(text.encode(), time.monotonic(), Direction.HOST))
+            self._publish(Lines(text.encode() + b"\n", time.monotonic(), Direction.HOST))
             self._flush()
 
     def restart_frames(self) -> None:
@@ -180,7 +196,7 @@ class Broker:
     def mark(self) -> Mark:
         """This moment, for `rewind`."""
         with self.changed:
-            return Mark(self._cutter.rest, self._shown, self._sequence.last, tuple(self.recent))
+            return Mark(self._cutter.rest, self._shown, self._sequence.last, self.recent.copy())
 
     def rewind(self, mark: Mark) -> None:
         """Be what it was at `mark`: no line, frame or panic since then is seen any more."""
@@ -190,8 +206,7 @@ class Broker:
             self._sequence = SequenceCheck(mark.sequence)
             self.frames.clear()
             self.panic = self.panic.anew()
-            self.recent.clear()
-            self.recent.extend(mark.recent)
+            self.recent = mark.recent.copy()
             # The unfinished line, a prompt mostly, is text of a line of its own.
             self.window.add(b"\n" + mark.rest[: mark.shown])
 
@@ -213,6 +228,8 @@ class Broker:
                     writing = bool(self._outgoing)
                 mask = selectors.EVENT_READ | (selectors.EVENT_WRITE if writing else 0)
                 selector.modify(fd, mask)
+                if self._small_pieces >= _MANY:
+                    select.select([self._wake_read], [], [], _GATHER_S)
                 try:
                     if not self._turn(fd, selector.select()) or not self._drain(fd):
                         reason = "the other end closed it"
@@ -222,7 +239,7 @@ class Broker:
                     break
         with self.changed:
             if self._cutter.rest:
-                self._publish(Line(self._cutter.rest, time.monotonic(), Direction.FROM_TARGET))
+                self._publish(Lines(self._cutter.rest + b"\n", time.monotonic(), Direction.FROM_TARGET))
             self.closed = reason
             for drained in self._drains:
                 drained.set()
@@ -239,38 +256,44 @@ class Broker:
                     sent = os.write(fd, self._outgoing[:PIECE])
                     del self._outgoing[:sent]
             if mask & selectors.EVENT_READ:
-                piece = os.read(fd, PIECE)
-                if not piece:
-                    return False
-                self._take(piece, time.monotonic())
+                piece, going_on = self._read(fd)
+                if piece:
+                    self._take(piece, time.monotonic())
+                return going_on
         return True
 
     def _drain(self, fd: int) -> bool:
         """Where somebody waits for it, read until nothing is left; False at the end of the console."""
         with self.changed:
             drains, self._drains = self._drains, []
-        if drains:
-            with contextlib.suppress(BlockingIOError):
-                while piece := os.read(fd, PIECE):
-                    self._take(piece, time.monotonic())
+        while drains:
+            piece, going_on = self._read(fd)
+            if piece:
+                self._take(piece, time.monotonic())
+            if not going_on:
                 self._drains = drains
                 return False
+            if not piece:
+                break
         for drained in drains:
             drained.set()
         return True
 
     def _take(self, piece: bytes, now: float) -> None:
+        close = len(piece) < _SMALL and now - self._read_s < _CLOSE_S
+        self._small_pieces, self._read_s = self._small_pieces + 1 if close else 0, now
         with self.changed:
             self.received += len(piece)
-            text = bytearray()
-            for data in self._cutter.cut(piece):
-                line = Line(data, now, Direction.FROM_TARGET)
-                self._publish(line)
-                if line.is_frame:
-                    self._take_frame(data)
-                else:
-                    text += data[self._shown :] + b"\n"
-                    self.panic.see(line)
+            text = b""
+            if data := self._cutter.cut(piece):
+                lines = Lines(data, now, Direction.FROM_TARGET)
+                self._publish(lines)
+                if SOH in data:
+                    data = self._take_frames(lines)
+                    lines = Lines(data, now, Direction.FROM_TARGET)
+                if data:
+                    self.panic.see(lines)
+                text = data[self._shown :]
                 self._shown = 0
             rest = self._cutter.rest
             # An unfinished line is text already, for prompts; an unfinished frame is not.
@@ -278,12 +301,22 @@ class Broker:
                 shown = rest.rstrip(b"\r")
                 text += shown[self._shown :]
                 self._shown = len(shown)
-            self.window.add(bytes(text))
+            self.window.add(text)
             self._flush()
             taps = list(self._taps) if text else []
             self.changed.notify_all()
         for tap in taps:
-            tap(bytes(text))
+            tap(text)
+
+    def _take_frames(self, lines: Lines) -> bytes:
+        """Take out the frames among `lines`; the others, as text."""
+        text = []
+        for line in lines:
+            if line.is_frame:
+                self._take_frame(line.text)
+            else:
+                text.append(line.text + b"\n")
+        return b"".join(text)
 
     def _take_frame(self, data: bytes) -> None:
         frame = decode(data)
@@ -293,14 +326,31 @@ class Broker:
                 self.frames.append(Torn(data, gap))
         self.frames.append(frame)
 
-    def _publish(self, line: Line) -> None:
-        self.recent.append(line)
-        if len(self.first) < _FIRST_LINES and line.direction is Direction.FROM_TARGET:
-            self.first.append(line)
-        self.line_count += 1
+    def _publish(self, lines: Lines) -> None:
+        self.recent.add(lines)
+        if len(self.first) < _FIRST_LINES and lines.direction is Direction.FROM_TARGET:
+            self.first += itertools.islice(lines, _FIRST_LINES - len(self.first))
         for sink in self._sinks:
-            sink.line(line)
+            sink.see(lines)
 
     def _flush(self) -> None:
         for sink in self._sinks:
             sink.flush()
+
+    def _read(self, fd: int) -> tuple[bytes, bool]:
+        """What is there now, at most 64 KiB, and whether more may come. A tty gives 4 KiB at a time."""
+        room, filled = self._room, 0
+        while filled < PIECE:
+            try:
+                count = os.readv(fd, [room[filled:]])
+            except BlockingIOError:
+                break
+            except OSError:
+                # What came before the fault comes first; the next call meets the fault again.
+                if not filled:
+                    raise
+                break
+            if count == 0:
+                return bytes(room[:filled]), False
+            filled += count
+        return bytes(room[:filled]), True

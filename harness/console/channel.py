@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from harness.console.broker import Broker
 from harness.console.errors import ConsoleClosed, ConsoleFault, ExpectTimeout, TargetPanicked
 from harness.console.framing import MODULUS, Frame, Torn, encode
+from harness.console.hang_clock import Deadline
 from harness.console.panic import PanicReport
 
 RESEND_S = 0.2
@@ -35,12 +36,12 @@ class Channel:
         self.sequence = (self.sequence + 1) % MODULUS
         data = encode(self.sequence, payload)
         wanted = f"ack {self.sequence:04x}"
-        deadline = time.monotonic() + timeout_s
+        deadline = self._broker.deadline(timeout_s)
         tries = 0
-        while time.monotonic() < deadline:
+        while left := deadline.left_s():
             tries += 1
             self._broker.send(data)
-            until = min(time.monotonic() + RESEND_S, deadline)
+            until = Deadline(time.monotonic, min(RESEND_S, left))
             while (answer := self._next(until)) is not None:
                 if answer == wanted:
                     return
@@ -52,7 +53,7 @@ class Channel:
 
     def receive(self, timeout_s: float) -> str:
         """The next payload that is no acknowledgement; raises as `send`."""
-        deadline = time.monotonic() + timeout_s
+        deadline = self._broker.deadline(timeout_s)
         while True:
             if self._ready:
                 return self._ready.pop(0)
@@ -74,7 +75,7 @@ class Channel:
         if answer != "pong":
             raise ConsoleFault(f"the target answered 'ping' with {answer!r}, not 'pong'")
 
-    def _next(self, deadline: float) -> str | None:
+    def _next(self, deadline: Deadline) -> str | None:
         broker = self._broker
         with broker.changed:
             while not broker.frames:
@@ -87,8 +88,8 @@ class Channel:
                     break
                 if broker.ended is not None:
                     raise ConsoleClosed(f"the console ended: {broker.ended}")
-                left = deadline - time.monotonic()
-                if left <= 0:
+                left = deadline.left_s()
+                if left == 0:
                     return None
                 broker.changed.wait(left)
             frame = broker.frames.popleft()

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import re
-import time
 
 from harness.console.broker import WINDOW, Broker
 from harness.console.errors import ConsoleClosed, ExpectTimeout, TargetPanicked
 from harness.console.lines import Line
 from harness.console.panic import PanicReport
+from harness.console.patterns import text_in
 
 DEFAULT_TIMEOUT_S = 10.0
 # A match may reach this far back over the edge between two pieces.
@@ -40,8 +40,8 @@ class Console:
 
     def expect_any(self, patterns: list[str], timeout_s: float = DEFAULT_TIMEOUT_S) -> tuple[int, re.Match[bytes]]:
         """Which of `patterns` matches first in the text, and its match; raises as `expect`."""
-        compiled = [re.compile(pattern.encode(), re.MULTILINE) for pattern in patterns]
-        deadline = time.monotonic() + timeout_s
+        compiled = [(re.compile(pattern.encode(), re.MULTILINE), text_in(pattern)) for pattern in patterns]
+        deadline = self.broker.deadline(timeout_s)
         scanned = self._cursor
         broker = self.broker
         with broker.changed:
@@ -51,8 +51,8 @@ class Console:
                     return found
                 scanned = broker.window.end
                 self._check_alive(patterns)
-                left = deadline - time.monotonic()
-                if left <= 0:
+                left = deadline.left_s()
+                if left == 0:
                     raise ExpectTimeout(
                         f"no {_names(patterns)} on the console within {timeout_s:g} s "
                         f"({broker.received} bytes received in all)"
@@ -110,12 +110,14 @@ class Console:
             lines = [line for line in self.broker.recent if not line.is_frame]
         return lines[-count:]
 
-    def _search(self, patterns: list[re.Pattern[bytes]], since: int) -> tuple[int, re.Match[bytes]] | None:
+    def _search(
+        self, patterns: list[tuple[re.Pattern[bytes], bytes]], since: int
+    ) -> tuple[int, re.Match[bytes]] | None:
         window = self.broker.window
         at = max(since - window.start, 0)
         best: tuple[int, re.Match[bytes]] | None = None
-        for index, pattern in enumerate(patterns):
-            match = pattern.search(window.text, at)
+        for index, (pattern, needed) in enumerate(patterns):
+            match = pattern.search(window.text, at) if window.text.find(needed, at) >= 0 else None
             if match and (best is None or match.start() < best[1].start()):
                 best = index, match
         if best is None:
@@ -130,9 +132,9 @@ class Console:
             report.acknowledged = True
         # The window moves on, so the caller's match is one over bytes of its own.
         line = window.text.rfind(b"\n", 0, match.start()) + 1
-        again = patterns[index].search(bytes(window.text[line : match.end()]), match.start() - line)
+        again = patterns[index][0].search(bytes(window.text[line : match.end()]), match.start() - line)
         if again is None:
-            again = patterns[index].search(bytes(window.text), match.start())
+            again = patterns[index][0].search(bytes(window.text), match.start())
             assert again is not None
         return index, again
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import enum
+from collections import deque
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 SOH = b"\x01"
@@ -34,11 +36,64 @@ class Line:
         return self.text.decode(errors="replace")
 
 
+@dataclass(frozen=True, slots=True)
+class Lines:
+    """Lines that came together, each with its `\\n`: made into `Line`s only for who looks at them."""
+
+    data: bytes
+    at_s: float
+    direction: Direction
+
+    def __iter__(self) -> Iterator[Line]:
+        for text in self.data[:-1].split(b"\n"):
+            yield Line(text, self.at_s, self.direction)
+
+    def __len__(self) -> int:
+        return self.data.count(b"\n")
+
+
+class Recent:
+    """The newest lines of a console, at most `most`; `count` numbers all that ever came."""
+
+    def __init__(self, most: int) -> None:
+        self.count = 0
+        self._most = most
+        self._kept = 0
+        self._pieces: deque[tuple[int, Lines]] = deque()
+
+    def add(self, lines: Lines) -> None:
+        count = len(lines)
+        self.count += count
+        self._kept += count
+        self._pieces.append((count, lines))
+        while self._kept - (first := self._pieces[0][0]) >= self._most:
+            self._kept -= first
+            self._pieces.popleft()
+
+    def __iter__(self) -> Iterator[Line]:
+        return iter(self.since(0))
+
+    def __len__(self) -> int:
+        return min(self._kept, self._most)
+
+    def since(self, count: int) -> list[Line]:
+        """What is kept of the lines that came after the first `count`."""
+        wanted = min(self.count - count, len(self))
+        found = [line for _, lines in self._pieces for line in lines]
+        return found[len(found) - wanted :]
+
+    def copy(self) -> Recent:
+        """The same lines, to keep while this goes on."""
+        twin = Recent(self._most)
+        twin.count, twin._kept, twin._pieces = self.count, self._kept, self._pieces.copy()
+        return twin
+
+
 class LineCutter:
-    """Cuts lines once, as bytes come in.
+    """Cuts lines once, as bytes come in; how the stream was cut into pieces changes nothing.
 
     A frame's SOH begins a line wherever it stands, because a prompt has no line
-    end and a frame may follow it.
+    end and a frame may follow it. A longer line than `LONGEST` is cut.
     """
 
     def __init__(self, rest: bytes = b"") -> None:
@@ -49,16 +104,35 @@ class LineCutter:
         """The line that has not ended yet."""
         return self._rest
 
-    def cut(self, piece: bytes) -> list[bytes]:
-        """Lines completed by `piece`, without their line ends."""
+    def cut(self, piece: bytes) -> bytes:
+        """Lines completed by `piece`, each with `\\n` for its line end."""
         if SOH in piece:
             piece = piece.replace(SOH, b"\n" + SOH)
-            if piece.startswith(b"\n" + SOH) and not self._rest:
-                piece = piece[1:]
+            if not self._rest:
+                piece = piece.removeprefix(b"\n")
             piece = piece.replace(b"\n\n" + SOH, b"\n" + SOH)
-        *lines, rest = (self._rest + piece).split(b"\n")
+        whole, end, rest = (self._rest + piece).rpartition(b"\n")
+        lines = _shortened(whole + end)
         while len(rest) > LONGEST:
-            lines.append(rest[:LONGEST])
+            lines += rest[:LONGEST] + b"\n"
             rest = rest[LONGEST:]
         self._rest = rest
-        return [line.rstrip(b"\r") for line in lines]
+        while b"\r\n" in lines:
+            lines = lines.replace(b"\r\n", b"\n")
+        return lines
+
+
+def _shortened(lines: bytes) -> bytes:
+    """The same, with lines longer than LONGEST cut."""
+    if len(lines) <= LONGEST:
+        return lines
+    parts: list[bytes] = []
+    at = done = 0
+    while at < len(lines):
+        end = lines.rfind(b"\n", at, at + LONGEST + 1)
+        if end < 0:
+            parts += lines[done : at + LONGEST], b"\n"
+            at = done = at + LONGEST
+        else:
+            at = end + 1
+    return b"".join(parts) + lines[done:]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import BinaryIO, Protocol
 
-from harness.console.lines import Direction, Line
+from harness.console.lines import Direction, Line, Lines
 
 # A guest that prints for ever must not fill the disk.
 LARGEST = 64 << 20
@@ -14,7 +14,7 @@ LARGEST = 64 << 20
 class Sink(Protocol):
     """Takes lines from the broker, on the broker's thread."""
 
-    def line(self, line: Line) -> None: ...
+    def see(self, lines: Lines) -> None: ...
     def flush(self) -> None: ...
 
 
@@ -29,6 +29,7 @@ class LogFile:
         self.fault: OSError | None = None
         self._start_s = start_s
         self._size = 0
+        self._full = False
         self._whole = 0
         self._file: BinaryIO | None = None
         try:
@@ -38,15 +39,23 @@ class LogFile:
             self.fault = error
 
     def line(self, line: Line) -> None:
-        if self._file is None or self._size > LARGEST:
+        """Write one line."""
+        self.see(Lines(line.text + b"\n", line.at_s, line.direction))
+
+    def see(self, lines: Lines) -> None:
+        """Write lines that came together."""
+        if self._file is None or self._full:
             return
-        text = line.text.replace(b"\x01", b"<SOH>").replace(b"\x1b", b"<ESC>")
-        at = line.at_s - self._start_s
-        data = b"%12.6f %s %s\n" % (at, line.direction.value.encode(), text)
-        self._size += len(data)
-        if self._size > LARGEST:
+        sign, at_s = lines.direction.value.encode(), lines.at_s - self._start_s
+        head = b"%12.6f %s " % (at_s, sign)
+        text = lines.data[:-1].replace(b"\x01", b"<SOH>").replace(b"\x1b", b"<ESC>")
+        data = head + text.replace(b"\n", b"\n" + head) + b"\n"
+        if self._size + len(data) > LARGEST:
+            data = data[: data.rfind(b"\n", 0, LARGEST - self._size) + 1]
             note = f"the log stops here: it reached {LARGEST >> 20} MiB"
-            data = b"%12.6f %s %s\n" % (at, Direction.HOST.value.encode(), note.encode())
+            data += b"%12.6f %s %s\n" % (at_s, Direction.HOST.value.encode(), note.encode())
+            self._full = True
+        self._size += len(data)
         try:
             self._file.write(data)
         except OSError as error:
@@ -57,7 +66,7 @@ class LogFile:
             return
         try:
             self._file.flush()
-            self._whole = self._file.tell()
+            self._whole = self._size
         except OSError as error:
             self._fail(error)
 

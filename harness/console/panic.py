@@ -5,7 +5,8 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass, field
 
-from harness.console.lines import Line
+from harness.console.lines import Line, Lines
+from harness.console.patterns import text_in
 
 _LOCATED = re.compile(r"(?P<who>.*?): (?P<message>.*) at (?P<file>[^\s:]+):(?P<line>\d+):\d+$")
 _END = "PANIC end"
@@ -43,13 +44,21 @@ class PanicWatcher:
     def __init__(self, pattern: str, prompt: str) -> None:
         self._pattern = re.compile(pattern)
         self._prompt = re.compile(prompt)
+        self._text = text_in(pattern)
         self.report: PanicReport | None = None
 
     def anew(self) -> PanicWatcher:
         """A watcher for the same patterns that has seen nothing."""
         return PanicWatcher(self._pattern.pattern, self._prompt.pattern)
 
-    def see(self, line: Line) -> None:
+    def see(self, lines: Lines) -> None:
+        """Look at lines; quick where none of them can begin a panic or belong to one."""
+        if self.report.complete if self.report is not None else self._text not in lines.data:
+            return
+        for line in lines:
+            self._see(line)
+
+    def _see(self, line: Line) -> None:
         text = str(line)
         if self.report is None:
             found = self._pattern.search(text)

@@ -14,6 +14,7 @@ from harness.board import Board, LabError
 from harness.console.broker import Broker
 from harness.console.channel import Channel
 from harness.console.console import Console
+from harness.console.hang_clock import HangClock
 from harness.console.log import LogFile, Sink
 from harness.console.panic import PanicReport, PanicWatcher
 from harness.machine import Event, GdbStub, Kind, QemuMachine
@@ -59,8 +60,11 @@ class Session:
         self.channel = Channel(self.broker)
         for sink in (self._log, *sinks):
             self.broker.attach(sink)
+        machine.record(log)
         self.broker.note(machine.shell_command())
         machine.listen(self._on_event)
+        self.hang_clock = HangClock(machine)
+        self.broker.clock, self.broker.host_clock = self.hang_clock.now, self.hang_clock.host
         self.broker.start()
 
     def __enter__(self) -> Session:

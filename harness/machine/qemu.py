@@ -29,6 +29,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from harness.board import Board, Lease, Place, admission, memory_text
 from harness.machine import firmware, loop
+from harness.machine.attach import MONITOR, Running, held, record
 from harness.machine.errors import ImageError, MachineError, QemuDied
 from harness.machine.events import Event, Kind
 from harness.machine.gdbstub import GdbStub
@@ -42,6 +43,7 @@ if TYPE_CHECKING:
 START_TIMEOUT_S = 20.0
 COMMAND_TIMEOUT_S = 10.0
 _STOP_TIMEOUT_S = 5.0
+_LOOK_S = 0.2
 _SOCKET_BYTES = 4 << 20
 
 OnReset = Literal["stop", "restart"]
@@ -229,6 +231,19 @@ class QemuMachine:
             raise MachineError(f"{self.board.id} is off; its folder exists while it is on")
         return self._directory.path
 
+    @property
+    def held(self) -> bool:
+        """Whether another process holds the machine under gdb."""
+        return self._directory is not None and held(self._directory.path)
+
+    def record(self, log: Path) -> None:
+        """Tell other processes that the machine is on, and where its console's log is."""
+        assert self.pid is not None
+        board = self.board
+        kernel = None if self.files.kernel is None else self.files.kernel.absolute()
+        facts = (board.name, board.id, board.arch, self.pid, os.getpid(), kernel, log.absolute(), time.time())
+        record(Running(self.scratch, *facts))
+
     def command(self, binary: str | None = None) -> list[str]:
         """QEMU's command line, without the lab's own sockets: good for starting it by hand."""
         board = self.board
@@ -275,6 +290,9 @@ class QemuMachine:
         command += ["-serial", "chardev:console"]
         command += ["-chardev", f"socket,id=qmp,fd={monitor_end.fileno()}"]
         command += ["-mon", "chardev=qmp,mode=control"]
+        # A second monitor, for gdb from another process.
+        command += ["-chardev", f"socket,id=attach,path={self.scratch / MONITOR},server=on,wait=off"]
+        command += ["-mon", "chardev=attach,mode=control"]
         self._stderr = b""
         self._console = console
         self._stderr_fd = stderr
@@ -480,7 +498,12 @@ class QemuMachine:
         return [cpu["thread-id"] for cpu in sorted(cpus, key=lambda cpu: cpu["cpu-index"])]
 
     def gdb(self) -> GdbStub:
-        """Open QEMU's gdb stub; the machine stops until the stub continues or is closed."""
+        """Open QEMU's gdb stub; the machine stops until the stub continues or is closed.
+
+        Waits while somebody's gdb has it: there is one stub.
+        """
+        while self.held and not self.wait_exit(_LOOK_S):
+            pass
         path = self.scratch / "gdb"
         answer = self.monitor(f"gdbserver unix:{path},server=on,wait=off")
         if not path.exists():

@@ -48,13 +48,13 @@ class Counted:
 
         broker = self.session.broker
         with broker.changed:
-            before = {id(line) for line in broker.recent}
+            before = broker.recent.count
         ((payload, _),) = run_payloads([case])
         self.session.channel.send(payload, _CASE_LIMIT_S)
         while not isinstance(said := parse(self.session.channel.receive(_CASE_LIMIT_S)), Result):
             pass
         with broker.changed:
-            lines = [str(line) for line in broker.recent if id(line) not in before and not line.is_frame]
+            lines = [str(line) for line in broker.recent.since(before) if not line.is_frame]
         assert said.ok, f"{case} failed: {said.note}\n" + "\n".join(lines)
         return lines
 

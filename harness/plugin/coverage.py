@@ -36,7 +36,7 @@ from harness.verdict.symbols import slide_of
 
 if TYPE_CHECKING:
     from harness.board import Board
-    from harness.console import Line, Session
+    from harness.console import Lines, Session
     from harness.plugin.lab import Lab
 
 FOLDER = "build/coverage"
@@ -54,9 +54,9 @@ class Watched:
     boot_lines: Covered | None = None
     lock: threading.Lock = field(default_factory=threading.Lock)
 
-    def line(self, line: Line) -> None:
-        """A console line: with the board's ready line the boot ends."""
-        if self.boot is None and re.search(self.board.ready, str(line)):
+    def see(self, lines: Lines) -> None:
+        """Console lines: with the board's ready line the boot ends."""
+        if self.boot is None and any(re.search(self.board.ready, str(line)) for line in lines):
             with self.lock:
                 self.boot = set(self.counting.take_executed())
 

@@ -8,7 +8,7 @@ is typed would come at the host's times; so each batch of cases is a boot.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING
 
 from harness.board import Board
@@ -33,7 +33,11 @@ class Trace:
         self.at: dict[str, str] = {}
         self._digest = hashlib.blake2b()
 
-    def line(self, line: Line) -> None:
+    def see(self, lines: Iterable[Line]) -> None:
+        for line in lines:
+            self._line(line)
+
+    def _line(self, line: Line) -> None:
         if line.direction is not Direction.FROM_TARGET or not line.text:
             return
         self._digest.update(line.text + b"\n")

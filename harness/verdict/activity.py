@@ -36,12 +36,17 @@ class Sample:
     waited: tuple[float, ...]
 
     def __str__(self) -> str:
+        if self.activity is Activity.STARVED and not self.ran:
+            return f"{self.activity.value}: the host has stopped QEMU (SIGSTOP, a debugger, a freezer)"
         shares = ", ".join(f"CPU {i} {share:.0%}" for i, share in enumerate(self.ran))
         return f"{self.activity.value}: over {WINDOW_S:g} s {shares}"
 
 
 def sample(machine: QemuMachine) -> Sample | None:
     """Watch the vCPUs for a moment; None when QEMU is gone."""
+    if _stopped_by_host(machine):
+        # Its monitor would not answer, and a stopped thread does not count as one that waits.
+        return Sample(Activity.STARVED, (), ())
     try:
         if machine.status() != "running":
             return Sample(Activity.STOPPED, (), ())
@@ -57,8 +62,18 @@ def sample(machine: QemuMachine) -> Sample | None:
     return Sample(_judge(ran, waited), ran, waited)
 
 
+def _stopped_by_host(machine: QemuMachine) -> bool:
+    """Whether the emulator's process is stopped (proc_pid_stat(5), states T and t)."""
+    try:
+        text = Path(f"/proc/{machine.pid}/stat").read_text()
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+    return text.rpartition(")")[2].split()[0] in "Tt"
+
+
 def _judge(ran: tuple[float, ...], waited: tuple[float, ...]) -> Activity:
-    if any(r < 1 - _STARVED and w > _STARVED for r, w in zip(ran, waited, strict=True)):
+    # It wanted at least half the time, and got less than a tenth of what it wanted.
+    if any(r + w > 0.5 and r < (1 - _STARVED) * (r + w) for r, w in zip(ran, waited, strict=True)):
         return Activity.STARVED
     # Four spinning CPUs on one free core run a quarter each; what they wanted counts.
     if any(r > 0.02 and r + w > _BUSY for r, w in zip(ran, waited, strict=True)):

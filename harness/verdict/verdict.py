@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from harness.board import LabError
-from harness.console import ConsoleClosed, ExpectTimeout, PanicReport, Session, TargetPanicked
-from harness.machine import QemuDied
+from harness.console import ConsoleClosed, Direction, ExpectTimeout, PanicReport, Session, TargetPanicked
+from harness.machine import QemuDied, QemuMachine
 from harness.verdict.activity import Activity, sample
 from harness.verdict.symbols import Symbols, slide_of, symbolise
 
@@ -75,10 +75,21 @@ def _by_machine(session: Session, error: BaseException | None, kernel: Path | No
         return Finding(Verdict.RESET, f"the guest reset the machine ({reset}){stage}")
     # The console's end is seen before the process's, which may still write a core file.
     closing = not session.closed and (session.broker.closed is not None or not machine.running)
+    if closing and session.broker.closed is not None and _answers(machine):
+        return Finding(Verdict.LAB_FAULT, f"the console was cut ({session.broker.closed}), and the machine runs on")
     ended = closing and machine.wait_exit(_DYING_S)
     if ended and machine.guest_off is None:
         return Finding(Verdict.QEMU_DIED, str(machine.death()))
     return None
+
+
+def _answers(machine: QemuMachine) -> bool:
+    """Whether QEMU lives and answers: what dies has closed its monitor, or is about to."""
+    try:
+        machine.status()
+    except (LabError, QemuDied):
+        return False
+    return True
 
 
 def _by_error(session: Session, error: BaseException | None) -> Finding:
@@ -91,7 +102,7 @@ def _by_error(session: Session, error: BaseException | None) -> Finding:
     found = sample(session.machine)
     details = [] if found is None else [f"vCPUs {found}"]
     if session.ready_line is None:
-        cause = f"{_first_line(error)}{_stage(session) or '; it never printed a boot stage'}"
+        cause = f"{_first_line(error)}{_stage(session) or _no_stage(session)}"
         if session.broker.received == 0:
             cause += "; it has printed nothing at all: is this a kernel for this board?"
         return Finding(Verdict.NEVER_BOOTED, cause, details)
@@ -139,6 +150,15 @@ def describe(finding: Finding, session: Session | None, log: Path | None, rerun:
 def _stage(session: Session) -> str:
     stage = session.last_stage()
     return f"; the last boot stage reached was '{stage}'" if stage else ""
+
+
+def _no_stage(session: Session) -> str:
+    """How far a kernel came whose stages are not known, a foreign one: its last line that says something."""
+    lines = [
+        str(line).strip() for line in session.console.last_lines(LAST_LINES) if line.direction is Direction.FROM_TARGET
+    ]
+    last = next((text for text in reversed(lines) if text), None)
+    return "; it never printed a boot stage" + (f"; its last line was '{last}'" if last else "")
 
 
 def _first_line(error: BaseException) -> str:

@@ -96,7 +96,7 @@ def test_ktap_is_read_as_the_protocol_writes_it() -> None:
 def test_lines_do_not_depend_on_how_the_bytes_were_cut() -> None:
     stream = b"one\r\n\r\n$ " + encode(1, "ping") + b"$ typed\r\n" + encode(2, "a") + encode(3, "b") + b"two\nrest"
     whole = LineCutter()
-    wanted = whole.cut(stream)
+    wanted = whole.cut(stream).splitlines()
     assert wanted[:3] == [b"one", b"", b"$ "]
     assert [line for line in wanted if line.startswith(b"\x01")] == [
         encode(n, p)[:-1] for n, p in ((1, "ping"), (2, "a"), (3, "b"))
@@ -107,7 +107,7 @@ def test_lines_do_not_depend_on_how_the_bytes_were_cut() -> None:
         cutter, lines, at = LineCutter(), [], 0
         while at < len(stream):
             size = chance.randint(1, 9)
-            lines += cutter.cut(stream[at : at + size])
+            lines += cutter.cut(stream[at : at + size]).splitlines()
             at += size
         assert (lines, cutter.rest) == (wanted, b"rest")
 
@@ -115,6 +115,6 @@ def test_lines_do_not_depend_on_how_the_bytes_were_cut() -> None:
 @pytest.mark.requirement("TST-02")
 def test_a_line_without_an_end_is_cut_before_it_fills_the_memory() -> None:
     cutter = LineCutter()
-    lines = [line for _ in range(100) for line in cutter.cut(b"x" * 4096)]
+    lines = [line for _ in range(100) for line in cutter.cut(b"x" * 4096).splitlines()]
     assert len(cutter.rest) <= LONGEST
     assert sum(map(len, lines)) + len(cutter.rest) == 100 * 4096

@@ -149,3 +149,22 @@ def test_verdicts_without_a_machine() -> None:
     assert judge(None, None).verdict is Verdict.PASSED
     assert judge(None, AssertionError("no")).verdict is Verdict.FAILED
     assert judge(None, LabError("no")).verdict is Verdict.LAB_FAULT
+
+
+@pytest.mark.requirement("DEV-02")
+def test_an_emulator_that_the_host_has_stopped_is_starved_and_not_hung(booted: Booter) -> None:
+    session = booted(READY, Then.SLEEP)
+    session.wait_ready(10)
+    pid = session.machine.pid
+    assert pid is not None
+    os.kill(pid, signal.SIGSTOP)
+    try:
+        os.waitid(os.P_PID, pid, os.WSTOPPED | os.WNOWAIT)
+        with pytest.raises(ConsoleError) as error:
+            session.console.expect("never", 0.2)
+        finding = judge(session, error.value)
+        assert finding.verdict is Verdict.STARVED, finding
+        assert any("the host has stopped QEMU" in detail for detail in finding.details)
+    finally:
+        os.kill(pid, signal.SIGCONT)
+    assert session.machine.status() == "running"
