@@ -212,10 +212,10 @@ def tell(config: pytest.Config, terminal: Any) -> None:
     terminal.write_line(f"coverage: {' '.join(lines[-1].split())}; by file: {path}")
 
 
-def order(config: pytest.Config, items: list[pytest.Item], revision: str) -> None:
-    """Tests that execute lines changed since `revision` come first; the others go with --changed-only.
+def ranks(config: pytest.Config, items: list[pytest.Item], revision: str) -> dict[pytest.Item, tuple[Touch, int]]:
+    """How each test is concerned with what has changed since `revision`: nearest and with most lines first.
 
-    A test that takes a board and has no coverage on record is kept before those that are known to be
+    A test that takes a board and has no coverage on record comes before those that are known to be
     unconcerned. Raises LabError.
     """
     from harness.plugin import board_of
@@ -226,7 +226,7 @@ def order(config: pytest.Config, items: list[pytest.Item], revision: str) -> Non
     changed = {tree: changed_since(top, revision, tree) for tree in {record.tree for record in records.values()}}
     files = changed_files(top, revision)
 
-    def rank(item: pytest.Item) -> tuple[int, int]:
+    def rank(item: pytest.Item) -> tuple[Touch, int]:
         path = item.path.relative_to(top).as_posix() if item.path.is_relative_to(top) else ""
         if path in files:
             return Touch.EXECUTES, 0
@@ -236,9 +236,17 @@ def order(config: pytest.Config, items: list[pytest.Item], revision: str) -> Non
         nearest, hits = touch(record, changed[record.tree], executed)
         return nearest, -hits
 
-    ranks = {item: rank(item) for item in items}
-    items.sort(key=lambda item: ranks[item])
+    return {item: rank(item) for item in items}
+
+
+def order(config: pytest.Config, items: list[pytest.Item], revision: str) -> None:
+    """Tests that execute lines changed since `revision` come first; the others go with --changed-only.
+
+    Tests of one rank stay in their order. Raises LabError.
+    """
+    found = ranks(config, items, revision)
+    items.sort(key=lambda item: found[item])
     if config.getoption("--changed-only"):
-        unconcerned = [item for item in items if ranks[item][0] is Touch.NONE]
+        unconcerned = [item for item in items if found[item][0] is Touch.NONE]
         config.hook.pytest_deselected(items=unconcerned)
-        items[:] = [item for item in items if ranks[item][0] is not Touch.NONE]
+        items[:] = [item for item in items if found[item][0] is not Touch.NONE]
