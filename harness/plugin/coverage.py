@@ -120,10 +120,27 @@ class Coverage:
         if board.kernel is not None:
             return None
         artifacts = lab.artifacts(board)
-        key = (artifacts.kernel, *artifacts.programs)
-        if key not in self._images:
-            self._images[key] = Images(artifacts.kernel, artifacts.programs, self.folder / "lines")
-        return self._images[key]
+        return self._images_at((artifacts.kernel, *artifacts.programs))
+
+    def _images_at(self, paths: tuple[Path, ...]) -> Images:
+        if paths not in self._images:
+            self._images[paths] = Images(paths[0], paths[1:], self.folder / "lines")
+        return self._images[paths]
+
+    @pytest.hookimpl
+    def pytest_sessionfinish(self, session: pytest.Session) -> None:
+        """A worker tells what its machines have booted; the records it has written itself."""
+        output = getattr(session.config, "workeroutput", None)
+        if output is not None:
+            output["coverage"] = {"images": [[str(path) for path in key] for key in self._images], "lost": self._lost}
+
+    @pytest.hookimpl(optionalhook=True)
+    def pytest_testnodedown(self, node: Any) -> None:
+        """What a worker told. One that was killed tells nothing, and another runs what is left."""
+        told = getattr(node, "workeroutput", {}).get("coverage", {"images": [], "lost": 0})
+        self._lost += told["lost"]
+        for key in told["images"]:
+            self._images_at(tuple(Path(path) for path in key))
 
     def _write(self, test: str, own: Covered, boot: Covered) -> None:
         from harness.plugin.lab import safe_name
@@ -174,7 +191,9 @@ def folder_of(config: pytest.Config) -> Path:
 
 def begin(config: pytest.Config) -> None:
     """Record coverage in this run."""
-    config.stash[COVERAGE] = Coverage(Path(config.rootpath), folder_of(config))
+    coverage = Coverage(Path(config.rootpath), folder_of(config))
+    config.stash[COVERAGE] = coverage
+    config.pluginmanager.register(coverage, "quoin-coverage")
 
 
 def settle(item: pytest.Item) -> None:
@@ -193,10 +212,10 @@ def tell(config: pytest.Config, terminal: Any) -> None:
     terminal.write_line(f"coverage: {' '.join(lines[-1].split())}; by file: {path}")
 
 
-def order(config: pytest.Config, items: list[pytest.Item], revision: str) -> None:
-    """Tests that execute lines changed since `revision` come first; the others go with --changed-only.
+def ranks(config: pytest.Config, items: list[pytest.Item], revision: str) -> dict[pytest.Item, tuple[Touch, int]]:
+    """How each test is concerned with what has changed since `revision`: nearest and with most lines first.
 
-    A test that takes a board and has no coverage on record is kept before those that are known to be
+    A test that takes a board and has no coverage on record comes before those that are known to be
     unconcerned. Raises LabError.
     """
     from harness.plugin import board_of
@@ -207,7 +226,7 @@ def order(config: pytest.Config, items: list[pytest.Item], revision: str) -> Non
     changed = {tree: changed_since(top, revision, tree) for tree in {record.tree for record in records.values()}}
     files = changed_files(top, revision)
 
-    def rank(item: pytest.Item) -> tuple[int, int]:
+    def rank(item: pytest.Item) -> tuple[Touch, int]:
         path = item.path.relative_to(top).as_posix() if item.path.is_relative_to(top) else ""
         if path in files:
             return Touch.EXECUTES, 0
@@ -217,9 +236,17 @@ def order(config: pytest.Config, items: list[pytest.Item], revision: str) -> Non
         nearest, hits = touch(record, changed[record.tree], executed)
         return nearest, -hits
 
-    ranks = {item: rank(item) for item in items}
-    items.sort(key=lambda item: ranks[item])
+    return {item: rank(item) for item in items}
+
+
+def order(config: pytest.Config, items: list[pytest.Item], revision: str) -> None:
+    """Tests that execute lines changed since `revision` come first; the others go with --changed-only.
+
+    Tests of one rank stay in their order. Raises LabError.
+    """
+    found = ranks(config, items, revision)
+    items.sort(key=lambda item: found[item])
     if config.getoption("--changed-only"):
-        unconcerned = [item for item in items if ranks[item][0] is Touch.NONE]
+        unconcerned = [item for item in items if found[item][0] is Touch.NONE]
         config.hook.pytest_deselected(items=unconcerned)
-        items[:] = [item for item in items if ranks[item][0] is not Touch.NONE]
+        items[:] = [item for item in items if found[item][0] is not Touch.NONE]

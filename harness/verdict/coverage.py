@@ -82,7 +82,7 @@ def _read_lines(elf: Any) -> dict[str, Any]:
         for start, end, sources in Lines(elf).spans():
             own = {(s.file, s.line) for s in sources if s.line and s.file and not s.file.startswith("/")}
             if own:
-                numbered = sorted((files.setdefault(file, len(files)), line) for file, line in own)
+                numbered = sorted((files.setdefault(file, len(files)), line) for file, line in sorted(own))
                 spans.append((start, end, numbered))
     return {"files": list(files), "spans": spans}
 

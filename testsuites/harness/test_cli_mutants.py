@@ -109,3 +109,20 @@ def test_a_patch_without_its_test_is_refused(tmp_path: Path) -> None:
     path.write_text("--- a/x\n+++ b/x\n")
     with pytest.raises(BuildError, match="# kills"):
         read_mutant(path)
+
+
+def test_each_mutant_of_the_tree_applies_and_names_a_test_that_is_there() -> None:
+    wrong = []
+    for path in sorted(mutants.FOLDER.glob("*.patch")):
+        file, _, case = read_mutant(path).kills.partition("::")
+        name = case.partition("[")[0]
+        # Cases of kernel tests are in programs; running the mutant tells whether they are there.
+        there = (mutants.TOP / file).is_file() and f"def {name}" in (mutants.TOP / file).read_text()
+        if not there and not file.endswith(".yaml"):
+            wrong.append(f"{path.name}: {file} has no test {name}")
+        applied = subprocess.run(
+            ["git", "apply", "--check", str(path)], cwd=mutants.TOP, capture_output=True, text=True, check=False
+        )
+        if applied.returncode != 0:
+            wrong.append(f"{path.name}: {applied.stderr.strip()}")
+    assert not wrong
