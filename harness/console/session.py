@@ -11,6 +11,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from harness.board import Board, LabError
+from harness.console.attach import AttachServer
 from harness.console.broker import Broker
 from harness.console.channel import Channel
 from harness.console.console import Console
@@ -65,6 +66,13 @@ class Session:
         self.hang_clock = HangClock(machine)
         self.broker.clock, self.broker.host_clock = self.hang_clock.now, self.hang_clock.unheld
         self.broker.start()
+        self._attach: AttachServer | None = None
+        try:
+            self._attach = AttachServer(
+                self.broker, self.board.id, log, hold=self.hang_clock.hold, release=self.hang_clock.release
+            )
+        except OSError as error:
+            self.broker.note(f"nobody can attach to this session: {error}")
 
     def __enter__(self) -> Session:
         return self
@@ -86,6 +94,8 @@ class Session:
             self.machine.off()
         finally:
             self.broker.close()
+            if self._attach is not None:
+                self._attach.close()
             self._log.close()
 
     @property
