@@ -1,6 +1,6 @@
 """Boards: files, facts, variants, needs, and room for them on this host."""
 
-from harness.board.admission import Admission, admission
+from harness.board.admission import Admission, Place, admission
 from harness.board.errors import AdmissionError, BoardError, LabError, LeaseError, NeedsError
 from harness.board.files import find_boards, known_boards, read_board
 from harness.board.leases import Holder, Lease, holder_of, stale_of
@@ -17,6 +17,7 @@ __all__ = [
     "Lease",
     "LeaseError",
     "NeedsError",
+    "Place",
     "admission",
     "find_boards",
     "holder_of",

@@ -6,10 +6,11 @@ one slot, a locked file, while the machine lives; the locks go with the process,
 however it ends.
 
 Slots are counted by thread: machines of one thread run in turn, so a thread
-needs as many as its largest machine. Who holds slots and wants more cannot wait
-for them: two who held some and waited for the rest would wait for each other.
-It takes what is free, and for the rest the one place beyond the budget, which
-one process has at a time; so at most one machine ever runs beyond it.
+needs as many as its largest machine. Who holds slots and wants more than are free
+must not keep them while it waits: two who held some and waited for the rest would
+wait for each other. So its machines stand still, it gives back all that it holds,
+and waits for the whole; nobody waits with slots in hand, and no more vCPUs run
+than there are slots.
 """
 
 from __future__ import annotations
@@ -21,7 +22,9 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 from harness.board.errors import AdmissionError
 
@@ -39,6 +42,25 @@ def slots_directory() -> Path:
     return Path(tempfile.gettempdir()) / f"quoin-vcpu-{os.getuid()}"
 
 
+class Pausable(Protocol):
+    """A machine that holds slots."""
+
+    def pause(self) -> None:
+        """Stand still, if it runs."""
+
+    def resume(self) -> None:
+        """Go on, if `pause` has stopped it."""
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class Place:
+    """What a machine has taken: `vcpus` slots in the name of the thread `owner`."""
+
+    owner: int
+    vcpus: int
+    machine: Pausable | None
+
+
 class Admission:
     """The vCPU slots of this user, as seen by one process."""
 
@@ -47,56 +69,75 @@ class Admission:
         self._directory = slots_directory() if directory is None else directory
         self._mutex = threading.Lock()
         self._held: dict[int, list[int]] = {}
-        self._wanted: dict[int, list[int]] = {}
-        self._beyond: int | None = None
+        self._places: dict[int, list[Place]] = {}
 
     @contextmanager
     def lease(self, vcpus: int, timeout_s: float = 600.0) -> Iterator[None]:
         """Hold `vcpus` slots. Raises AdmissionError when they are not free in time."""
-        owner = self.take(vcpus, timeout_s)
+        place = self.take(vcpus, timeout_s)
         try:
             yield
         finally:
-            self.give_back(owner, vcpus)
+            self.give_back(place)
 
-    def take(self, vcpus: int, timeout_s: float = 600.0) -> int:
-        """Take slots for a machine; the answer is handed to `give_back` with the same count."""
+    def take(self, vcpus: int, timeout_s: float = 600.0, machine: Pausable | None = None) -> Place:
+        """Take slots for a machine; the answer is for `give_back`.
+
+        A machine of more CPUs than there are slots takes all of them, and so runs alone. Other machines of this
+        thread may be paused meanwhile. Raises AdmissionError when the slots are not free in time.
+        """
         owner = threading.get_ident()
         with self._mutex:
-            wanted = self._wanted.setdefault(owner, [])
+            places = self._places.setdefault(owner, [])
             held = self._held.setdefault(owner, [])
-            missing = min(max([*wanted, vcpus]), self.budget) - len(held)
+            others = list(places)
+            missing = self._need([*others, Place(owner, vcpus, machine)]) - len(held)
         if missing > 0:
-            taken = self._grow(missing, timeout_s) if held else self._acquire(missing, timeout_s)
-            with self._mutex:
-                held.extend(taken)
+            self._grow(held, missing, [other.machine for other in others if other.machine is not None], timeout_s)
+        place = Place(owner, vcpus, machine)
         with self._mutex:
-            wanted.append(vcpus)
-        return owner
+            places.append(place)
+        return place
 
-    def give_back(self, owner: int, vcpus: int) -> None:
+    def give_back(self, place: Place) -> None:
         """Return what `take` gave, from any thread."""
         with self._mutex:
-            wanted = self._wanted[owner]
-            wanted.remove(vcpus)
-            held = self._held[owner]
-            keep = min(max(wanted, default=0), self.budget)
+            places, held = self._places[place.owner], self._held[place.owner]
+            places.remove(place)
+            keep = self._need(places)
             while len(held) > keep:
                 os.close(held.pop())
-            if not any(self._held.values()) and self._beyond is not None:
-                os.close(self._beyond)
-                self._beyond = None
 
-    def _grow(self, count: int, timeout_s: float) -> list[int]:
-        """As many of `count` slots as are free, with the place beyond the budget where that is not enough."""
-        taken = self._free(count)
-        if len(taken) < count and self._beyond is None:
-            self._beyond = self._lock("beyond", time.monotonic() + timeout_s, threading.Event())
-            if self._beyond is None:
-                for slot in taken:
-                    os.close(slot)
-                raise self._refusal(count, timeout_s)
-        return taken
+    def _need(self, places: list[Place]) -> int:
+        return min(max((place.vcpus for place in places), default=0), self.budget)
+
+    def _grow(self, held: list[int], count: int, machines: list[Pausable], timeout_s: float) -> None:
+        """Hold `count` slots more; when they are not free now, by giving all back and waiting for the whole."""
+        before = len(held)
+        taken = self._free(count) if before else self._acquire(count, timeout_s)
+        if len(taken) == count:
+            with self._mutex:
+                held.extend(taken)
+            return
+        for machine in machines:
+            machine.pause()
+        with self._mutex:
+            for slot in [*taken, *held]:
+                os.close(slot)
+            held.clear()
+        try:
+            again = self._acquire(before + count, timeout_s)
+        except AdmissionError:
+            # What ran before goes on only within the budget; if even that has no room, it stays paused.
+            self._restore(held, self._acquire(before, timeout_s), machines)
+            raise
+        self._restore(held, again, machines)
+
+    def _restore(self, held: list[int], slots: list[int], machines: list[Pausable]) -> None:
+        with self._mutex:
+            held.extend(slots)
+        for machine in machines:
+            machine.resume()
 
     def _free(self, count: int) -> list[int]:
         """At most `count` slots that nobody holds now."""
@@ -128,10 +169,7 @@ class Admission:
             if len(taken) < count:
                 for slot in taken:
                     os.close(slot)
-        raise self._refusal(count, timeout_s)
-
-    def _refusal(self, count: int, timeout_s: float) -> AdmissionError:
-        return AdmissionError(
+        raise AdmissionError(
             f"{count} of {self.budget} vCPU slots did not become free within {timeout_s:g} s: "
             f"other machines are running on this host (slots in {self._directory}); "
             "end them, or wait and run again"

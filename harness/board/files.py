@@ -34,6 +34,8 @@ _OPTIONAL: Mapping[str, Any] = {
     "args": [],
     "kernel": None,
     "initrd": None,
+    "firmware": None,
+    "firmware_vars": None,
     "cmdline": "",
     "exclusive": False,
 }
@@ -148,6 +150,8 @@ def _board(path: Path, top: _Mapping, target: _Mapping, driver: _Mapping) -> Boa
         memory = memory_mib(value["memory"])
     except BoardError as error:
         raise driver.fault(driver.line_of("memory"), str(error)) from error
+    if value["firmware_vars"] is not None and value["firmware"] is None:
+        raise driver.fault(driver.line_of("firmware_vars"), "'firmware_vars' stands without 'firmware', whose they are")
     images = top.plain("images", {})
     features = target.plain("features", []) or []
     board = Board(
@@ -170,6 +174,8 @@ def _board(path: Path, top: _Mapping, target: _Mapping, driver: _Mapping) -> Boa
         args=tuple(str(arg) for arg in value["args"]),
         kernel=_image(driver, images, "kernel", value["kernel"]),
         initrd=_image(driver, images, "initrd", value["initrd"]),
+        firmware=_image(driver, images, "firmware", value["firmware"]),
+        firmware_vars=_image(driver, images, "firmware_vars", value["firmware_vars"]),
         cmdline=value["cmdline"] or "",
         exclusive=value["exclusive"],
     )

@@ -55,6 +55,8 @@ class Board:
     args: tuple[str, ...] = ()
     kernel: Path | None = None
     initrd: Path | None = None
+    firmware: Path | None = None
+    firmware_vars: Path | None = None
     cmdline: str = ""
     exclusive: bool = False
     icount: bool = False

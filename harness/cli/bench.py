@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from harness.measure import Judged, Record
+    from harness.measure.gate import Judged
+    from harness.measure.store import Record
 
 SUMMARY = "set up, build, measure, and hold the numbers against their baselines"
 PASSES_ON = True
@@ -53,7 +54,7 @@ def measure(rest: Sequence[str]) -> tuple[int, list[Record]]:
     from harness.cli.build import build_all
     from harness.cli.setup import ensure
     from harness.cli.suites import RESULTS, run_pytest
-    from harness.measure import Store
+    from harness.measure.store import Store
 
     ensure()
     build_all(ARCHES, debug=False)
@@ -64,14 +65,15 @@ def measure(rest: Sequence[str]) -> tuple[int, list[Record]]:
 
 def gate(top: Path, status: int, records: Sequence[Record]) -> int:
     """Print the table; the exit status of the run: pytest's own, or 1 for a number that is worse."""
-    from harness.measure import judge, read_baselines
+    from harness.measure.gate import judge, read_baselines
 
     return _told(judge(records, read_baselines(top)), status)
 
 
 def update(top: Path, status: int, records: Sequence[Record]) -> int:
     """Write the baselines, unless a test failed: then its numbers are not to be trusted."""
-    from harness.measure import MetricError, write_baselines
+    from harness.measure.gate import write_baselines
+    from harness.measure.metrics import MetricError
 
     if status != 0:
         raise MetricError("baselines want a run that passed, and tests of this one failed; mend them, then again")
@@ -83,7 +85,8 @@ def update(top: Path, status: int, records: Sequence[Record]) -> int:
 
 def history(top: Path, name: str) -> int:
     """Print a metric's values, or those of all metrics, oldest first."""
-    from harness.measure import MetricError, Store
+    from harness.measure.metrics import MetricError
+    from harness.measure.store import Store
     from harness.measure.tables import history_table
 
     store = Store(top)
@@ -99,8 +102,8 @@ def history(top: Path, name: str) -> int:
 def compare(top: Path, names: Sequence[str], rest: Sequence[str]) -> int:
     """Hold one run or revision against another; revisions are built and measured now."""
     from harness.cli.revisions import measured, resolved
-    from harness.measure import Store
     from harness.measure.gate import judge_runs
+    from harness.measure.store import Store
 
     # Both are known before either is measured, which takes minutes.
     sides = [resolved(top, name) for name in names]
@@ -112,7 +115,7 @@ def compare(top: Path, names: Sequence[str], rest: Sequence[str]) -> int:
 
 
 def _told(rows: Sequence[Judged], status: int) -> int:
-    from harness.measure import Verdict
+    from harness.measure.gate import Verdict
     from harness.measure.tables import gate_table
 
     print("\n" + "\n".join(gate_table(rows)))

@@ -307,6 +307,11 @@ def board_images(board: Board) -> Iterator[Finding]:
         yield Finding(
             f"the archive of {board.name}", f"no {board.initrd}", f"build it, or mend images: in {board.path}"
         )
+    for path in (board.firmware, board.firmware_vars):
+        if path is not None and not path.is_file():
+            yield Finding(
+                f"the firmware of {board.name}", f"no {path}", f"apt-get install ovmf, or mend images: in {board.path}"
+            )
 
 
 def board_room(board: Board) -> Iterator[Finding]:

@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -70,7 +70,14 @@ def under_gdb(machine: QemuMachine, elf: Path | None, slide: int, *, only_print:
     """Hand a machine that is on to gdb; without one, say how and wait for Ctrl-C."""
     path = machine.scratch / "gdb"
     machine.monitor(f"gdbserver unix:{path},server=on,wait=off")
-    words = ["-q", "-ex", f"set architecture {_ARCHITECTURES[machine.board.arch]}"]
+    return hand_over(path, machine.board.arch, elf, slide, lambda: machine.running, only_print=only_print)
+
+
+def hand_over(
+    path: Path, arch: str, elf: Path | None, slide: int, alive: Callable[[], bool], *, only_print: bool
+) -> int:
+    """Run gdb on a stub's socket; without one, say how and wait for Ctrl-C, as long as the machine is `alive`."""
+    words = ["-q", "-ex", f"set architecture {_ARCHITECTURES[arch]}"]
     if elf is not None:
         words += ["-ex", f"symbol-file -o {slide:#x} {elf}"]
     words += ["-ex", f"target remote {path}"]
@@ -82,7 +89,7 @@ def under_gdb(machine: QemuMachine, elf: Path | None, slide: int, *, only_print:
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, lambda *_: ended.set())
         print("the machine stands still until Ctrl-C", flush=True)
-        while not ended.wait(0.2) and machine.running:
+        while not ended.wait(0.2) and alive():
             pass
         return 0
     # gdb has Ctrl-C for itself.

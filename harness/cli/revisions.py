@@ -15,7 +15,7 @@ from harness.board import LabError
 from harness.build.process import END_LIMIT_S, end_group
 
 if TYPE_CHECKING:
-    from harness.measure import Record
+    from harness.measure.store import Record
 
 _RUN = "compare"
 
@@ -30,7 +30,7 @@ class Side:
 
 def resolved(top: Path, name: str) -> Side:
     """What `name` means. Raises LabError when it is neither a stored run nor a revision that can measure."""
-    from harness.measure import Store
+    from harness.measure.store import Store
 
     store = Store(top)
     if any(record.run == name for record in store.read()):
@@ -50,7 +50,7 @@ def resolved(top: Path, name: str) -> Side:
 
 def measured(top: Path, commit: str, arguments: Sequence[str]) -> list[Record]:
     """Build and measure a commit with its own lab and its own tests. Raises LabError when its tests fail."""
-    from harness.measure import Store
+    from harness.measure.store import Store
 
     print(f"measuring {commit[:12]}", flush=True)
     with worktree(top, commit) as tree:

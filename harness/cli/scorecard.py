@@ -19,7 +19,8 @@ def run(args: argparse.Namespace, rest: Sequence[str]) -> int:
     """Measure and print the table; 1 when a target is not met, or a test failed."""
     from harness.build.artifacts import TOP
     from harness.cli.bench import measure
-    from harness.measure import MetricError, Store
+    from harness.measure.metrics import MetricError
+    from harness.measure.store import Store
     from harness.measure.targets import check_names, known_metrics, machine, read_targets, scorecard, scores
 
     targets = read_targets(TOP)

@@ -22,12 +22,16 @@ SUMMARY = "install what is missing: emulators, Rust, linker; or print the exact 
 PASSES_ON = False
 
 FIRMWARE = Path("/usr/share/qemu/opensbi-riscv64-generic-fw_dynamic.bin")
+# Firmware of boards that start by UEFI. What needs it is skipped without.
+OVMF = Path("/usr/share/OVMF/OVMF_CODE_4M.fd")
 EMULATORS = {
     "qemu-system-x86_64": "qemu-system-x86",
     "qemu-system-aarch64": "qemu-system-arm",
     "qemu-system-riscv64": "qemu-system-misc",
 }
 TOOLS = {"qemu-img": "qemu-utils", "cc": "gcc libc6-dev", "ld.lld": "lld", "git": "git", "ps": "procps"}
+# Nothing needs them to build, boot or judge: what is lost without each.
+OPTIONAL = {"gdb-multiarch": "`quoin replay` and `quoin gdb` only print gdb's command"}
 DEBIAN_RUST = ("rustc-web", "cargo-web", "rust-web-src", "rust-web-clippy", "rustfmt-web", "libstd-rust-web-dev")
 
 
@@ -124,16 +128,42 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--check", action="store_true", help="install nothing: say what is missing, status 1 if anything"
     )
+    parser.add_argument("--optional", action="store_true", help=f"install also: {', '.join(OPTIONAL)}")
 
 
 def run(args: argparse.Namespace, rest: Sequence[str]) -> int:
     """Find what is missing and install it, or say how."""
     ensure(install=not args.check)
+    by = None if args.check or OVMF.exists() else privilege()
+    if by is not None:
+        _apt([*by, "apt-get", "update"])
+        _apt([*by, "apt-get", "install", "-y", "--no-install-recommends", "ovmf"])
+    if not OVMF.exists():
+        print("setup: boards under OVMF are skipped; they need: sudo apt-get install ovmf")
     from harness.build.toolchain import discover
 
+    for line in optional(install=args.optional and not args.check):
+        print(line)
     print(f"toolchain: {discover().describe()}")
     print("setup: nothing is missing")
     return 0
+
+
+def optional(*, install: bool) -> list[str]:
+    """Install what is good to have, where `install` says so; a line for each that is missing. Raises BuildError."""
+    from harness.build.errors import BuildError
+
+    def left() -> list[str]:
+        return [name for name in OPTIONAL if shutil.which(name) is None]
+
+    if install and (wanted := left()):
+        commands, by = apt_commands([wanted]), privilege()
+        if by is None:
+            told = " && ".join(shlex.join(["sudo", *command]) for command in commands)
+            raise BuildError(", ".join(wanted), "not installed, and apt may not be used here", next_step=told)
+        for command in commands:
+            _apt([*by, *command])
+    return [f"optional: {name} is missing, so {OPTIONAL[name]}; next: ./quoin setup --optional" for name in left()]
 
 
 def ensure(*, install: bool = True) -> None:

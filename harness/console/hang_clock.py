@@ -5,7 +5,8 @@ machine is stopped (by gdb, by a held attach), and the time does not count in
 which the host kept the vCPU that waited most from running (Linux,
 /proc/PID/task/TID/schedstat). A host that gives a machine next to nothing must
 not keep a test for ever, either: after twenty times its limit, and a minute at
-least, every wait ends.
+least, every wait ends; but time in which somebody's hand held the machine, gdb
+of another process or an attach, is no time at all.
 """
 
 from __future__ import annotations
@@ -23,6 +24,22 @@ LEAST_S = 60.0
 _LOOK_S = 0.01
 
 
+class _Stopwatch:
+    def __init__(self) -> None:
+        self._total_s = 0.0
+        self._since_s: float | None = None
+
+    def turn(self, on: bool, now: float) -> None:
+        if on and self._since_s is None:
+            self._since_s = now
+        elif not on and self._since_s is not None:
+            self._total_s += now - self._since_s
+            self._since_s = None
+
+    def read(self, now: float) -> float:
+        return self._total_s + (0.0 if self._since_s is None else now - self._since_s)
+
+
 class HangClock:
     """Seconds that a machine has had, from any zero; `now` may be called from any thread."""
 
@@ -31,8 +48,9 @@ class HangClock:
         self._mutex = threading.Lock()
         self._holds = 0
         self._stopped = False
-        self._held_s = 0.0
-        self._since_s = 0.0
+        self._held = False
+        self._standing = _Stopwatch()
+        self._in_hand = _Stopwatch()
         self._waited_s = 0.0
         try:
             self._threads = machine.vcpu_threads()
@@ -41,14 +59,19 @@ class HangClock:
         machine.listen(self._on_event)
 
     def now(self) -> float:
-        return self.unheld() - self._starved_s()
-
-    def unheld(self) -> float:
-        """The host's time, less that in which the clock was made to stand."""
         with self._mutex:
             monotonic = time.monotonic()
-            held = self._held_s + (monotonic - self._since_s if self._standing else 0.0)
-        return monotonic - held
+            stood = self._standing.read(monotonic)
+        return monotonic - stood - self._starved_s()
+
+    def host(self) -> float:
+        """Seconds of the host, without those in which somebody held the machine."""
+        if self._held and not self._machine.held:
+            # Who held it was killed, or had found it stopped: no start has told of the end.
+            self._change(held=False)
+        with self._mutex:
+            monotonic = time.monotonic()
+            return monotonic - self._in_hand.read(monotonic)
 
     def hold(self) -> None:
         """Let the clock stand still, until as many `release`."""
@@ -57,23 +80,20 @@ class HangClock:
     def release(self) -> None:
         self._change(holds=-1)
 
-    @property
-    def _standing(self) -> bool:
-        return self._stopped or self._holds > 0
-
-    def _change(self, holds: int = 0, stopped: bool | None = None) -> None:
+    def _change(self, holds: int = 0, stopped: bool | None = None, held: bool | None = None) -> None:
         with self._mutex:
-            before, now = self._standing, time.monotonic()
+            now = time.monotonic()
             self._holds += holds
             self._stopped = self._stopped if stopped is None else stopped
-            if before and not self._standing:
-                self._held_s += now - self._since_s
-            elif self._standing and not before:
-                self._since_s = now
+            self._held = self._held if held is None else held
+            in_hand = self._held or self._holds > 0
+            self._in_hand.turn(in_hand, now)
+            self._standing.turn(in_hand or self._stopped, now)
 
     def _on_event(self, event: Event) -> None:
         if event.kind is Kind.QMP and event.name in ("STOP", "RESUME"):
-            self._change(stopped=event.name == "STOP")
+            # Under gdb it may go on for a while; who holds it gives it back before the last start.
+            self._change(stopped=event.name == "STOP", held=self._machine.held)
 
     def _starved_s(self) -> float:
         """How long the vCPU that waited most was ready to run and did not; after QEMU's end as it was before."""

@@ -61,10 +61,11 @@ class Session:
         self.channel = Channel(self.broker)
         for sink in (self._log, *sinks):
             self.broker.attach(sink)
+        machine.record(log)
         self.broker.note(machine.shell_command())
         machine.listen(self._on_event)
         self.hang_clock = HangClock(machine)
-        self.broker.clock, self.broker.host_clock = self.hang_clock.now, self.hang_clock.unheld
+        self.broker.clock, self.broker.host_clock = self.hang_clock.now, self.hang_clock.host
         self.broker.start()
         self._attach: AttachServer | None = None
         try:

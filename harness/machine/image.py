@@ -16,11 +16,14 @@ _ELF_MACHINES = {62: "x86_64", 183: "aarch64", 243: "riscv64"}
 # Linux Documentation/arch/{arm64/booting,riscv/boot-image-header}.rst, offset 0x38.
 _FLAT_MAGICS = {b"ARM\x64": "aarch64", b"RSC\x05": "riscv64"}
 _MAGIC_OFFSET = 0x38
-_ENOUGH = 64
+# Microsoft PE Format: where the header's offset stands, and its machine numbers. A UEFI application is such a file.
+_PE_OFFSET = 0x3C
+_PE_MACHINES = {0x8664: "x86_64", 0xAA64: "aarch64", 0x5064: "riscv64"}
+_ENOUGH = 4096
 
 
 def image_arch(path: Path) -> str:
-    """Architecture of a kernel image, ELF or flat Image. Raises ImageError if it is neither."""
+    """Architecture of a kernel image: ELF, flat Image or UEFI application. Raises ImageError if it is none."""
     try:
         with path.open("rb") as file:
             head = file.read(_ENOUGH)
@@ -36,9 +39,14 @@ def image_arch(path: Path) -> str:
     magic = head[_MAGIC_OFFSET : _MAGIC_OFFSET + 4]
     if magic in _FLAT_MAGICS:
         return _FLAT_MAGICS[magic]
+    if head[:2] == b"MZ" and len(head) >= 64:
+        (at,) = struct.unpack_from("<I", head, _PE_OFFSET)
+        machine = int.from_bytes(head[at + 4 : at + 6], "little")
+        if head[at : at + 4] == b"PE\0\0" and machine in _PE_MACHINES:
+            return _PE_MACHINES[machine]
     raise ImageError(
-        f"{path}: no kernel image: neither an ELF file nor a flat Image for aarch64 or riscv64 "
-        f"(its first bytes are {head[:8].hex(' ') or 'none'}); build it with `quoin build`"
+        f"{path}: no kernel image: neither an ELF file, nor a flat Image for aarch64 or riscv64, "
+        f"nor a UEFI application (its first bytes are {head[:8].hex(' ') or 'none'}); build it with `quoin build`"
     )
 
 

@@ -62,7 +62,10 @@ class QuoinQemuDriver(ConsoleExpectMixin, Driver, PowerProtocol, ConsoleProtocol
     args: Any = attr.ib(factory=list)
     kernel: Any = attr.ib(default=None)
     initrd: Any = attr.ib(default=None)
+    firmware: Any = attr.ib(default=None)
+    firmware_vars: Any = attr.ib(default=None)
     cmdline: Any = attr.ib(default=None)
+    exclusive: Any = attr.ib(default=False)
 
     def __attrs_post_init__(self) -> None:
         super().__attrs_post_init__()

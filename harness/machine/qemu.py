@@ -27,8 +27,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from harness.board import Board, Lease, admission, memory_text
-from harness.machine import loop
+from harness.board import Board, Lease, Place, admission, memory_text
+from harness.machine import firmware, loop
+from harness.machine.attach import MONITOR, Running, held, record
 from harness.machine.errors import ImageError, MachineError, QemuDied
 from harness.machine.events import Event, Kind
 from harness.machine.gdbstub import GdbStub
@@ -42,6 +43,7 @@ if TYPE_CHECKING:
 START_TIMEOUT_S = 20.0
 COMMAND_TIMEOUT_S = 10.0
 _STOP_TIMEOUT_S = 5.0
+_LOOK_S = 0.2
 _SOCKET_BYTES = 4 << 20
 
 OnReset = Literal["stop", "restart"]
@@ -95,7 +97,8 @@ class QemuMachine:
         self._stderr = b""
         self._stderr_fd: int | None = None
         self._stopping = False
-        self._slots: int | None = None
+        self._slots: Place | None = None
+        self._made_way = False
         self.lease: Lease | None = None
         self._directory: Scratch | None = None
         self.started_s = 0.0
@@ -116,6 +119,7 @@ class QemuMachine:
                 "setpriv is not installed, and without it QEMU could outlive the lab; run `apt-get install util-linux`"
             )
         self.files.check(self.board.arch)
+        firmware.check(self.board)
         self.events.clear()
         if self.board.exclusive:
             self.lease = Lease(self.board.name)
@@ -135,7 +139,7 @@ class QemuMachine:
             self._say(
                 f"{self.board.id} runs alone: its {self.board.smp} CPUs are more than this host's budget of {budget}"
             )
-        self._slots = admission().take(self.board.smp)
+        self._slots = admission().take(self.board.smp, machine=self)
 
     def _say(self, text: str) -> None:
         # Nobody holds the console's log yet, and a wait without a word would look like a hang.
@@ -158,8 +162,8 @@ class QemuMachine:
                 self._directory.close()
                 self._directory = None
             if self._slots is not None:
-                owner, self._slots = self._slots, None
-                admission().give_back(owner, self.board.smp)
+                place, self._slots = self._slots, None
+                admission().give_back(place)
             if self.lease is not None:
                 self.lease.release()
                 self.lease = None
@@ -190,6 +194,20 @@ class QemuMachine:
         if self._on_reset == "stop":
             self.qmp("set-action", reboot="shutdown")
 
+    def pause(self) -> None:
+        """Make way for a larger machine of the same thread, which waits for room; the guest's clock stands too."""
+        with contextlib.suppress(MachineError):  # one that has ended needs no room
+            self._made_way = self.status() == "running"
+            if self._made_way:
+                self.qmp("stop")
+
+    def resume(self) -> None:
+        """Go on after `pause`."""
+        if self._made_way:
+            self._made_way = False
+            with contextlib.suppress(MachineError):
+                self.qmp("cont")
+
     @property
     def running(self) -> bool:
         """Whether the QEMU process lives (the guest may be stopped)."""
@@ -213,6 +231,19 @@ class QemuMachine:
             raise MachineError(f"{self.board.id} is off; its folder exists while it is on")
         return self._directory.path
 
+    @property
+    def held(self) -> bool:
+        """Whether another process holds the machine under gdb."""
+        return self._directory is not None and held(self._directory.path)
+
+    def record(self, log: Path) -> None:
+        """Tell other processes that the machine is on, and where its console's log is."""
+        assert self.pid is not None
+        board = self.board
+        kernel = None if self.files.kernel is None else self.files.kernel.absolute()
+        facts = (board.name, board.id, board.arch, self.pid, os.getpid(), kernel, log.absolute(), time.time())
+        record(Running(self.scratch, *facts))
+
     def command(self, binary: str | None = None) -> list[str]:
         """QEMU's command line, without the lab's own sockets: good for starting it by hand."""
         board = self.board
@@ -228,6 +259,7 @@ class QemuMachine:
         words += ["-smp", str(board.smp), "-m", memory_text(board.memory_mib)]
         reboot = "shutdown" if self._on_reset == "stop" else "reset"
         words += ["-action", f"reboot={reboot},shutdown=pause,panic=pause"]
+        words += firmware.code(board)
         if self.files.kernel is not None:
             words += ["-kernel", str(self.files.kernel)]
             if self.files.initrd is not None:
@@ -242,7 +274,7 @@ class QemuMachine:
 
     def shell_command(self) -> str:
         """A line for a shell that boots the same machine with the console on the terminal."""
-        return shlex.join([*self.command(), "-serial", "mon:stdio"])
+        return shlex.join([*self.command(), *firmware.variables_by_hand(self.board), "-serial", "mon:stdio"])
 
     async def _start(self, guard: str, binary: str) -> None:
         here = asyncio.get_running_loop()
@@ -253,10 +285,14 @@ class QemuMachine:
         stderr, stderr_end = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
         os.set_blocking(stderr_end, True)
         command = [guard, "--pdeathsig", "KILL", "--", *self.command(binary)]
+        command += firmware.own_variables(self.board, self.scratch)
         command += ["-chardev", f"socket,id=console,fd={console_end.fileno()}"]
         command += ["-serial", "chardev:console"]
         command += ["-chardev", f"socket,id=qmp,fd={monitor_end.fileno()}"]
         command += ["-mon", "chardev=qmp,mode=control"]
+        # A second monitor, for gdb from another process.
+        command += ["-chardev", f"socket,id=attach,path={self.scratch / MONITOR},server=on,wait=off"]
+        command += ["-mon", "chardev=attach,mode=control"]
         self._stderr = b""
         self._console = console
         self._stderr_fd = stderr
@@ -462,7 +498,12 @@ class QemuMachine:
         return [cpu["thread-id"] for cpu in sorted(cpus, key=lambda cpu: cpu["cpu-index"])]
 
     def gdb(self) -> GdbStub:
-        """Open QEMU's gdb stub; the machine stops until the stub continues or is closed."""
+        """Open QEMU's gdb stub; the machine stops until the stub continues or is closed.
+
+        Waits while somebody's gdb has it: there is one stub.
+        """
+        while self.held and not self.wait_exit(_LOOK_S):
+            pass
         path = self.scratch / "gdb"
         answer = self.monitor(f"gdbserver unix:{path},server=on,wait=off")
         if not path.exists():

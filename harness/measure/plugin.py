@@ -133,6 +133,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 def _keep(item: pytest.Item, value: Value, board: Board | None) -> None:
+    if board is not None and board.debug:  # it checks and traces what the kernel that ships does not
+        return
     item.user_properties.append((_PROPERTY, _line(item, value, board)))
     if (missed := _missed(item.config, value, board)) is not None:
         item.stash.setdefault(_MISSED, []).append(missed)

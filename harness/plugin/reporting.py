@@ -45,7 +45,7 @@ def add_verdict(item: pytest.Item, call: pytest.CallInfo[None], report: pytest.T
     log = None if taken is None else taken.log
     text = describe(finding, session, log, rerun_command(item))
     if session is not None and finding.verdict not in (Verdict.LAB_FAULT, Verdict.STARVED):
-        text += f"\n{_postmortem(item, session, finding, text)}"
+        text += f"\n{_postmortem(item, session, finding, text, _in_test(item, call) or finding.cause)}"
     report.sections.append((f"Verdict: {finding.verdict.value}", text))
     if isinstance(error, (LabError, ConsoleError, MachineFault)) or type(error).__name__ == "BuildError":
         # The lab's own frames say nothing about the kernel; where the test stood does.
@@ -53,7 +53,7 @@ def add_verdict(item: pytest.Item, call: pytest.CallInfo[None], report: pytest.T
         report.longrepr = f"{finding.verdict.value}: {error}{where}"
 
 
-def _postmortem(item: pytest.Item, session: Session, finding: Finding, text: str) -> str:
+def _postmortem(item: pytest.Item, session: Session, finding: Finding, text: str, place: str) -> str:
     """Leave a postmortem; the line that tells of it."""
     from harness.verdict.postmortem import FOLDER, Images, write
 
@@ -61,9 +61,8 @@ def _postmortem(item: pytest.Item, session: Session, finding: Finding, text: str
     images = Images(lab.kernel_elf(session.board), lab.programs(session.board))
     busy = bool(item.config.getoption("usepdb", default=False))
     try:
-        folder = write(
-            item.config.rootpath / FOLDER, session, finding, images, test=item.nodeid, text=text, keep_running=busy
-        )
+        root = item.config.rootpath / FOLDER
+        folder = write(root, session, finding, images, test=item.nodeid, text=text, place=place, keep_running=busy)
     except (OSError, LabError) as error:
         return f"no postmortem: {error}"
     return f"postmortem: {folder / 'README'}\nreopen it: ./quoin replay {folder.name}"

@@ -25,7 +25,7 @@ from harness.board import Board, LabError
 from harness.console import Session
 from harness.machine import BootFiles, GdbStub, MachineError, QemuDied, QemuMachine
 from harness.verdict.symbols import Symbols, slide_of
-from harness.verdict.verdict import Finding
+from harness.verdict.verdict import Finding, Verdict
 
 FOLDER = Path("build") / "postmortem"
 BUDGET_BYTES = 2 << 30
@@ -72,7 +72,12 @@ class Kept:
     @property
     def size(self) -> int:
         """Bytes on disk."""
-        return sum(file.stat().st_size for file in self.path.rglob("*") if file.is_file())
+        total = 0
+        # Another session may remove it meanwhile.
+        with contextlib.suppress(FileNotFoundError):
+            for file in self.path.iterdir():
+                total += file.stat().st_size
+        return total
 
     @property
     def reopens(self) -> bool:
@@ -80,19 +85,31 @@ class Kept:
 
 
 def write(
-    root: Path, session: Session, finding: Finding, images: Images, *, test: str, text: str, keep_running: bool = False
+    root: Path,
+    session: Session,
+    finding: Finding,
+    images: Images,
+    *,
+    test: str,
+    text: str,
+    place: str,
+    keep_running: bool = False,
 ) -> Path:
     """Write the postmortem of a session, and forget old ones. The machine is stopped afterwards.
 
-    With `keep_running` it is not saved, and goes on. Raises OSError where the disk does not take it.
+    `place` is where the test failed: after an assertion of the host's the CPUs stand anywhere, so it is the cause.
+    With `keep_running` the machine is not saved, and goes on. Raises OSError where the disk does not take it.
     """
     board = session.board
     folder = _new(root, f"{time.strftime('%Y%m%d-%H%M%S')}-{board.id}")
     cpus, top, fault = _look_inside(session, images)
     saved = "not saved: the debugger has it" if keep_running else _save(session, folder)
-    cause = hashlib.sha256("\n".join([finding.verdict.value, *(top or [finding.cause])]).encode()).hexdigest()[:16]
+    seen = [place] if finding.verdict is Verdict.FAILED else top or [finding.cause]
+    cause = hashlib.sha256("\n".join([finding.verdict.value, *seen]).encode()).hexdigest()[:16]
     files = session.machine.files
-    for name, source in (("image", files.kernel), ("initrd", files.initrd), ("kernel.elf", images.kernel)):
+    # An ELF that does not explain what ran would mislead gdb as well.
+    elf = None if fault else images.kernel
+    for name, source in (("image", files.kernel), ("initrd", files.initrd), ("kernel.elf", elf)):
         if source is not None and source.is_file():
             shutil.copyfile(source, folder / name)
     with session.broker.changed:
@@ -214,7 +231,8 @@ def _look_inside(session: Session, images: Images) -> tuple[list[str], list[str]
         with session.gdb() as stub:
             for cpu in range(session.board.smp):
                 frames = _backtrace(stub, cpu, explain)
-                top += [frame.split("+")[0] for frame in frames[:3]]
+                # By name where there is one: another build has the same cause at another address.
+                top += [frame.partition(" ")[2].partition("+")[0].replace("?", frame) for frame in frames[:3]]
                 registers = session.qmp("human-monitor-command", **{"command-line": "info registers", "cpu-index": cpu})
                 frames_text = "\n".join(f"  #{number} {frame}" for number, frame in enumerate(frames))
                 texts.append(f"CPU {cpu}\n\n{frames_text}\n\n{str(registers).strip()}")
@@ -236,7 +254,12 @@ class _Explain:
         self._known: dict[Path, Symbols] = {}
         if images.kernel is None or not images.kernel.is_file():
             return
-        symbols = Symbols(images.kernel)
+        try:
+            symbols = Symbols(images.kernel)
+        except LabError as error:
+            # A flat image of somebody's; registers and programs are told all the same.
+            self.refusal = str(error)
+            return
         own = symbols.build_id()
         if told is not None and own is not None and own != told[1]:
             self.refusal = f"{images.kernel} has build id {own}, but {told[1]} ran: addresses are not explained"

@@ -17,19 +17,9 @@ from harness.board import Board
 from harness.build.artifacts import TOP
 from harness.cli import bench
 from harness.cli.revisions import measured, resolved
-from harness.measure import (
-    Metric,
-    MetricError,
-    Record,
-    Store,
-    Verdict,
-    judge,
-    kernel_metrics,
-    read_baselines,
-    write_baselines,
-)
-from harness.measure.gate import judge_runs
-from harness.measure.metrics import Better, summary
+from harness.measure.gate import Verdict, judge, judge_runs, read_baselines, write_baselines
+from harness.measure.metrics import Better, Metric, MetricError, kernel_metrics, summary
+from harness.measure.store import Record, Store
 from harness.measure.targets import check_names, known_metrics, read_targets, scores
 from harness.measure.tools import versions
 from support.projects import command, environment
@@ -147,15 +137,20 @@ def test_the_store_is_added_to_and_shows_a_metrics_history(tmp_path: Path, capsy
 
 
 TESTS = """
+from pathlib import Path
 import pytest
+from harness.board import read_board
 
 def test_cost(metric):
+    debugging = read_board(Path({board!r})).variant(debug=True)
+    metric("a.cost", 900, unit="instructions", board=debugging)  # promises nothing, and is not kept
     metric("a.cost", {cost}, unit="instructions")
     metric.samples("a.time", [100.0, 3.0, 1.0, 2.0], unit="ms", warm_up=1, noise=None)
 
 def test_plain():
     pass
 """
+BOARD = str(TOP / "boards" / "qemu-riscv64.yaml")
 TARGETS = "- {metric: a.cost, at_most: 70, unit: instructions, source: A-01}\n"
 
 
@@ -176,7 +171,7 @@ def test_the_fixture_keeps_numbers_and_fails_what_misses_its_target(tmp_path: Pa
     (tmp_path / "pytest.ini").write_text("[pytest]\n")
     (tmp_path / "testsuites").mkdir()
     (tmp_path / "testsuites" / "targets.yaml").write_text(TARGETS)
-    (tmp_path / "test_it.py").write_text(TESTS.format(cost=70))
+    (tmp_path / "test_it.py").write_text(TESTS.format(cost=70, board=BOARD))
     done = pytest_in(tmp_path, "-m", "metrics", "--metrics-run", "one", "-n", "1")
     assert done.returncode == 0, done.stdout
     assert "1 passed" in done.stdout, "only what measures is marked"
@@ -185,7 +180,7 @@ def test_the_fixture_keeps_numbers_and_fails_what_misses_its_target(tmp_path: Pa
     assert time.metric.value == 2.0 and time.metric.spread is not None and time.metric.spread.samples == 3
     assert cost.at and cost.revision == "none"
 
-    (tmp_path / "test_it.py").write_text(TESTS.format(cost=71))
+    (tmp_path / "test_it.py").write_text(TESTS.format(cost=71, board=BOARD))
     done = pytest_in(tmp_path, "--metrics-run", "two")
     assert done.returncode == 1
     assert "a.cost on host: wanted at most 70 instructions, found 71" in done.stdout
@@ -209,7 +204,7 @@ def test_two_revisions_are_measured_each_with_its_own_tree(tmp_path: Path, capsy
     git(tmp_path, "commit", "-qm", "before numbers")
     shutil.copytree(TOP / "harness", tmp_path / "harness", ignore=shutil.ignore_patterns("__pycache__"))
     for cost in (70, 65, 66):
-        (tmp_path / "test_it.py").write_text(TESTS.format(cost=cost))
+        (tmp_path / "test_it.py").write_text(TESTS.format(cost=cost, board=BOARD))
         git(tmp_path, "add", "-A")
         git(tmp_path, "commit", "-qm", f"cost {cost}")
     (tmp_path / "test_it.py").write_text("not committed, and not measured")

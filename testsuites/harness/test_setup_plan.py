@@ -85,6 +85,27 @@ def test_still_missing_after_apt_is_an_error(monkeypatch: pytest.MonkeyPatch, tm
         setup.ensure()
 
 
+def test_what_is_optional_is_named_and_installed_only_when_asked_for(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    apt = tmp_path / "apt-get"
+    apt.write_text(f"#!/bin/sh\n[ $1 = update ] || cp {apt} {tmp_path}/gdb-multiarch\necho $@ >> {tmp_path}/calls\n")
+    apt.chmod(0o755)
+    (tmp_path / "cp").symlink_to("/bin/cp")
+    (tmp_path / "env").symlink_to("/usr/bin/env")
+    monkeypatch.setenv("PATH", str(tmp_path))
+    (line,) = setup.optional(install=False)
+    assert "gdb-multiarch is missing" in line and line.endswith("next: ./quoin setup --optional")
+    assert not (tmp_path / "calls").exists()
+    monkeypatch.setattr(setup, "privilege", lambda: None)
+    with pytest.raises(BuildError) as caught:
+        setup.optional(install=True)
+    assert caught.value.next_step.endswith("sudo apt-get install -y --no-install-recommends gdb-multiarch")
+    monkeypatch.setattr(setup, "privilege", lambda: [])
+    assert setup.optional(install=True) == []
+    assert (tmp_path / "calls").read_text().endswith("install -y --no-install-recommends gdb-multiarch\n")
+
+
 def test_without_apt_nothing_may_be_installed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
     assert privilege() is None

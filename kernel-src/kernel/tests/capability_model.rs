@@ -21,7 +21,7 @@ const SLOTS: usize = 3;
 const FIRST: u64 = 1;
 
 #[path = "../src/sync/slot.rs"]
-#[allow(dead_code, reason = "the model uses a part of it")]
+#[expect(dead_code, reason = "the model uses a part of it")]
 mod slot;
 
 /// What the slots are made of here.

@@ -28,7 +28,7 @@ impl CommandLine {
     #[must_use]
     pub fn value(&self, key: &str) -> Option<&str> {
         let line = str::from_utf8(&self.bytes[..self.length]).ok()?;
-        let words = line.split_ascii_whitespace().filter_map(|word| word.split_once('='));
-        words.filter(|(name, _)| *name == key).last().map(|(_, value)| value)
+        let mut words = line.split_ascii_whitespace().filter_map(|word| word.split_once('='));
+        words.rfind(|(name, _)| *name == key).map(|(_, value)| value)
     }
 }
