@@ -1,125 +1,63 @@
-"""A second person at a console: a socket in the checkout, and what is said over it.
+"""A second person at a console: a socket in the machine's scratch folder, and what is said over it.
 
-Each session listens on `build/run/BOARD.PID-NUMBER.sock`, mode 0600. Who comes
-says in a line of JSON whether they type and whether the clocks are to stand; the
-owner answers with a line of JSON, the newest text, and then all that the console
-says. Visitors have a thread of their own, and a backlog each: one that does
-not read loses text, and is told so, but nobody waits for it.
+Who comes says in a line whether they type, and whether the clocks are to stand
+(`type`, `hold`); when that is so, the owner answers with a line, the newest
+text, and then all that the console says. Visitors have a thread of their own,
+and a backlog each: one that does not read loses text, and is told how much;
+nobody waits for it.
 """
 
 from __future__ import annotations
 
 import contextlib
-import itertools
-import json
 import os
 import pwd
-import re
 import selectors
 import socket
 import struct
 import threading
-import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable
 from pathlib import Path
 
 from harness.board import LabError
-from harness.build.artifacts import TOP
 from harness.console.broker import Broker
 from harness.console.waker import Waker
 
-FOLDER = TOP / "build" / "run"
+# In the machine's scratch folder: short, because a socket's path has 107 bytes at most (unix(7)).
+SOCKET = "attach"
 # What is kept for a visitor that does not read.
 BACKLOG = 4 << 20
 # Of the text before they came: a screen or two.
 _BEFORE = 4096
-_LONGEST_HELLO = 4096
-_ANSWER_S = 10.0
-# How long a session's end waits for visitors that still read.
-_FAREWELL_S = 0.5
-_NAME = re.compile(r"(?P<board>.+)\.(?P<pid>\d+)-\d+\.sock")
-_numbers = itertools.count(1)
+_LONGEST_HELLO = 100
+_ANSWER = b"attached\n"
+_ANSWER_S = 30.0
+_PIECE = 1 << 16
 
 
-@dataclass(frozen=True, slots=True)
-class Running:
-    """A session that can be attached to."""
+def visit(path: Path, *, typing: bool = False, hold: bool = False) -> tuple[socket.socket, bytes]:
+    """Attach to the owner that listens at `path`: the connection, and the first of the text.
 
-    board: str
-    pid: int
-    path: Path
-
-
-class NoSession(LabError):
-    """There is no such session, or there are several."""
-
-
-def running(folder: Path = FOLDER) -> list[Running]:
-    """The sessions of this checkout, oldest first; sockets whose owner was killed are removed."""
-    found = []
-    for path in folder.glob("*.sock"):
-        if (match := _NAME.fullmatch(path.name)) is None:
-            continue
-        with contextlib.suppress(FileNotFoundError):
-            if Path(f"/proc/{match['pid']}").exists():
-                found.append((path.stat().st_mtime, Running(match["board"], int(match["pid"]), path)))
-            else:
-                path.unlink()
-    return [session for _, session in sorted(found, key=lambda pair: pair[0])]
-
-
-def find(name: str, folder: Path = FOLDER) -> Running:
-    """The session on a board, by its name, its name with the variant, or its process. Raises NoSession."""
-    known = running(folder)
-    found = [
-        s for s in known if name in (s.board, str(s.pid), s.path.stem) or s.board.startswith(f"{name}-")
-    ]  # fmt: skip
-    if len(found) == 1:
-        return found[0]
-    listed = "\n".join(f"  {session.path.stem}" for session in found or known)
-    if found:
-        raise NoSession(f"{len(found)} sessions of {name} are running; name one of them:\n{listed}")
-    raise NoSession(
-        f"no session of {name!r} is running in this checkout (looked in {folder}); "
-        + (f"these are:\n{listed}" if known else "start one: `quoin console BOARD`, or a test with --board")
-    )
-
-
-@contextlib.contextmanager
-def short(path: Path) -> Iterator[str]:
-    """A name for `path` that fits a socket's address: 107 bytes (unix(7)), which a checkout's folder may exceed."""
-    folder = os.open(path.parent, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        yield f"/proc/self/fd/{folder}/{path.name}"
-    finally:
-        os.close(folder)
-
-
-def visit(session: Running, *, typing: bool = False, hold: bool = False) -> tuple[socket.socket, dict[str, str], bytes]:
-    """Attach: the connection, what the owner says of itself, and the first of the text. Raises NoSession."""
+    Raises LabError where nobody answers.
+    """
     connection = socket.socket(socket.AF_UNIX)
     connection.settimeout(_ANSWER_S)
     try:
-        with short(session.path) as name:
-            connection.connect(name)
-        connection.sendall(json.dumps({"typing": typing, "hold": hold}).encode() + b"\n")
+        connection.connect(os.fspath(path))
+        connection.sendall(b"%s %s\n" % (b"type" if typing else b"watch", b"hold" if hold else b"go"))
         answer = b""
-        while b"\n" not in answer:
-            if not (piece := connection.recv(4096)):
+        while _ANSWER not in answer:
+            if not (piece := connection.recv(_PIECE)):
                 raise ConnectionResetError("it hung up")
             answer += piece
     except OSError as error:
         connection.close()
-        if isinstance(error, ConnectionRefusedError):
-            session.path.unlink(missing_ok=True)
-        raise NoSession(
-            f"process {session.pid}, which owned {session.board}, does not answer ({error}); "
-            "it has just ended, or is stopped: see `quoin attach` for those that run"
+        raise LabError(
+            f"wanted an answer at {path} within {_ANSWER_S:g} s, found: {error}; "
+            "the session has just ended, or is stopped: `quoin attach` lists those that run"
         ) from error
     connection.settimeout(None)
-    head, _, text = answer.partition(b"\n")
-    return connection, json.loads(head), text
+    return connection, answer.removeprefix(_ANSWER)
 
 
 class _Visitor:
@@ -129,11 +67,10 @@ class _Visitor:
         self.connection = connection
         self.who = _who(connection)
         self.hello = b""
-        self.welcome = False
-        self.typing = self.holds = False
+        self.welcome = self.typing = self.holds = False
         # Typed, but not a whole line yet: the log has lines.
         self.typed = b""
-        self.left_out = 0
+        self._left_out = 0
         self._backlog = bytearray()
         self._mutex = threading.Lock()
         self._wake = wake
@@ -143,8 +80,8 @@ class _Visitor:
         """More to show; on the broker's thread, so it must be quick."""
         with self._mutex:
             quiet = not self._backlog
-            if self.left_out or len(self._backlog) + len(text) > BACKLOG:
-                self.left_out += len(text)
+            if self._left_out or len(self._backlog) + len(text) > BACKLOG:
+                self._left_out += len(text)
             else:
                 self._backlog += text
         if quiet:
@@ -154,66 +91,53 @@ class _Visitor:
     def waiting(self) -> bool:
         return bool(self._backlog)
 
-    def push(self) -> None:
-        """Send what the visitor takes now. Raises OSError where it is gone."""
+    def push(self) -> bool:
+        """Send what the visitor takes now; whether it took any. Raises OSError where it is gone."""
         with self._mutex:
             try:
-                sent = self.connection.send(self._backlog[: 1 << 16]) if self._backlog else 0
+                sent = self.connection.send(self._backlog[:_PIECE])
             except BlockingIOError:
-                return
+                return False
             del self._backlog[:sent]
-            if self.left_out and not self._backlog:
-                self._backlog += b"\n[quoin: %d bytes left out: read too slowly; the log has them]\n" % self.left_out
-                self.left_out = 0
+            if self._left_out and not self._backlog:
+                self._backlog += b"\n[quoin: %d bytes left out: read too slowly; the log has them]\n" % self._left_out
+                self._left_out = 0
+            return sent > 0
 
 
 class AttachServer:
-    """Listens for visitors of one session, from its making to `close`.
+    """Listens at `path` for visitors of one console, from its making to `close`.
 
     `hold` and `release` let the session's clocks stand and go. Raises OSError
-    where no socket can be made in `folder`.
+    where no socket can be made.
     """
 
-    def __init__(
-        self,
-        broker: Broker,
-        board: str,
-        log: Path,
-        *,
-        hold: Callable[[], None],
-        release: Callable[[], None],
-        folder: Path = FOLDER,
-    ) -> None:
-        self.path = folder / f"{board[:48]}.{os.getpid()}-{next(_numbers)}.sock"
+    def __init__(self, broker: Broker, path: Path, *, hold: Callable[[], None], release: Callable[[], None]) -> None:
         self._broker = broker
-        self._about = {"board": board, "pid": str(os.getpid()), "log": str(log)}
+        self._path = path
         self._hold, self._release = hold, release
         self._visitors: dict[int, _Visitor] = {}
         self._ending = False
-        folder.mkdir(parents=True, exist_ok=True)
         self._listener = socket.socket(socket.AF_UNIX)
         try:
             # Before it has a name, so that it never has another mode.
             os.fchmod(self._listener.fileno(), 0o600)
-            with short(self.path) as name:
-                self._listener.bind(name)
+            self._listener.bind(os.fspath(path))
             self._listener.listen()
         except OSError:
             self._listener.close()
             raise
         self._listener.setblocking(False)
         self._waker = Waker()
-        self._thread = threading.Thread(target=self._run, name="attach", daemon=True)
+        self._thread = threading.Thread(target=self._run, name="console-attach", daemon=True)
         self._thread.start()
 
     def close(self) -> None:
-        """Say good-bye to visitors, and remove the socket. Safe to call twice."""
-        if self._ending:
-            return
+        """Send visitors away, with what they still take at once, and remove the socket."""
         self._ending = True
         self._waker.wake()
         self._thread.join(_ANSWER_S)
-        self.path.unlink(missing_ok=True)
+        self._path.unlink(missing_ok=True)
         self._listener.close()
         self._waker.close()
 
@@ -222,73 +146,64 @@ class AttachServer:
             selector.register(self._listener, selectors.EVENT_READ)
             selector.register(self._waker, selectors.EVENT_READ)
             while not self._ending:
-                self._turn(selector)
-            end_s = time.monotonic() + _FAREWELL_S
-            while any(visitor.waiting for visitor in self._visitors.values()) and time.monotonic() < end_s:
-                self._turn(selector, 0.05)
+                for fd, visitor in self._visitors.items():
+                    writing = selectors.EVENT_WRITE if visitor.waiting else 0
+                    selector.modify(fd, selectors.EVENT_READ | writing, visitor)
+                for key, mask in selector.select():
+                    if key.fileobj is self._waker:
+                        self._waker.clear()
+                    elif key.data is None:
+                        self._come(selector)
+                    else:
+                        self._serve(selector, key.data, mask)
             for visitor in list(self._visitors.values()):
+                with contextlib.suppress(OSError):
+                    while visitor.waiting and visitor.push():
+                        pass
                 self._leave(selector, visitor)
 
-    def _turn(self, selector: selectors.BaseSelector, timeout_s: float | None = None) -> None:
-        for fd, visitor in self._visitors.items():
-            writing = selectors.EVENT_WRITE if visitor.waiting else 0
-            selector.modify(fd, selectors.EVENT_READ | writing, visitor)
-        for key, mask in selector.select(timeout_s):
-            if key.fileobj is self._waker:
-                self._waker.clear()
-            elif key.data is None:
-                self._come(selector)
-            else:
-                self._serve(selector, key.data, mask)
-
     def _come(self, selector: selectors.BaseSelector) -> None:
+        # One that is gone again before it was let in is nobody.
         with contextlib.suppress(OSError):
             connection, _ = self._listener.accept()
-            visitor = _Visitor(connection, self._waker.wake)
-            self._visitors[connection.fileno()] = visitor
-            selector.register(connection, selectors.EVENT_READ, visitor)
+            self._visitors[connection.fileno()] = _Visitor(connection, self._waker.wake)
+            selector.register(connection, selectors.EVENT_READ)
 
     def _serve(self, selector: selectors.BaseSelector, visitor: _Visitor, mask: int) -> None:
         try:
             if mask & selectors.EVENT_WRITE:
                 visitor.push()
             if mask & selectors.EVENT_READ:
-                if not (data := visitor.connection.recv(4096)):
+                if not (data := visitor.connection.recv(_PIECE)):
                     self._leave(selector, visitor)
                 elif visitor.welcome:
                     self._type(visitor, data)
                 else:
                     self._greet(visitor, data)
-        except (OSError, ValueError):
+        except OSError:
             self._leave(selector, visitor)
 
     def _greet(self, visitor: _Visitor, data: bytes) -> None:
-        """Take the visitor's first line. Raises ValueError where it is none."""
+        """Take the visitor's first line. Raises OSError where it is none."""
         visitor.hello += data
-        if len(visitor.hello) > _LONGEST_HELLO:
-            raise ValueError("no line")
         head, end, rest = visitor.hello.partition(b"\n")
+        if len(head) > _LONGEST_HELLO:
+            raise OSError("no hello")
         if not end:
             return
-        wishes = json.loads(head)
-        visitor.typing, hold = wishes.get("typing") is True, wishes.get("hold") is True
-        visitor.welcome = True
-        visitor.take(json.dumps(self._about).encode() + b"\n")
-        how = " and ".join(
-            [*(["typing"] if visitor.typing else ["watching"]), *(["holding the clocks"] if hold else [])]
-        )
-        self._broker.note(f"attached: {visitor.who}, {how}")
-        if hold:
+        words = head.split()
+        visitor.welcome, visitor.typing, visitor.holds = True, b"type" in words, b"hold" in words
+        how = "typing" if visitor.typing else "watching"
+        self._broker.note(f"attached: {visitor.who}, {how}{', the clocks stand' if visitor.holds else ''}")
+        if visitor.holds:
             self._hold()
-            visitor.holds = True
         with self._broker.changed:
-            visitor.take(bytes(self._broker.window.text[-_BEFORE:]))
+            visitor.take(_ANSWER + self._broker.window.text[-_BEFORE:])
             self._broker.tap(visitor.take)
-        if rest:
-            self._type(visitor, rest)
+        self._type(visitor, rest)
 
     def _type(self, visitor: _Visitor, data: bytes) -> None:
-        if visitor.typing:
+        if visitor.typing and data:
             lines, end, visitor.typed = (visitor.typed + data.replace(b"\r", b"\n")).rpartition(b"\n")
             self._broker.send(data, _said(visitor, lines) if end else b"")
 

@@ -242,7 +242,6 @@ class Broker:
             for drained in self._drains:
                 drained.set()
             self._flush()
-            self.changed.notify_all()
 
     def _turn(self, fd: int, ready: list[tuple[selectors.SelectorKey, int]]) -> bool:
         for key, mask in ready:
@@ -302,7 +301,6 @@ class Broker:
             self.window.add(text)
             self._flush()
             taps = list(self._taps) if text else []
-            self.changed.notify_all()
         for tap in taps:
             tap(text)
 
@@ -332,6 +330,8 @@ class Broker:
             sink.see(lines)
 
     def _flush(self) -> None:
+        """The end of a change: logs have it, and who waits looks again."""
+        self.changed.notify_all()
         for sink in self._sinks:
             sink.flush()
 

@@ -1,34 +1,36 @@
-"""A second person at a console: real sockets, real processes, a guest that prints as fast as memory."""
+"""A second person at a console: real sockets, real processes, a guest that prints without end."""
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import signal
 import socket
 import stat
-import subprocess
 import sys
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import pexpect
 import pytest
 
-from harness.board import read_board
-from harness.console import Broker, Console, ExpectTimeout, LogFile, Session, attach
-from harness.console.attach import AttachServer, NoSession, Running, find, running, visit
+from harness.board import LabError, read_board
+from harness.console import Broker, ExpectTimeout, LogFile, Session, attach
+from harness.console.attach import SOCKET, AttachServer, visit
 from harness.machine import BootFiles, QemuMachine
+from harness.machine import attach as machines
 from harness.machine.tiny_guest import Then, write_tiny_guest
+from support.projects import BOARD, command, environment
 
 TOP = Path(__file__).resolve().parents[2]
-BOARD = TOP / "boards" / "qemu-riscv64.yaml"
-# More than a watcher's backlog and a socket hold together.
-LINES = 100_000
-LINE = "line %06d " + "x" * 84 + "\n"
+RISCV = TOP / "boards" / "qemu-riscv64.yaml"
+ROUND = 500
+TEXT = "".join(f"line {number:03d} {'x' * 60}\n" for number in range(ROUND))
+PIECES = 8
+PIECE = 128 << 10
 
 OWNER = """
 import sys
@@ -41,8 +43,20 @@ interact(machine, Path(sys.argv[3]))
 """
 
 
-def nothing() -> None:
-    """A clock that is nobody's."""
+def session_of(folder: Path, text: str, then: Then, *, paused: bool = False) -> Session:
+    guest = write_tiny_guest(folder / "guest", text, then)
+    machine = QemuMachine(read_board(RISCV).variant(smp=1), BootFiles(guest), paused=paused)
+    return Session(machine, folder / "console.log")
+
+
+def door(session: Session) -> Path:
+    return session.machine.scratch / SOCKET
+
+
+def wait_logged(broker: Broker, pattern: str) -> None:
+    """Wait until such a line is in the log."""
+    with broker.changed:
+        assert broker.changed.wait_for(lambda: any(re.search(pattern, str(line)) for line in broker.recent), 60)
 
 
 class Owner:
@@ -50,14 +64,11 @@ class Owner:
 
     def __init__(self, folder: Path) -> None:
         ours, self.target = socket.socketpair()
+        self.path = folder / SOCKET
         self.broker = Broker(ours)
-        self.console = Console(self.broker)
         self.log = LogFile(folder / "console.log", time.monotonic())
         self.broker.attach(self.log)
-        self.server = AttachServer(
-            self.broker, "rack-7-smp2", self.log.path, hold=nothing, release=nothing, folder=folder
-        )
-        self.session = Running("rack-7-smp2", os.getpid(), self.server.path)
+        self.server = AttachServer(self.broker, self.path, hold=lambda: None, release=lambda: None)
         self.broker.start()
 
     def close(self) -> None:
@@ -66,12 +77,10 @@ class Owner:
         self.server.close()
         self.log.close()
 
-    def has_logged(self, pattern: str) -> None:
-        """Wait until a line of the host's, or of a visitor's, is in the log."""
-        with self.broker.changed:
-            assert self.broker.changed.wait_for(
-                lambda: any(re.search(pattern, str(line)) for line in self.broker.recent), 30
-            ), pattern
+
+def wait_received(broker: Broker, size: int) -> None:
+    with broker.changed:
+        assert broker.changed.wait_for(lambda: broker.received >= size, 60)
 
 
 @pytest.fixture
@@ -81,191 +90,293 @@ def owner(tmp_path: Path) -> Iterator[Owner]:
     owner.close()
 
 
-def read_until(connection: socket.socket, text: bytes, wanted: bytes) -> bytes:
-    connection.settimeout(60)
-    while wanted not in text[-4096:]:
-        piece = connection.recv(1 << 16)
-        assert piece, text[-200:]
-        text += piece
-    return text
+# Nothing is lost.
 
 
-@pytest.mark.requirement("DEV-01", "TST-05")
-def test_nothing_is_lost_while_people_come_and_go_and_some_are_slow(owner: Owner, tmp_path: Path) -> None:
-    late = LogFile(tmp_path / "late.log", time.monotonic())
-    asleep, _, _ = visit(owner.session)
-    watching, _, seen = visit(owner.session)
-    owner.has_logged("attached: .*watching")
-    data = "".join(LINE % number for number in range(LINES)).encode()
-    writer = threading.Thread(target=owner.target.sendall, args=(data + b"the end\n",), daemon=True)
-    writer.start()
-    visitors = 0
-    for number in range(0, LINES, LINES // 20):
-        # A test that is slow, and looks at the console now and then.
-        owner.console.expect(rf"^line {number:06d} ", 60)
-        if number % (LINES // 10) == 0:
-            owner.broker.attach(late)
-            guest, _, _ = visit(owner.session)
-            guest.close()
-            visitors += 1
-            owner.broker.detach(late)
-    seen = read_until(watching, seen, b"the end\n")
-    owner.console.expect("^the end$", 60)
-    assert owner.broker.received == len(data) + len(b"the end\n")
-    # Who reads has it all; who does not is told how much is missing, and had what fits its backlog.
-    assert seen.count(b"\n") > LINES // 2
-    last = [int(number) for number in re.findall(rb"^line (\d+) x+$", seen, re.MULTILINE)]
-    if b"bytes left out" not in seen:
-        assert last == list(range(LINES))
-    drowsy = read_until(asleep, b"", b" bytes left out")
-    missing = int(re.findall(rb"(\d+) bytes left out", drowsy)[0])
-    assert 0 < missing < len(data)
+def read_on(connection: socket.socket, text: bytes) -> bytes:
+    """All that a visitor is sent until the session ends."""
+    pieces = [text]
+    while piece := connection.recv(1 << 16):
+        pieces.append(piece)
+    return b"".join(pieces)
+
+
+def shown(seen: bytes) -> tuple[bytes, int]:
+    """What a visitor has seen of the console, and how many bytes it was told that it has missed."""
+    notes = re.findall(rb"\n\[quoin: (\d+) bytes left out[^\n]*\n", seen)
+    return re.sub(rb"\n\[quoin: [^\n]*\n", b"", seen), sum(map(int, notes))
+
+
+def logged(path: Path) -> list[int]:
+    """The numbers of the guest's lines in a log."""
+    return [int(number) for number in re.findall(rb"^ *[\d.]+ \| line (\d+) x{60}$", path.read_bytes(), re.MULTILINE)]
+
+
+@pytest.mark.requirement("DEV-08", "TST-05")
+def test_nothing_is_lost_while_people_come_and_go_and_some_are_slow(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(attach, "BACKLOG", 1 << 16)
+    seen: list[bytes] = []
+    with session_of(tmp_path, TEXT, Then.REPEAT, paused=True) as session:
+        broker = session.broker
+        asleep, nothing = visit(door(session))
+        assert nothing == b"", "it was there before the guest's first byte"
+        awake, _ = visit(door(session))
+        reader = threading.Thread(target=lambda: seen.append(read_on(awake, b"")), daemon=True)
+        reader.start()
+        session.qmp("cont")
+        parts = []
+        for number in range(1, PIECES + 1):
+            part = LogFile(tmp_path / f"part-{number}.log", 0.0)
+            parts.append(part.path)
+            with session.logging_to(part):
+                passing, _ = visit(door(session))
+                # A test that looks once in a thousand lines.
+                with broker.changed:
+                    assert broker.changed.wait_for(lambda: broker.received > len(parts) * PIECE, 120)
+                session.console.skip()
+                session.console.expect(rf"^line {number:03d} x+$", 60)
+                passing.close()
+            part.close()
+        session.qmp("stop")
+        broker.drain(60)
+        size = broker.window.end
+        ended = threading.Event()
+
+        def end() -> None:
+            session.close()
+            ended.set()
+
+        # The one that is asleep still has text to take; nobody waits for that.
+        threading.Thread(target=end, daemon=True).start()
+        assert ended.wait(60)
+    numbers = logged(session.log_path)
+    assert numbers == [number % ROUND for number in range(len(numbers))]
+    assert len(numbers) > PIECES * PIECE // len(TEXT) * ROUND
+    for shorter in map(logged, parts):
+        assert shorter and shorter == [(shorter[0] + number) % ROUND for number in range(len(shorter))]
+    truth = b"".join(re.findall(rb"^ *[\d.]+ \| (.*\n)", session.log_path.read_bytes(), re.MULTILINE))
+    reader.join(60)
+    text, missed = shown(seen[0])
+    assert len(text) + missed == size
+    asleep.settimeout(60)
+    early = read_on(asleep, b"")
+    assert 0 < len(early) < size, "it has what its socket took"
+    for text in (seen[0], early):
+        assert truth.startswith(text.partition(b"\n[quoin")[0])
     asleep.close()
-    watching.close()
-    owner.has_logged("detached")
-    owner.broker.detach(owner.log)
-    owner.log.close()
-    logged = re.findall(r"^ *[\d.]+ \| (line \d+ x+)$", owner.log.path.read_text(), re.MULTILINE)
-    assert logged == [(LINE % number)[:-1] for number in range(LINES)]
-    assert visitors == 10
 
 
-@pytest.mark.requirement("DEV-01")
+@pytest.mark.requirement("DEV-08")
+def test_who_reads_too_slowly_is_told_how_much_was_left_out(owner: Owner, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(attach, "BACKLOG", 1 << 16)
+    slow, _ = visit(owner.path)
+    data = TEXT.encode() * 40
+    owner.target.sendall(data)
+    wait_received(owner.broker, len(data))
+    slow.settimeout(60)
+    seen = b""
+    while not seen.endswith(b"the log has them]\n"):
+        seen += slow.recv(1 << 16)
+    owner.target.sendall(b"and on\n")
+    while not seen.endswith(b"and on\n"):
+        seen += slow.recv(1 << 16)
+    text, missed = shown(seen)
+    assert missed > 0 and len(text) + missed == len(data) + len(b"and on\n")
+    assert text == data[: len(text) - len(b"and on\n")] + b"and on\n"
+    slow.close()
+
+
+# Who is there, and what they may.
+
+
+@pytest.mark.requirement("DEV-08")
 def test_who_types_is_named_in_the_log_and_who_watches_cannot(owner: Owner) -> None:
-    typist, about, _ = visit(owner.session, typing=True)
-    watcher, _, _ = visit(owner.session)
-    assert about["board"] == "rack-7-smp2" and about["log"] == str(owner.log.path)
+    typist, _ = visit(owner.path, typing=True)
+    watcher, _ = visit(owner.path)
     watcher.sendall(b"rm everything\r")
+    watcher.close()
+    wait_logged(owner.broker, "detached: ")
     typist.sendall(b"p")
     typist.sendall(b"s\runame")
-    owner.target.settimeout(30)
+    owner.target.settimeout(60)
     typed = b""
     while len(typed) < len(b"ps\runame"):
         typed += owner.target.recv(100)
     assert typed == b"ps\runame"
     typist.close()
-    watcher.close()
-    owner.has_logged("detached")
-    owner.has_logged(r"uname")
-    lines = [(line.direction.value, str(line)) for line in owner.broker.recent]
+    wait_logged(owner.broker, "uname")
     who = rf"\w+, process {os.getpid()}"
-    for sign, wanted in (
-        ("!", rf"attached: {who}, typing"),
-        (">", rf"\[{who}\] ps"),
-        (">", rf"\[{who}\] uname"),
-        ("!", rf"attached: {who}, watching"),
-    ):
-        assert [text for s, text in lines if s == sign and re.fullmatch(wanted, text)], (wanted, lines)
-    assert not [text for _, text in lines if "rm everything" in text]
+    lines = [f"{line.direction.value} {line}" for line in owner.broker.recent]
+    for wanted in (rf"! attached: {who}, typing", rf"! attached: {who}, watching", rf"! detached: {who}"):
+        assert [line for line in lines if re.fullmatch(wanted, line)], (wanted, lines)
+    said = [line for line in lines if line.startswith(">")]
+    assert len(said) == 2, said
+    assert re.fullmatch(rf"> \[{who}\] ps", said[0]) and re.fullmatch(rf"> \[{who}\] uname", said[1]), said
 
 
-@pytest.mark.requirement("DEV-01")
+@pytest.mark.requirement("DEV-08")
 def test_the_socket_is_its_owners_alone_and_goes_with_the_session(tmp_path: Path) -> None:
-    folder = tmp_path / ("deep" * 30) / ("er" * 40)
-    folder.mkdir(parents=True)
-    assert len(str(folder)) > 200
-    owner = Owner(folder)
-    try:
-        assert stat.S_IMODE(owner.server.path.stat().st_mode) == 0o600
-        assert [session.board for session in running(folder)] == ["rack-7-smp2"]
-        connection, _, _ = visit(find("rack-7", folder))
-        second = Owner(folder)
-        try:
-            with pytest.raises(
-                NoSession, match=r"2 sessions of rack-7 are running; name one of them:\n  rack-7-smp2\."
-            ):
-                find("rack-7", folder)
-            assert find(second.server.path.stem, folder).path == second.server.path
-        finally:
-            second.close()
-        with pytest.raises(NoSession, match=r"no session of 'rack-8' is running.*\n  rack-7-smp2\."):
-            find("rack-8", folder)
-    finally:
-        owner.close()
-    assert connection.recv(10) == b""
+    owner = Owner(tmp_path)
+    assert stat.S_IMODE(owner.path.stat().st_mode) == 0o600
+    owner.target.sendall(b"hello\n")
+    wait_received(owner.broker, len(b"hello\n"))
+    connection, text = visit(owner.path)
+    owner.target.sendall(b"bye\n")
+    wait_received(owner.broker, len(b"hello\nbye\n"))
+    stranger = socket.socket(socket.AF_UNIX)
+    stranger.connect(str(owner.path))
+    stranger.sendall(b"no hello" * 1000)
+    stranger.settimeout(60)
+    with contextlib.suppress(ConnectionResetError):
+        assert stranger.recv(100) == b""
+    owner.close()
+    assert read_on(connection, text) == b"hello\nbye\n"
     connection.close()
-    assert running(folder) == [] and list(folder.glob("*.sock")) == []
+    stranger.close()
+    assert not owner.path.exists()
+    with pytest.raises(LabError, match=r"wanted an answer at .*, found: .*No such file.*`quoin attach` lists"):
+        visit(owner.path)
 
 
-@pytest.mark.requirement("DEV-01")
-def test_the_socket_of_a_killed_session_is_cleared_away(tmp_path: Path) -> None:
-    child = subprocess.Popen([sys.executable, "-c", "import sys; sys.stdin.read()"], stdin=subprocess.PIPE)
-    gone = tmp_path / f"rack-7.{child.pid}-1.sock"
-    listener = socket.socket(socket.AF_UNIX)
-    with attach.short(gone) as name:
-        listener.bind(name)
-    listener.close()
-    # The process lives, but the socket is nobody's: its number was given anew.
-    with pytest.raises(NoSession, match=r"does not answer \(.*refused"):
-        visit(find("rack-7", tmp_path))
-    assert not gone.exists()
-    gone.write_text("")
-    child.send_signal(signal.SIGKILL)
-    child.wait(30)
-    assert child.stdin is not None
-    child.stdin.close()
-    assert running(tmp_path) == [] and not gone.exists()
+# Clocks.
 
 
-@contextmanager
-def session_of(guest: Path, log: Path) -> Iterator[Session]:
-    board = read_board(BOARD).variant(smp=1)
-    with Session(QemuMachine(board, BootFiles(guest)), log) as session:
-        yield session
-
-
-@pytest.mark.requirement("DEV-01", "DEV-08")
-def test_a_held_attach_stops_the_clocks_until_it_is_let_go(tmp_path: Path) -> None:
-    with session_of(write_tiny_guest(tmp_path / "guest", "hello\n", Then.SLEEP), tmp_path / "log") as session:
+@pytest.mark.requirement("DEV-08", "OBS-08")
+def test_a_held_attach_stops_the_clocks_until_it_is_gone(tmp_path: Path) -> None:
+    with session_of(tmp_path, "hello\n", Then.ECHO) as session:
         session.console.expect("hello")
-        held, _, _ = visit(find(str(os.getpid())), hold=True)
-        with session.broker.changed:
-            assert session.broker.changed.wait_for(
-                lambda: any("holding the clocks" in str(line) for line in session.broker.recent), 30
-            )
-        began, timed_out = session.hang_clock.now(), threading.Event()
+        pid = str(session.machine.pid)
+        holder = quoin("attach", "--pid", pid, "--hold")
+        holder.expect(r"\[qemu-riscv64-smp1: watching, the clocks stand; Ctrl-\] leaves; log: .*console.log\]")
+        timed_out = threading.Event()
 
         def wait() -> None:
             with pytest.raises(ExpectTimeout):
                 session.console.expect("never", 0.2)
+            with pytest.raises(ExpectTimeout):
+                session.console.expect_panic(0.2)
             timed_out.set()
 
         thread = threading.Thread(target=wait, daemon=True)
+        began = session.hang_clock.now(), session.hang_clock.host()
         thread.start()
+        # The guest itself goes on, for as long as it takes to answer.
+        for number in range(20):
+            session.broker.send(b"%d\n" % number)
+            wait_logged(session.broker, rf"^{number}$")
         assert not timed_out.wait(1)
-        assert session.hang_clock.now() <= began
-        # However it goes, a killed `quoin attach` too.
-        held.close()
-        assert timed_out.wait(30)
-        thread.join(30)
+        assert session.hang_clock.now() <= began[0] and session.hang_clock.host() == began[1]
+        # A killed holder lets go, too.
+        holder.kill(signal.SIGKILL)
+        assert timed_out.wait(60)
+        thread.join(60)
+        assert session.hang_clock.host() > began[1]
+        wait_logged(session.broker, rf"detached: \w+, process {holder.pid}")
+        holder.close()
 
 
-def run(program: list[str]) -> pexpect.spawn[str]:
-    child = pexpect.spawn(sys.executable, program, cwd=str(TOP), encoding="utf-8", timeout=60)
+PROJECT = """
+import pytest
+from harness.console import ExpectTimeout
+
+def runs_out(session):
+    with pytest.raises(ExpectTimeout):
+        session.console.expect("never", 0.2)
+
+def test_with_a_debugger(boot):
+    session = boot(ready=False)
+    session.console.expect("hello")
+    breakpoint()
+    runs_out(session)
+    assert session.board.smp == 2
+"""
+
+
+@pytest.mark.requirement("DEV-08", "OBS-08")
+def test_clocks_stand_at_the_debuggers_prompt_and_go_in_the_steps_that_it_runs(tmp_path: Path) -> None:
+    write_tiny_guest(tmp_path / "guest", "hello\n", Then.SLEEP)
+    (tmp_path / "boards").mkdir()
+    (tmp_path / "boards" / "own.yaml").write_text(BOARD)
+    (tmp_path / "test_own.py").write_text(PROJECT)
+    words = command("--board", "own", "--pdb", "test_own.py")
+    child = pexpect.spawn(words[0], words[1:], cwd=str(tmp_path), env=environment(), encoding="utf-8", timeout=120)
+    child.delaybeforesend = None
+    clock = re.compile(r"clock (\d+\.\d+) (\d+\.\d+)\r\n")
+
+    def read_clock() -> tuple[float, float]:
+        child.expect_exact("(Pdb) ")
+        child.sendline("print('clock', session.hang_clock.now(), session.hang_clock.host())")
+        child.expect(clock)
+        assert isinstance(child.match, re.Match)
+        return float(child.match[1]), float(child.match[2])
+
+    first, second = read_clock(), read_clock()
+    assert second[0] <= first[0] and second[1] == first[1]
+    # The step ends by its own limit: a clock that stood would let it wait for ever.
+    child.sendline("next")
+    child.expect_exact("(Pdb) ")
+    child.sendline("continue")
+    child.expect("PDB post_mortem")
+    third, fourth = read_clock(), read_clock()
+    assert third[1] > second[1]
+    assert fourth[0] <= third[0] and fourth[1] == third[1]
+    child.expect_exact("(Pdb) ")
+    child.sendline("continue")
+    child.expect("1 failed")
+    child.expect(pexpect.EOF)
+    child.close()
+
+
+# The whole.
+
+
+def quoin(*words: str) -> pexpect.spawn[str]:
+    child = pexpect.spawn(sys.executable, ["-m", "harness.cli", *words], cwd=str(TOP), encoding="utf-8", timeout=120)
     child.delaybeforesend = None
     return child
 
 
-@pytest.mark.requirement("DEV-01", "DEV-08")
+@pytest.mark.requirement("DEV-08")
 def test_quoin_attach_joins_the_session_of_another_process(tmp_path: Path) -> None:
     guest, log = write_tiny_guest(tmp_path / "guest", "hello\n", Then.ECHO), tmp_path / "console.log"
-    owner = run(["-c", OWNER, str(BOARD), str(guest), str(log)])
+    owner = pexpect.spawn(
+        sys.executable, ["-c", OWNER, str(RISCV), str(guest), str(log)], cwd=str(TOP), encoding="utf-8", timeout=120
+    )
+    owner.delaybeforesend = None
     owner.expect("hello\r\n")
-    name = str(owner.pid)
-    watcher = run(["-m", "harness.cli", "attach", name])
-    watcher.expect(r"\[qemu-riscv64-smp1, process \d+: watching; Ctrl-\] leaves")
+    (one,) = [one for one in machines.running() if one.owner == owner.pid]
+    listing = quoin("attach")
+    listing.expect(rf"qemu-riscv64-smp1: QEMU is process {one.pid}, on since [\d:]+ for process {owner.pid}")
+    listing.expect(pexpect.EOF)
+    watcher = quoin("attach", "--pid", str(one.pid))
+    watcher.expect(r"\[qemu-riscv64-smp1: watching; Ctrl-\] leaves; log: .*console.log\]")
     watcher.expect("hello\r\n")
-    typist = run(["-m", "harness.cli", "attach", name, "--type"])
-    typist.expect("typing")
+    typist = quoin("attach", "--pid", str(one.pid), "--type")
+    typist.expect(r"typing; Ctrl-\] leaves")
     typist.expect("hello\r\n")
+    # Its terminal is raw now, so what comes back is the guest's echo alone.
+    watcher.send("not this")
     typist.send("abc\n")
-    for one in (typist, watcher, owner):
-        one.expect("abc")
+    for person in (typist, watcher, owner):
+        person.expect("abc")
+        assert "not this" not in str(person.before)
     typist.send("\x1d")
     typist.expect(pexpect.EOF)
     owner.send("\x1d")
     owner.expect(pexpect.EOF)
     watcher.expect("the session has ended")
     watcher.expect(pexpect.EOF)
-    assert not [session for session in running() if session.pid == owner.pid]
+    assert not one.folder.exists()
     assert re.search(rf"> \[\w+, process {typist.pid}\] abc$", log.read_text(), re.MULTILINE), log.read_text()
+    assert "not this" not in log.read_text()
+
+
+@pytest.mark.requirement("DEV-08")
+def test_quoin_attach_says_what_there_is_to_attach_to(capfd: pytest.CaptureFixture[str]) -> None:
+    from harness.cli import main
+
+    assert main(["attach", "rack-7"]) == 1
+    said = capfd.readouterr().err
+    assert "wanted a machine on rack-7" in said and "found none; start one (`quoin console rack-7`" in said
