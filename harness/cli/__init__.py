@@ -17,6 +17,7 @@ from types import FrameType
 from typing import NoReturn, Protocol
 
 from harness.cli import (
+    attach,
     bench,
     boards,
     build,
@@ -54,6 +55,7 @@ VERBS: dict[str, Verb] = {
     "test": test,
     "build": build,
     "console": console,
+    "attach": attach,
     "replay": replay,
     "gdb": gdb,
     "boards": boards,

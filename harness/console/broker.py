@@ -7,7 +7,6 @@ watcher, frames, attached terminals. Bytes are read whether or not a test looks.
 
 from __future__ import annotations
 
-import contextlib
 import itertools
 import os
 import select
@@ -25,6 +24,7 @@ from harness.console.hang_clock import Deadline
 from harness.console.lines import SOH, Direction, Line, LineCutter, Lines, Recent
 from harness.console.log import Sink
 from harness.console.panic import PanicWatcher
+from harness.console.waker import Waker
 
 PIECE = 65536
 # What `expect` can look back on: more than any suite waits for, less than a flood.
@@ -104,7 +104,7 @@ class Broker:
         self._drains: list[threading.Event] = []
         self._small_pieces = 0
         self._read_s = 0.0
-        self._wake_read, self._wake_write = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+        self._waker = Waker()
         self._ending = False
         self._thread = threading.Thread(target=self._run, name="console-broker", daemon=True)
         os.set_blocking(transport.fileno(), False)
@@ -116,12 +116,11 @@ class Broker:
         """Stop reading and close the transport. Safe to call twice."""
         if not self._ending:
             self._ending = True
-            self._wake()
+            self._waker.wake()
             if self._thread.ident is not None:
                 self._thread.join(5.0)
             self._transport.close()
-            os.close(self._wake_read)
-            os.close(self._wake_write)
+            self._waker.close()
 
     def deadline(self, timeout_s: float) -> Deadline:
         """The end of a wait that begins now."""
@@ -154,15 +153,19 @@ class Broker:
 
     # What goes out.
 
-    def send(self, data: bytes) -> None:
-        """Queue bytes for the target; the thread sends them as the target takes them."""
+    def send(self, data: bytes, said: bytes | None = None) -> None:
+        """Queue bytes for the target; the thread sends them as the target takes them.
+
+        `said` is what logs tell of it: the same, unless somebody else types.
+        """
         with self.changed:
             self._outgoing += data
             self._small_pieces = 0
             now = time.monotonic()
-            self._publish(Lines(data.rstrip(b"\n") + b"\n", now, Direction.TO_TARGET))
+            if said is None or said:
+                self._publish(Lines((said or data).rstrip(b"\n") + b"\n", now, Direction.TO_TARGET))
             self._flush()
-        self._wake()
+        self._waker.wake()
 
     def note(self, text: str) -> None:
         """Put a line of the host's own into the log."""
@@ -189,7 +192,7 @@ class Broker:
         drained = threading.Event()
         with self.changed:
             self._drains.append(drained)
-        self._wake()
+        self._waker.wake()
         if not drained.wait(timeout_s) or self.closed is not None:
             raise ConsoleFault(f"the console was not read to its end within {timeout_s:g} s: {self.closed or 'busy'}")
 
@@ -212,24 +215,19 @@ class Broker:
 
     # The thread.
 
-    def _wake(self) -> None:
-        # A full pipe holds wake-ups already: one more says nothing new.
-        with contextlib.suppress(BlockingIOError):
-            os.write(self._wake_write, b"w")
-
     def _run(self) -> None:
         fd = self._transport.fileno()
         reason = "closed by the lab"
         with selectors.DefaultSelector() as selector:
             selector.register(fd, selectors.EVENT_READ)
-            selector.register(self._wake_read, selectors.EVENT_READ)
+            selector.register(self._waker, selectors.EVENT_READ)
             while not self._ending:
                 with self.changed:
                     writing = bool(self._outgoing)
                 mask = selectors.EVENT_READ | (selectors.EVENT_WRITE if writing else 0)
                 selector.modify(fd, mask)
                 if self._small_pieces >= _MANY:
-                    select.select([self._wake_read], [], [], _GATHER_S)
+                    select.select([self._waker], [], [], _GATHER_S)
                 try:
                     if not self._turn(fd, selector.select()) or not self._drain(fd):
                         reason = "the other end closed it"
@@ -244,12 +242,11 @@ class Broker:
             for drained in self._drains:
                 drained.set()
             self._flush()
-            self.changed.notify_all()
 
     def _turn(self, fd: int, ready: list[tuple[selectors.SelectorKey, int]]) -> bool:
         for key, mask in ready:
-            if key.fd == self._wake_read:
-                os.read(self._wake_read, PIECE)
+            if key.fileobj is self._waker:
+                self._waker.clear()
                 continue
             if mask & selectors.EVENT_WRITE:
                 with self.changed:
@@ -304,7 +301,6 @@ class Broker:
             self.window.add(text)
             self._flush()
             taps = list(self._taps) if text else []
-            self.changed.notify_all()
         for tap in taps:
             tap(text)
 
@@ -334,6 +330,8 @@ class Broker:
             sink.see(lines)
 
     def _flush(self) -> None:
+        """The end of a change: logs have it, and who waits looks again."""
+        self.changed.notify_all()
         for sink in self._sinks:
             sink.flush()
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterator
 
 from harness.console.broker import Broker
@@ -41,7 +40,7 @@ class Channel:
         while left := deadline.left_s():
             tries += 1
             self._broker.send(data)
-            until = Deadline(time.monotonic, min(RESEND_S, left))
+            until = self._broker.deadline(min(RESEND_S, left))
             while (answer := self._next(until)) is not None:
                 if answer == wanted:
                     return

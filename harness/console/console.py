@@ -62,10 +62,13 @@ class Console:
     def expect_panic(self, timeout_s: float = DEFAULT_TIMEOUT_S) -> PanicReport:
         """The whole report of a panic that this test provokes."""
         broker = self.broker
+        deadline = broker.deadline(timeout_s)
         with broker.changed:
             watcher = broker.panic
-            if not broker.changed.wait_for(lambda: watcher.report is not None or broker.ended, timeout_s):
-                raise ExpectTimeout(f"no panic within {timeout_s:g} s")
+            while watcher.report is None and broker.ended is None:
+                if (left := deadline.left_s()) == 0:
+                    raise ExpectTimeout(f"no panic within {timeout_s:g} s")
+                broker.changed.wait(left)
             if watcher.report is None:
                 raise ConsoleClosed(f"the console ended without a panic: {broker.ended}")
             report = self._whole(watcher.report)

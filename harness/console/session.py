@@ -11,6 +11,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from harness.board import Board, LabError
+from harness.console.attach import SOCKET, AttachServer
 from harness.console.broker import Broker
 from harness.console.channel import Channel
 from harness.console.console import Console
@@ -60,12 +61,18 @@ class Session:
         self.channel = Channel(self.broker)
         for sink in (self._log, *sinks):
             self.broker.attach(sink)
-        machine.record(log)
         self.broker.note(machine.shell_command())
         machine.listen(self._on_event)
         self.hang_clock = HangClock(machine)
         self.broker.clock, self.broker.host_clock = self.hang_clock.now, self.hang_clock.host
         self.broker.start()
+        self._attach: AttachServer | None = None
+        clock = self.hang_clock
+        try:
+            self._attach = AttachServer(self.broker, machine.scratch / SOCKET, hold=clock.hold, release=clock.release)
+        except OSError as error:
+            self.broker.note(f"nobody can attach to this session: {error}")
+        machine.record(log)
 
     def __enter__(self) -> Session:
         return self
@@ -87,6 +94,8 @@ class Session:
             self.machine.off()
         finally:
             self.broker.close()
+            if self._attach is not None:
+                self._attach.close()
             self._log.close()
 
     @property

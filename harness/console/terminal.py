@@ -40,7 +40,7 @@ def attach_terminal(session: Session, stdin: int = 0, stdout: int = 1) -> int:
     ended, ending = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
 
     def show(text: bytes) -> None:
-        _write(stdout, text.replace(b"\r\n", b"\n").replace(b"\n", b"\r\n"))
+        write_text(stdout, text)
 
     def wake(_event: object) -> None:
         if session.broker.ended is not None or not session.machine.running:
@@ -77,6 +77,8 @@ def _pump(session: Session, stdin: int, ended: int) -> None:
             return
 
 
-def _write(fd: int, data: bytes) -> None:
+def write_text(fd: int, text: bytes) -> None:
+    """Show a target's text on a terminal in raw mode."""
+    data = text.replace(b"\r\n", b"\n").replace(b"\n", b"\r\n")
     while data:
         data = data[os.write(fd, data) :]

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Generator
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -242,6 +243,21 @@ def pytest_runtest_makereport(
 
         add_verdict(item, call, report)
     return report
+
+
+def pytest_enter_pdb(config: pytest.Config, pdb: Any) -> None:
+    """Hold the machines' clocks while a person is at the debugger's prompt; steps that it runs have theirs."""
+    from harness.plugin.keys import LAB
+
+    prompt = pdb.interaction
+
+    def held(*args: Any) -> None:
+        with ExitStack() as stack:
+            if LAB in config.stash:
+                stack.enter_context(config.stash[LAB].clocks_held())
+            prompt(*args)
+
+    pdb.interaction = held
 
 
 def pytest_make_parametrize_id(config: pytest.Config, val: Any, argname: str) -> str | None:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import itertools
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -36,6 +37,7 @@ class Lab:
         self._coverage = coverage
         self._artifacts: dict[tuple[str, bool], Artifacts] = {}
         self._shared: tuple[Board, Session] | None = None
+        self._started: list[Session] = []
         self._count = itertools.count(1)
         self._worker = os.environ.get("PYTEST_XDIST_WORKER", "")
 
@@ -93,7 +95,17 @@ class Lab:
         session = Session(machine, self.logs / "boots" / safe_name(name) / "console.log", sinks)
         if watched is not None:
             watched.session = session
+        self._started = [*(one for one in self._started if not one.closed), session]
         return session
+
+    @contextmanager
+    def clocks_held(self) -> Iterator[None]:
+        """Let the hang clocks of all machines that are on stand meanwhile."""
+        with ExitStack() as stack:
+            for session in self._started:
+                session.hang_clock.hold()
+                stack.callback(session.hang_clock.release)
+            yield
 
     def shared(self, board: Board, sinks: tuple[Sink, ...] = ()) -> tuple[Session, bool]:
         """The machine that tests on `board` share, and whether it was switched on just now.
