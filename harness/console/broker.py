@@ -270,7 +270,7 @@ class Broker:
             self._lose(f"the serial line hung up: {reason}")
             try:
                 reason = self.serial_line.reopen(self._pause)
-            except LabError as error:
+            except (LabError, OSError) as error:
                 reason = str(error)
                 break
             self._lose(reason, away=False)

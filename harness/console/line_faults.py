@@ -44,6 +44,8 @@ def frame_fault(torn: bytes, following: Sequence[bytes] = ()) -> str | None:
 def lost_frame(lines: Iterable[bytes]) -> str | None:
     """The frame among lines of text that has lost its first byte, the SOH, if there is one."""
     for line in lines:
+        if line.startswith(SOH):
+            continue
         if (match := _BARE.search(line)) and isinstance(frame := decode(SOH + match.group()), Frame):
             return f"console: bytes lost in frame {frame.sequence:04x}: its first"
     return None
@@ -120,6 +122,8 @@ def _blocks(size: int) -> Iterator[tuple[int, int]]:
 def _repairs(torn: bytes) -> Iterator[tuple[str, bytes]]:
     """What may have happened, and the line as it was then; `{}` stands for the frame's name."""
     for start, end in _blocks(len(torn)):
+        if start == 0:
+            continue  # it begins a frame, or it would not be here
         if start >= _HEAD and not _fits(torn, start, b"", end):
             continue
         block = torn[start:end]

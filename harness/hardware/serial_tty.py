@@ -8,6 +8,7 @@ port is opened by its stable name, and opened again by it.
 from __future__ import annotations
 
 import errno
+import termios
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -68,7 +69,7 @@ class SerialTty:
         self._serial.port = str(self._node)
         try:
             self._serial.open()
-        except (serial.SerialException, OSError) as error:
+        except (OSError, termios.error) as error:
             raise HardwareError(f"wanted the serial port {self.port}; found: {_why(error)}") from error
 
 
@@ -79,8 +80,9 @@ def _alias(port: Path, node: Path) -> str:
     return "" if node == port else f" ({node})"
 
 
-def _why(error: OSError) -> str:
-    match error.errno:
+def _why(error: Exception) -> str:
+    # pyserial's may have a text alone, and termios' have the number as an argument alone.
+    match getattr(error, "errno", None) or error.args[0]:
         case errno.ENOENT | errno.ENODEV | errno.ENXIO | errno.EIO:
             links = sorted(Path("/dev/serial/by-id").glob("*"))
             return f"no such device; there are: {', '.join(map(str, links)) or 'none in /dev/serial/by-id'}"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import socket
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
 
@@ -19,7 +19,8 @@ from harness.console.line_faults import frame_fault, garbage
 from support.faulty_tty import changed, doubled, dropped
 
 TOP = Path(__file__).resolve().parents[2]
-RECORDED = sorted((TOP / "testsuites" / "support" / "recorded").glob("*.console"))
+RECORDED = TOP / "testsuites" / "support" / "recorded"
+RUNS = sorted(RECORDED.glob("*-run.console"))
 configuration.set_hypothesis_home_dir(TOP / "build" / "hypothesis")
 # The same examples each time: a test that is red by chance is red for nobody else.
 PROPERTY = settings(
@@ -112,19 +113,20 @@ def test_no_bytes_upset_the_parsers(line: bytes, text: str) -> None:
     garbage(line)
 
 
-faults = st.sampled_from([dropped, doubled, changed])
+Fault = Callable[..., bytes]
+faults: st.SearchStrategy[Fault] = st.sampled_from([dropped, doubled, changed])
 
 
 @pytest.mark.requirement("TST-24", "TST-05")
 @PROPERTY
-@given(st.sampled_from(RECORDED), st.integers(0), st.integers(0, 7), faults, cuts)
+@given(st.sampled_from(RUNS), st.integers(0), st.integers(0, 7), faults, cuts)
 def test_no_fault_of_a_line_makes_a_result_that_was_not_sent(
-    path: Path, at: int, size: int, fault: type[bytes], sizes: list[int]
+    path: Path, at: int, size: int, fault: Fault, sizes: list[int]
 ) -> None:
     stream = path.read_bytes()
     truth = results([stream])
     assert len(truth) == 14
-    hurt = fault(stream, at % len(stream), size)  # type: ignore[call-arg]
+    hurt = fault(stream, at % len(stream), size)
     found = results(list(pieces(hurt, [100 * size for size in sizes])))
     assert found == truth[: len(found)]
 
@@ -141,6 +143,20 @@ def results(parts: list[bytes]) -> list[Result]:
     return [one for one in found if isinstance(one, Result)]
 
 
+@pytest.mark.requirement("TST-24", "TST-05", "OBS-09")
+@PROPERTY
+@given(cuts)
+def test_a_recorded_panic_is_the_same_report_wherever_it_is_cut(sizes: list[int]) -> None:
+    ours, theirs = socket.socketpair()
+    with theirs, closing(Broker(ours)) as broker:
+        for piece in pieces((RECORDED / "qemu-riscv64-panic.console").read_bytes(), [9 * size for size in sizes]):
+            broker._take(piece, 0.0)
+        report = broker.panic.report
+    assert report is not None and report.complete
+    assert report.message.startswith("PANIC cpu0: kernel illegal instruction at address 0x0")
+    assert [line for line in report.lines if " registers " in line and line.startswith("PANIC cpu3: ")]
+
+
 NAMES = {dropped: "bytes lost in", doubled: "bytes doubled in", changed: "a byte changed in"}
 
 
@@ -148,11 +164,11 @@ NAMES = {dropped: "bytes lost in", doubled: "bytes doubled in", changed: "a byte
 @settings(PROPERTY, max_examples=60)
 @given(st.integers(0, MODULUS - 1), payloads.filter(bool), faults, st.integers(1), st.integers(0, 7))
 def test_a_byte_that_a_frame_has_lost_or_gained_is_proven(
-    sequence: int, payload: str, fault: type[bytes], at: int, bit: int
+    sequence: int, payload: str, fault: Fault, at: int, bit: int
 ) -> None:
     line = encode(sequence, payload)[:-1]
     place = 1 + at % (len(line) - 1)
-    hurt = changed(line, place, bit) if fault is changed else fault(line, place)  # type: ignore[call-arg]
+    hurt = changed(line, place, bit) if fault is changed else fault(line, place)
     if b"\n" in hurt or isinstance(decode(hurt), Frame):
         return
     assert frame_fault(hurt) == f"console: {NAMES[fault]} frame {sequence:04x}"
