@@ -11,6 +11,7 @@
 //! | capability, info of a message call | `rdi rsi` | `x0 x1` | `a0 a1` |
 //! | payload words 0 to 7 | `rdx r8 r9 r10 r12 r13 r14 r15` | `x2` to `x9` | `a2` to `a7`, `t1`, `t2` |
 //! | status, info of a message call | `rax rsi` | `x0 x1` | `a0 a1` |
+//! | badge of a message received | `rdi` | `x10` | `t0` |
 //!
 //! Every other register is preserved, but `rcx` and `r11` on x86_64.
 //! A status is 0 or the negative of an [`Error`].
@@ -19,7 +20,7 @@
 use core::mem::{offset_of, size_of};
 
 /// Calls below this number never block and are plain functions of six words.
-pub const SIMPLE_CALLS: u64 = 16;
+pub const SIMPLE_CALLS: u64 = 32;
 
 /// Numbers of the system calls, each once.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -42,35 +43,51 @@ pub enum Call {
     ArchiveMember = 6,
     /// `(index, offset, address, length) -> bytes` of a member of the boot archive.
     ArchiveRead = 7,
-    /// `() -> capability` of a new endpoint.
+    /// `(slot, or ANY_SLOT) -> capability` of a new endpoint.
     EndpointCreate = 8,
-    /// `(resource, Power)`: does not return when it works.
+    /// `(resource, Power)`: does not return when it works. Right: manage.
     Power = 9,
+    /// `(bits, slot, or ANY_SLOT) -> capability` of a new CNode with `1 << bits` slots.
+    CNodeCreate = 10,
+    /// `(to: CNode, index, from: CNode, index, how, badge) -> generation` of the filling: see [`copy_how`].
+    /// Rights: write in the CNode of `to`, read in that of `from`.
+    CapCopy = 11,
+    /// `(to: CNode, index, from: CNode, index, how) -> generation` of the filling; of `how` the depths count.
+    /// Right: write in both CNodes.
+    CapMove = 12,
+    /// `(CNode, index, depth) -> 1: call again, 0: the slot is empty`. Right: write.
+    CapDelete = 13,
+    /// `(CNode, index, depth) -> 1: call again, 0: nothing is left that came from this capability`. Right: manage, in
+    /// the capability.
+    CapRevoke = 14,
+    /// `(CNode, index, depth, address of CapabilityInfo)`. Right: read.
+    CapRead = 15,
+    /// `(process, or OWN_PROCESS; CNode; guard)`: names of its threads start at that CNode. Right: manage, in the
+    /// process.
+    SetRoot = 16,
 
     /// `(status)`: ends the process.
-    Exit = 16,
+    Exit = 32,
     /// `()`: ends the thread; the process ends with its last thread.
-    ThreadExit = 17,
+    ThreadExit = 33,
     /// `()`: gives the CPU to the next thread of the same priority.
-    Yield = 18,
+    Yield = 34,
     /// `(nanoseconds since boot)`: waits until then.
-    Sleep = 19,
+    Sleep = 35,
     /// `(entry, stack pointer, argument, CPU + 1, or 0 for any, tls) -> thread id`.
-    ThreadCreate = 20,
-    /// `(resource, address of SpawnRequest) -> capability` of the new process.
-    Spawn = 21,
-    /// `(process) -> exit word`: waits for the end of a process; see [`exit_word`].
-    Wait = 22,
-    /// `(resource, address, length) -> bytes`: waits for console input.
-    ConsoleRead = 23,
-    /// Message call: sends to the endpoint and waits for the reply.
-    Call = 24,
-    /// Message call: waits for a message; a reply is then owed to its caller.
-    Receive = 25,
-    /// Message call: answers the caller owed, then waits for the next message.
-    ReplyReceive = 26,
-    /// `(capability)`: empties the slot; an endpoint ends with its last capability.
-    Close = 27,
+    ThreadCreate = 36,
+    /// `(resource, address of SpawnRequest) -> capability` of the new process. Right: write.
+    Spawn = 37,
+    /// `(process) -> exit word`: waits for the end of a process; see [`exit_word`]. Right: read.
+    Wait = 38,
+    /// `(resource, address, length) -> bytes`: waits for console input. Right: read.
+    ConsoleRead = 39,
+    /// Message call: sends to the endpoint and waits for the reply. Rights: write, call.
+    Call = 40,
+    /// Message call: waits for a message; a reply is then owed to its caller. Right: read.
+    Receive = 41,
+    /// Message call: answers the caller owed, then waits for the next message. Right: read.
+    ReplyReceive = 42,
 }
 
 /// Everything that can go wrong, in every call.
@@ -83,17 +100,17 @@ pub enum Error {
     InvalidArgument = 2,
     /// A user address is out of range, unmapped, or lacks the right.
     InvalidAddress = 3,
-    /// The slot is empty, or out of range.
+    /// The name leads to no slot, or to an empty one, or to another filling than it says.
     InvalidCapability = 4,
     /// The capability names an object of another kind.
     WrongObject = 5,
     /// No memory, or no object, is left to charge.
     NoMemory = 6,
-    /// The capability table has no free slot.
+    /// The root CNode has no free slot.
     NoSlot = 7,
     /// What was named does not exist.
     NotFound = 8,
-    /// The partner ended before it answered.
+    /// The partner ended before it answered, or the way to it was taken away.
     PartnerGone = 9,
     /// The program is not an ELF that this machine runs.
     InvalidProgram = 10,
@@ -101,6 +118,16 @@ pub enum Error {
     Unsupported = 11,
     /// A reply was sent, and no caller is owed one.
     NoCaller = 12,
+    /// The capability lacks a right that the call needs.
+    NoRight = 13,
+    /// The slot to fill is not empty.
+    Occupied = 14,
+    /// A CNode on the way has another guard than the address.
+    GuardMismatch = 15,
+    /// The depth ends between two CNodes.
+    DepthTooShort = 16,
+    /// There is no further CNode, and bits of the address are left.
+    DepthTooLong = 17,
 }
 
 impl Error {
@@ -120,6 +147,11 @@ impl Error {
             10 => Self::InvalidProgram,
             11 => Self::Unsupported,
             12 => Self::NoCaller,
+            13 => Self::NoRight,
+            14 => Self::Occupied,
+            15 => Self::GuardMismatch,
+            16 => Self::DepthTooShort,
+            17 => Self::DepthTooLong,
             _ => return None,
         })
     }
@@ -187,6 +219,89 @@ pub enum Info {
     /// Bytes `8 * index` to `8 * index + 7` of the kernel's command line, the first in the lowest byte; zero
     /// bytes behind its end. `NotFound` beyond the most that the kernel keeps.
     CommandLine = 16,
+    /// Objects whose end has begun, and whose memory is not free yet.
+    Ending = 17,
+}
+
+/// What a capability names.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u64)]
+pub enum Kind {
+    /// Authority over the console's input, power, and starting programs.
+    Resource = 1,
+    Endpoint = 2,
+    Process = 3,
+    CNode = 4,
+}
+
+/// What a capability allows; a capability derived from it never allows more.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(transparent)]
+pub struct Rights(pub u64);
+
+impl Rights {
+    pub const NONE: Self = Self(0);
+    /// Receive from an endpoint, wait for a process, read the console, copy out of a CNode.
+    pub const READ: Self = Self(1);
+    /// Send to an endpoint, start a program, fill and empty slots of a CNode.
+    pub const WRITE: Self = Self(2);
+    /// Let capabilities travel with a message.
+    pub const GRANT: Self = Self(4);
+    /// Send to an endpoint and be owed a reply.
+    pub const CALL: Self = Self(8);
+    /// Revoke what was derived; change a process's root; switch the machine off.
+    pub const MANAGE: Self = Self(16);
+    pub const ALL: Self = Self(31);
+
+    #[must_use]
+    pub const fn with(self, other: Self) -> Self {
+        Self(self.0 | other.0)
+    }
+
+    /// Whether all of `wanted` are here.
+    #[must_use]
+    pub const fn have(self, wanted: Self) -> bool {
+        self.0 & wanted.0 == wanted.0
+    }
+}
+
+/// A name is an address of this many bits, and above it the generation of the filling that it means; 0 means any.
+pub const ADDRESS_BITS: u32 = 32;
+/// In place of a slot: the first empty one of the caller's root CNode.
+pub const ANY_SLOT: u64 = u64::MAX;
+/// In place of a process: the caller's.
+pub const OWN_PROCESS: u64 = u64::MAX;
+/// A CNode has at most `1 <<` this slots.
+pub const CNODE_BITS_MAX: u64 = 8;
+
+/// The word `how` of [`Call::CapCopy`] and [`Call::CapMove`].
+///
+/// A slot is named by a CNode, an index and a depth, the number of bits of the index that count. At depth 0 it is the
+/// slot that the CNode's name itself leads to, whatever it holds. A generation in the upper half of the index (at depth
+/// 0: of the name) is that of the filling meant; of a slot to fill, the one to give it, which must not be past.
+#[must_use]
+pub const fn copy_how(rights: Rights, to_depth: u32, from_depth: u32) -> u64 {
+    rights.0 | (to_depth as u64) << 16 | (from_depth as u64) << 24
+}
+
+/// The guard of a CNode, which stands in the place of its capability's badge: so many bits of an address have to have
+/// that value, before those that choose a slot.
+#[must_use]
+pub const fn guard(bits: u32, value: u32) -> u64 {
+    (bits as u64) << 32 | value as u64
+}
+
+/// What [`Call::CapRead`] tells of a slot.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(C)]
+pub struct CapabilityInfo {
+    /// A [`Kind`], or 0 for an empty slot.
+    pub kind: u64,
+    pub rights: u64,
+    /// Of a CNode, the guard.
+    pub badge: u64,
+    /// Of this filling, or of the next one of an empty slot.
+    pub generation: u64,
 }
 
 /// What [`Call::Power`] does.
@@ -197,7 +312,7 @@ pub enum Power {
     Reboot = 1,
 }
 
-/// Capability slots of every process in which [`SpawnRequest::capabilities`] arrive.
+/// Slots of every process in which [`SpawnRequest::capabilities`] arrive.
 pub const SPAWN_CAPABILITIES: usize = 4;
 /// No capability, in a [`SpawnRequest`].
 pub const NO_CAPABILITY: u64 = u64::MAX;
@@ -213,7 +328,7 @@ pub struct SpawnRequest {
     pub name: [u8; NAME_MAX],
     pub name_length: u64,
     pub argument: u64,
-    /// Slots of the caller, copied to slots 0 to 3 of the child.
+    /// Capabilities of the caller, copied to slots 0 to 3 of the child.
     pub capabilities: [u64; SPAWN_CAPABILITIES],
 }
 
@@ -231,6 +346,7 @@ pub struct ProcessInfo {
 }
 
 const _: () = assert!(size_of::<SpawnRequest>() == 80 && offset_of!(SpawnRequest, capabilities) == 48);
+const _: () = assert!(size_of::<CapabilityInfo>() == 32);
 const _: () = assert!(size_of::<ProcessInfo>() == 72 && offset_of!(ProcessInfo, name) == 32);
 
 /// Bit of an exit word that is set when the kernel ended the process for a fault.

@@ -31,8 +31,12 @@ pub const CPU_START_WAIT_NS: u64 = 1_000_000_000;
 pub const PRIORITIES: usize = 256;
 pub const DEFAULT_PRIORITY: u8 = 128;
 
-/// Slots of a process's capability table.
-pub const CAPABILITY_SLOTS: usize = 32;
+/// A process's first capability table has this power of two slots.
+pub const CSPACE_BITS: u32 = 6;
+/// Steps of a long operation on capabilities, each some hundred instructions, before interrupts are let in.
+pub const CAPABILITY_STEPS: usize = 16;
+/// Objects that may wait for their memory before CPUs in user mode are asked to come by.
+pub const RETIRED_BATCH: usize = 32;
 
 /// Bytes of the log ring.
 pub const LOG_SIZE: usize = 64 << 10;

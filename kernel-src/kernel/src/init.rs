@@ -9,9 +9,11 @@ use crate::{
     cpio::Archive,
     jitter, log,
     mm::{self, frames, paging, ring::Ring},
-    object::{self, Capability},
+    object::{self, Resource},
     percpu, println, sched, smp,
+    sync::{Slot, tree},
 };
+use abi::Rights;
 use core::sync::atomic::{AtomicUsize, Ordering};
 
 static SLIDE: AtomicUsize = AtomicUsize::new(0);
@@ -120,7 +122,12 @@ extern "C" fn rest() -> ! {
     ));
     arch::console::enable_input_interrupt();
     let archive = archive().expect("a boot archive: give the kernel boot.cpio as initrd");
-    match object::spawn(&archive, "init", 0, &[Some(Capability::Resource)]) {
+    let give = |slots: &[Slot]| {
+        let first = object::claim(slots.first().ok_or(abi::Error::NoSlot)?, 0)?;
+        tree::originate(Resource::new()?, first, 0, Rights::ALL);
+        Ok(())
+    };
+    match object::spawn(&archive, "init", 0, give) {
         // The process lives on by its threads; nobody waits for it.
         Ok(init) => drop(init),
         Err(error) => panic!("init cannot be started from the boot archive: {error:?}"),

@@ -41,6 +41,10 @@ pub struct PerCpu {
     pub reschedule: Cell<bool>,
     /// Root table that is active for user addresses.
     pub active_root: Cell<PhysAddr>,
+    /// How often the CPU has left the kernel, simple calls aside.
+    pub left: AtomicU64,
+    /// It waits for an interrupt, and has nothing of the kernel's in hand.
+    pub asleep: AtomicBool,
     /// Set by `smp` once the CPU has arrived.
     pub online: AtomicBool,
     pub timer_interrupts: AtomicU64,
@@ -75,6 +79,8 @@ impl PerCpu {
             blocked: Cell::new(false),
             reschedule: Cell::new(false),
             active_root: Cell::new(PhysAddr(0)),
+            left: AtomicU64::new(0),
+            asleep: AtomicBool::new(false),
             online: AtomicBool::new(false),
             timer_interrupts: AtomicU64::new(0),
             ipis_received: AtomicU64::new(0),

@@ -8,12 +8,12 @@
 use crate::{
     addr::{CpuId, Nanos, PhysAddr},
     arch,
-    config::PRIORITIES,
+    config::{CAPABILITY_STEPS, PRIORITIES},
     jitter,
     mm::paging,
     object::{self, Queued, Thread},
     percpu::{self, PerCpu},
-    sync::{List, Rank, Ref, Spin},
+    sync::{List, Rank, Ref, Spin, ending},
 };
 use core::sync::atomic::{AtomicUsize, Ordering};
 
@@ -142,6 +142,7 @@ pub fn timer_fired() {
 /// The only way out of the kernel: on with the current thread, or the next, or sleep.
 pub fn leave() -> ! {
     let cpu = percpu::this();
+    ending::quiescent(cpu);
     settle_current(cpu);
     loop {
         if let Some(thread) = percpu::current() {
@@ -156,6 +157,8 @@ pub fn leave() -> ! {
                 drop(percpu::set_current(Some(thread)));
                 arm(cpu, true);
             }
+            // What is left to do at the ends of objects comes before sleep.
+            None if ending::pending() != 0 && ending::advance(CAPABILITY_STEPS) => {}
             None => idle(cpu),
         }
     }
@@ -223,6 +226,6 @@ fn idle(cpu: &PerCpu) {
     activate(cpu, paging::kernel_root());
     arm(cpu, false);
     percpu::count(&cpu.idle_entries);
-    arch::cpu::wait_for_interrupt();
+    ending::asleep(cpu, arch::cpu::wait_for_interrupt);
     cpu.reschedule.set(false);
 }

@@ -2,16 +2,21 @@
 
 use crate::{
     addr::{CpuId, Nanos, VirtAddr},
-    arch, cmdline, init, log,
+    arch, cmdline,
+    config::CAPABILITY_STEPS,
+    init, log,
     mm::{
         frames, paging,
         user::{UserBytes, UserPtr, check_range},
     },
-    object::{self, Capability, Endpoint, Process, Start, Thread},
+    object::{self, CNode, Endpoint, Process, Resource, Start, Thread},
     percpu, sched, smp,
-    sync::Ref,
+    sync::{Found, Ref, Slot, Step, ending, tree},
 };
-use abi::{Call, DEBUG_WRITE_MAX, Error, Info, NAME_MAX, Outcome, Power};
+use abi::{
+    ADDRESS_BITS, Call, CapabilityInfo, DEBUG_WRITE_MAX, Error, Info, Kind, NAME_MAX, OWN_PROCESS, Outcome, Power,
+    Rights,
+};
 use core::sync::atomic::Ordering;
 
 type Simple = extern "C" fn(u64, u64, u64, u64, u64, u64) -> Outcome;
@@ -30,7 +35,7 @@ pub static SIMPLE: [Simple; abi::SIMPLE_CALLS as usize] = {
     macro_rules! enter_all {
         ($($number:literal)*) => { [$(enter::<$number>),*] };
     }
-    enter_all!(0 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15)
+    enter_all!(0 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 19 20 21 22 23 24 25 26 27 28 29 30 31)
 };
 
 const CALLS: [Simple; abi::SIMPLE_CALLS as usize] = {
@@ -45,6 +50,13 @@ const CALLS: [Simple; abi::SIMPLE_CALLS as usize] = {
     table[Call::ArchiveRead as usize] = archive_read;
     table[Call::EndpointCreate as usize] = endpoint_create;
     table[Call::Power as usize] = power;
+    table[Call::CNodeCreate as usize] = cnode_create;
+    table[Call::CapCopy as usize] = cap_copy;
+    table[Call::CapMove as usize] = cap_move;
+    table[Call::CapDelete as usize] = cap_delete;
+    table[Call::CapRevoke as usize] = cap_revoke;
+    table[Call::CapRead as usize] = cap_read;
+    table[Call::SetRoot as usize] = set_root;
     table
 };
 
@@ -93,6 +105,7 @@ fn info_value(kind: u64, index: u64) -> Result<u64, Error> {
         k if k == Info::UserLimit as u64 => paging::user_limit().0 as u64,
         k if k == Info::Slide as u64 => init::slide() as u64,
         k if k == Info::CommandLine as u64 => cmdline::kept(index).ok_or(Error::NotFound)?,
+        k if k == Info::Ending as u64 => ending::pending() as u64,
         k if k == Info::KernelStackDepth as u64 => (percpu::this().stack_top.0 - arch::cpu::frame_pointer()) as u64,
         _ => return Err(Error::InvalidArgument),
     })
@@ -146,14 +159,165 @@ extern "C" fn archive_read(index: u64, offset: u64, to: u64, size: u64, _: u64, 
     copy().into()
 }
 
-extern "C" fn endpoint_create(_: u64, _: u64, _: u64, _: u64, _: u64, _: u64) -> Outcome {
-    let make = || sched::current().process().grant(Capability::Endpoint(Endpoint::new()?));
+fn own() -> &'static Process {
+    sched::current().process()
+}
+
+extern "C" fn endpoint_create(place: u64, _: u64, _: u64, _: u64, _: u64, _: u64) -> Outcome {
+    let make = || {
+        let (to, name) = own().vacancy(place)?;
+        tree::originate(Endpoint::new()?, to, 0, Rights::ALL);
+        Ok(name)
+    };
     make().into()
+}
+
+extern "C" fn cnode_create(bits: u64, place: u64, _: u64, _: u64, _: u64, _: u64) -> Outcome {
+    let make = || {
+        let (to, name) = own().vacancy(place)?;
+        tree::originate(CNode::new(bits)?, to, 0, Rights::ALL);
+        Ok(name)
+    };
+    make().into()
+}
+
+/// A slot as calls on slots name it, and the generation that goes with it; see [`abi::copy_how`].
+fn slot_at(node: u64, index: u64, depth: u64, rights: Rights) -> Result<(&'static Slot, u64), Error> {
+    let process = own();
+    if depth == 0 {
+        return Ok((object::resolve(process.names(), node, ADDRESS_BITS)?, node >> ADDRESS_BITS));
+    }
+    if depth > u64::from(ADDRESS_BITS) {
+        return Err(Error::InvalidArgument);
+    }
+    let (_, slot, _) = process.object::<CNode>(node, rights)?;
+    Ok((object::resolve(slot, index & u64::from(u32::MAX), depth as u32)?, index >> ADDRESS_BITS))
+}
+
+/// The capability in a slot, if it is the filling of that generation.
+fn held(slot: &Slot, generation: u64) -> Result<Found, Error> {
+    let found = slot.look_up().ok_or(Error::InvalidCapability)?;
+    if generation != 0 && generation != found.generation() {
+        return Err(Error::InvalidCapability);
+    }
+    Ok(found)
+}
+
+const fn depths(how: u64) -> (u64, u64) {
+    (how >> 16 & 0xff, how >> 24 & 0xff)
+}
+
+extern "C" fn cap_copy(to: u64, to_index: u64, from: u64, from_index: u64, how: u64, badge: u64) -> Outcome {
+    let copy = || {
+        let (to_depth, from_depth) = depths(how);
+        let (from, generation) = slot_at(from, from_index, from_depth, Rights::READ)?;
+        let found = held(from, generation)?;
+        let badge = new_badge(&found, badge)?;
+        let (to, generation) = slot_at(to, to_index, to_depth, Rights::WRITE)?;
+        let to = object::claim(to, generation)?;
+        let generation = to.generation();
+        let rights = Rights(found.rights().0 & how & Rights::ALL.0);
+        if tree::derive(from, &found, to, badge, rights) { Ok(generation) } else { Err(Error::InvalidCapability) }
+    };
+    copy().into()
+}
+
+/// A badge is given once, and for good; a CNode's guard is nobody's identity, and may change.
+fn new_badge(found: &Found, badge: u64) -> Result<u64, Error> {
+    let old = found.content.badge;
+    if badge == 0 {
+        return Ok(old);
+    }
+    if found.kind() == Kind::CNode as u64 {
+        return check_guard(badge);
+    }
+    if old == 0 { Ok(badge) } else { Err(Error::InvalidArgument) }
+}
+
+fn check_guard(guard: u64) -> Result<u64, Error> {
+    let bits = guard >> ADDRESS_BITS;
+    let value = guard & u64::from(u32::MAX);
+    if bits > u64::from(ADDRESS_BITS) || value >> bits != 0 { Err(Error::InvalidArgument) } else { Ok(guard) }
+}
+
+extern "C" fn cap_move(to: u64, to_index: u64, from: u64, from_index: u64, how: u64, _: u64) -> Outcome {
+    let relocate = || {
+        let (to_depth, from_depth) = depths(how);
+        let (from, generation) = slot_at(from, from_index, from_depth, Rights::WRITE)?;
+        let found = held(from, generation)?;
+        let (to, generation) = slot_at(to, to_index, to_depth, Rights::WRITE)?;
+        let to = object::claim(to, generation)?;
+        let generation = to.generation();
+        if tree::relocate(from, &found, to) { Ok(generation) } else { Err(Error::InvalidCapability) }
+    };
+    relocate().into()
+}
+
+const fn steps_left(step: Step) -> u64 {
+    matches!(step, Step::More) as u64
+}
+
+extern "C" fn cap_delete(node: u64, index: u64, depth: u64, _: u64, _: u64, _: u64) -> Outcome {
+    let delete = || {
+        let (slot, generation) = slot_at(node, index, depth, Rights::WRITE)?;
+        if generation != 0 && generation != slot.generation() {
+            return Err(Error::InvalidCapability);
+        }
+        tree::delete(slot, CAPABILITY_STEPS).map(steps_left).ok_or(Error::InvalidCapability)
+    };
+    let done = delete().into();
+    ending::quiescent(percpu::this());
+    done
+}
+
+extern "C" fn cap_revoke(node: u64, index: u64, depth: u64, _: u64, _: u64, _: u64) -> Outcome {
+    let revoke = || {
+        let (slot, generation) = slot_at(node, index, depth, Rights::READ)?;
+        let found = held(slot, generation)?;
+        if !found.rights().have(Rights::MANAGE) {
+            return Err(Error::NoRight);
+        }
+        tree::revoke(slot, &found, CAPABILITY_STEPS).map(steps_left).ok_or(Error::InvalidCapability)
+    };
+    let done = revoke().into();
+    ending::quiescent(percpu::this());
+    done
+}
+
+extern "C" fn cap_read(node: u64, index: u64, depth: u64, to: u64, _: u64, _: u64) -> Outcome {
+    let tell = || {
+        let (slot, generation) = slot_at(node, index, depth, Rights::READ)?;
+        let to = UserPtr::new(to)?;
+        let mut info = CapabilityInfo { kind: 0, rights: 0, badge: 0, generation: slot.generation() };
+        if let Some(found) = slot.look_up() {
+            let (kind, rights, badge) = (found.kind(), found.rights().0, found.content.badge);
+            info = CapabilityInfo { kind, rights, badge, generation: found.generation() };
+        }
+        if generation != 0 && generation != info.generation {
+            return Err(Error::InvalidCapability);
+        }
+        to.write(&info).map(|()| 0)
+    };
+    tell().into()
+}
+
+extern "C" fn set_root(process: u64, root: u64, guard: u64, _: u64, _: u64, _: u64) -> Outcome {
+    let set = || {
+        let process = match process {
+            OWN_PROCESS => own(),
+            name => own().object(name, Rights::MANAGE)?.0,
+        };
+        let (_, slot, found) = own().object::<CNode>(root, Rights::NONE)?;
+        process.set_names(slot, &found, check_guard(guard)?).map(|()| 0)
+    };
+    let done = set().into();
+    ending::quiescent(percpu::this());
+    done
 }
 
 extern "C" fn power(resource: u64, action: u64, _: u64, _: u64, _: u64, _: u64) -> Outcome {
     let act = || {
-        sched::current().process().resource(resource)?;
+        own().object::<Resource>(resource, Rights::MANAGE)?;
         let done = match action {
             a if a == Power::Off as u64 => arch::cpu::power_off(),
             a if a == Power::Reboot as u64 => arch::cpu::reboot(),
@@ -199,11 +363,10 @@ fn carry_out(thread: &Thread, number: u64) -> Option<Result<u64, Error>> {
         n if n == Call::ConsoleRead as u64 => console_read(thread, argument(0), argument(1), argument(2)),
         n if n == Call::Call as u64 || n == Call::Receive as u64 || n == Call::ReplyReceive as u64 => {
             if let Err(error) = message(thread, n) {
-                thread.frame.with(|frame| frame.set_message(error.status(), 0, [0; abi::MESSAGE_WORDS]));
+                thread.frame.with(|frame| frame.set_message(error.status(), 0, 0, [0; abi::MESSAGE_WORDS]));
             }
             None
         }
-        n if n == Call::Close as u64 => Some(thread.process().close(argument(0)).map(|()| 0)),
         _ => Some(Err(Error::InvalidCall)),
     }
 }
@@ -243,22 +406,27 @@ fn thread_create(thread: &Thread, [entry, stack, argument, cpu, tls]: [u64; 5]) 
 
 fn spawn(thread: &Thread, resource: u64, request: u64) -> Result<u64, Error> {
     let process = thread.process();
-    process.resource(resource)?;
+    process.object::<Resource>(resource, Rights::WRITE)?;
     let request = UserPtr::new(request)?.read()?;
     object::spawn_requested(process, &init::archive()?, &request)
 }
 
-fn wait(thread: &Thread, slot: u64) -> Option<Result<u64, Error>> {
-    match thread.process().capability(slot) {
-        Ok(Capability::Process(process)) => process.wait(thread).map_or_else(|| restart(thread), |word| Some(Ok(word))),
-        Ok(Capability::Resource | Capability::Endpoint(_)) => Some(Err(Error::WrongObject)),
+fn wait(thread: &Thread, name: u64) -> Option<Result<u64, Error>> {
+    let waited = thread
+        .process()
+        .object::<Process>(name, Rights::READ)
+        .and_then(|(process, slot, found)| process.wait(thread, slot, &found));
+    match waited {
+        Ok(Some(word)) => Some(Ok(word)),
+        Ok(None) => restart(thread),
         Err(error) => Some(Err(error)),
     }
 }
 
 fn console_read(thread: &Thread, resource: u64, to: u64, size: u64) -> Option<Result<u64, Error>> {
     let mut buffer = [0; DEBUG_WRITE_MAX];
-    let to = match thread.process().resource(resource).and_then(|()| UserBytes::new(to, size)) {
+    let may = thread.process().object::<Resource>(resource, Rights::READ);
+    let to = match may.and_then(|_| UserBytes::new(to, size)) {
         Ok(to) => to,
         Err(error) => return Some(Err(error)),
     };
@@ -270,14 +438,15 @@ fn console_read(thread: &Thread, resource: u64, to: u64, size: u64) -> Option<Re
 }
 
 fn message(thread: &Thread, number: u64) -> Result<(), Error> {
-    let endpoint = thread.process().endpoint(thread.frame.with(|frame| frame.capability()))?;
-    if number == Call::Call as u64 {
-        endpoint.call(thread);
-        return Ok(());
+    let name = thread.frame.with(|frame| frame.capability());
+    let calls = number == Call::Call as u64;
+    let rights = if calls { Rights::WRITE.with(Rights::CALL) } else { Rights::READ };
+    let (endpoint, slot, found) = thread.process().object::<Endpoint>(name, rights)?;
+    if calls {
+        return endpoint.call(thread, slot, &found);
     }
     if number == Call::ReplyReceive as u64 {
         object::reply(thread)?;
     }
-    endpoint.receive(thread);
-    Ok(())
+    endpoint.receive(thread, slot, &found)
 }

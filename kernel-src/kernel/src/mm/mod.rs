@@ -13,6 +13,8 @@ pub mod ring;
 #[cfg(target_os = "none")]
 pub mod slab;
 #[cfg(target_os = "none")]
+pub mod slots;
+#[cfg(target_os = "none")]
 pub mod space;
 #[cfg(target_os = "none")]
 pub mod user;

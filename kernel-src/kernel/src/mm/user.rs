@@ -57,6 +57,8 @@ pub unsafe trait Plain: Copy {}
 unsafe impl Plain for abi::SpawnRequest {}
 // SAFETY: as above.
 unsafe impl Plain for abi::ProcessInfo {}
+// SAFETY: as above.
+unsafe impl Plain for abi::CapabilityInfo {}
 
 /// A structure that a user program says it has.
 #[derive(Clone, Copy)]

@@ -7,9 +7,10 @@ use super::{thread::Thread, wait::WaitList};
 use crate::{
     mm::slab::Slab,
     sched,
-    sync::{Counted, Header, Rank, Ref, Spin},
+    sync::{Counted, Found, Header, Object, Rank, Ref, Slot, Spin},
 };
-use abi::{Error, MESSAGE_WORDS};
+use abi::{Error, Kind, MESSAGE_WORDS};
+use core::mem::offset_of;
 
 struct Queues {
     callers: WaitList,
@@ -31,6 +32,20 @@ impl Counted for Endpoint {
     fn slab() -> &'static Slab<Self> {
         &SLAB
     }
+
+    /// Who waits by a capability that is gone hears of it.
+    fn settle(&self) {
+        let mut queues = self.queues.lock();
+        let queues = &mut *queues;
+        for waiting in [&mut queues.callers, &mut queues.receivers] {
+            waiting.drop_where(|thread| !thread.via.holds(), |thread| finish(thread, Err(Error::PartnerGone)));
+        }
+    }
+}
+
+impl Object for Endpoint {
+    const KIND: Kind = Kind::Endpoint;
+    const HEADER: usize = offset_of!(Self, header);
 }
 
 impl Endpoint {
@@ -40,8 +55,12 @@ impl Endpoint {
     }
 
     /// The current thread sends what its registers hold, and waits for the reply.
-    pub fn call(&self, caller: &Thread) {
+    pub fn call(&self, caller: &Thread, slot: &Slot, found: &Found) -> Result<(), Error> {
         let mut queues = self.queues.lock();
+        if !slot.still(found) {
+            return Err(Error::InvalidCapability);
+        }
+        caller.via.set(slot, found);
         match queues.receivers.take_first() {
             Some(receiver) => {
                 caller.begin_wait();
@@ -50,36 +69,32 @@ impl Endpoint {
             }
             None => queues.callers.wait(Ref::share(caller)),
         }
+        Ok(())
     }
 
     /// The current thread takes the next message, or waits for one.
     /// A caller still owed a reply gets none: it hears that its partner is gone.
-    pub fn receive(&self, receiver: &Thread) {
+    pub fn receive(&self, receiver: &Thread, slot: &Slot, found: &Found) -> Result<(), Error> {
         abandon(receiver);
         let mut queues = self.queues.lock();
+        if !slot.still(found) {
+            return Err(Error::InvalidCapability);
+        }
         match queues.callers.take_first() {
             Some(caller) => hand_over(&caller, receiver),
-            None => queues.receivers.wait(Ref::share(receiver)),
+            None => {
+                receiver.via.set(slot, found);
+                queues.receivers.wait(Ref::share(receiver));
+            }
         }
-    }
-}
-
-impl Drop for Endpoint {
-    fn drop(&mut self) {
-        let mut queues = self.queues.lock();
-        while let Some(thread) = queues.callers.take_first() {
-            finish(&thread, Err(Error::PartnerGone));
-        }
-        while let Some(thread) = queues.receivers.take_first() {
-            finish(&thread, Err(Error::PartnerGone));
-        }
+        Ok(())
     }
 }
 
 /// Moves the message of `caller`, which waits, to `receiver`, which owes it a reply from then on.
 fn hand_over(caller: &Thread, receiver: &Thread) {
     let (info, words) = caller.frame.with(|frame| (frame.info(), frame.message_words()));
-    receiver.frame.with(|frame| frame.set_message(0, info, words));
+    receiver.frame.with(|frame| frame.set_message(0, caller.via.badge(), info, words));
     *receiver.owed.lock() = Some(Ref::share(caller));
     if receiver.is_doomed() {
         // It may have been reaped just before: then nobody else tells the caller.
@@ -96,7 +111,7 @@ fn finish(thread: &Ref<Thread>, result: Result<(u64, [u64; MESSAGE_WORDS]), Erro
         Ok(message) => (0, message),
         Err(error) => (error.status(), (0, [0; MESSAGE_WORDS])),
     };
-    thread.frame.with(|frame| frame.set_message(status, info, words));
+    thread.frame.with(|frame| frame.set_message(status, 0, info, words));
     sched::wake(thread.clone());
 }
 

@@ -1,32 +1,27 @@
-//! Processes: a space, a capability table and threads, ended as one.
+//! Processes: a space, a root of names and threads, ended as one.
 
 use super::{
-    endpoint::{self, Endpoint},
+    cnode::{self, CNode},
+    endpoint,
     thread::{Member, Start, Thread},
     wait::WaitList,
 };
 use crate::{
     addr::{PhysAddr, VirtAddr},
     arch,
-    config::CAPABILITY_SLOTS,
+    config::CSPACE_BITS,
     cpio::Archive,
     elf::Program,
     mm::{MapFlags, paging, slab::Slab, space::Space},
     sched,
-    sync::{Counted, Header, Link, List, Rank, Ref, Spin},
+    sync::{Claimed, Counted, Found, Header, Link, List, Object, Rank, Ref, Slot, Spin, Step, tree},
 };
-use abi::{Error, NAME_MAX, ProcessInfo, SpawnRequest};
+use abi::{ADDRESS_BITS, ANY_SLOT, Error, Kind, NAME_MAX, ProcessInfo, Rights, SpawnRequest};
 use arrayvec::ArrayString;
-use core::sync::atomic::{AtomicU64, Ordering};
-
-/// What a slot of a process's table names.
-#[derive(Clone)]
-pub enum Capability {
-    /// Authority over the console's input, power, and starting programs.
-    Resource,
-    Endpoint(Ref<Endpoint>),
-    Process(Ref<Process>),
-}
+use core::{
+    mem::offset_of,
+    sync::atomic::{AtomicBool, AtomicU64, Ordering},
+};
 
 struct Life {
     threads: List<Ref<Thread>, Member>,
@@ -47,7 +42,9 @@ pub struct Process {
     name: ArrayString<NAME_MAX>,
     root: PhysAddr,
     space: Spin<Option<Space>>,
-    slots: Spin<[Option<Capability>; CAPABILITY_SLOTS]>,
+    /// Names start at the CNode in one of the two; no name leads here, so nothing is derived from what they hold.
+    roots: [Slot; 2],
+    second_root: AtomicBool,
     life: Spin<Life>,
     registered: Link<Ref<Process>, Registered>,
 }
@@ -64,12 +61,21 @@ impl Counted for Process {
     fn slab() -> &'static Slab<Self> {
         &SLAB
     }
+
+    fn settle(&self) {
+        drop(self.life.lock());
+    }
+}
+
+impl Object for Process {
+    const KIND: Kind = Kind::Process;
+    const HEADER: usize = offset_of!(Self, header);
 }
 
 crate::sync::linked!(Process, Registered, registered);
 
 impl Process {
-    fn new(name: &str, space: Space, slots: [Option<Capability>; CAPABILITY_SLOTS]) -> Result<Ref<Self>, Error> {
+    fn new(name: &str, space: Space) -> Result<Ref<Self>, Error> {
         let life = Life { threads: List::new(), count: 0, ended: None, reaped: false, waiting: WaitList::new() };
         let process = Ref::new(Self {
             header: Header::new(),
@@ -77,10 +83,13 @@ impl Process {
             name: ArrayString::from(name).map_err(|_| Error::InvalidArgument)?,
             root: space.root(),
             space: Spin::new(Rank::Space, Some(space)),
-            slots: Spin::new(Rank::Object, slots),
+            roots: [Slot::new(), Slot::new()],
+            second_root: AtomicBool::new(false),
             life: Spin::new(Rank::Process, life),
             registered: Link::new(),
         })?;
+        let root = process.roots[0].claim().ok_or(Error::Occupied)?;
+        tree::originate(CNode::new_root()?, root, cnode::whole_guard(CSPACE_BITS), Rights::ALL);
         Ok(process)
     }
 
@@ -96,38 +105,68 @@ impl Process {
         self.root
     }
 
-    pub fn capability(&self, slot: u64) -> Result<Capability, Error> {
-        let slots = self.slots.lock();
-        slots.get(slot as usize).and_then(Clone::clone).ok_or(Error::InvalidCapability)
+    /// The slot where its threads' names start.
+    pub fn names(&self) -> &Slot {
+        &self.roots[usize::from(self.second_root.load(Ordering::Acquire))]
     }
 
-    /// The right to do what only holders of a Resource may.
-    pub fn resource(&self, slot: u64) -> Result<(), Error> {
-        match self.capability(slot)? {
-            Capability::Resource => Ok(()),
-            Capability::Endpoint(_) | Capability::Process(_) => Err(Error::WrongObject),
+    /// What `name` means; `InvalidCapability` where it means nothing.
+    pub fn capability(&self, name: u64) -> Result<(&Slot, Found), Error> {
+        let slot = cnode::resolve(self.names(), name, ADDRESS_BITS).map_err(|_| Error::InvalidCapability)?;
+        let found = slot.look_up().ok_or(Error::InvalidCapability)?;
+        let generation = name >> ADDRESS_BITS;
+        if generation != 0 && generation != found.generation() {
+            return Err(Error::InvalidCapability);
         }
+        Ok((slot, found))
     }
 
-    pub fn endpoint(&self, slot: u64) -> Result<Ref<Endpoint>, Error> {
-        match self.capability(slot)? {
-            Capability::Endpoint(endpoint) => Ok(endpoint),
-            Capability::Resource | Capability::Process(_) => Err(Error::WrongObject),
+    /// The object that `name` means, and by which capability, which has `rights`.
+    pub fn object<T: Object>(&self, name: u64, rights: Rights) -> Result<(&T, &Slot, Found), Error> {
+        let (slot, found) = self.capability(name)?;
+        let object = found.object().ok_or(Error::WrongObject)?;
+        if !found.rights().have(rights) {
+            return Err(Error::NoRight);
         }
+        Ok((object, slot, found))
     }
 
-    /// Puts a capability into the first free slot.
-    pub fn grant(&self, capability: Capability) -> Result<u64, Error> {
-        let mut slots = self.slots.lock();
-        let free = slots.iter().position(Option::is_none).ok_or(Error::NoSlot)?;
-        slots[free] = Some(capability);
-        Ok(free as u64)
+    /// An empty slot for a new capability, and its name: the one at an address, which may say the generation, or any of
+    /// the root CNode.
+    pub fn vacancy(&self, place: u64) -> Result<(Claimed<'_>, u64), Error> {
+        if place != ANY_SLOT {
+            let slot = cnode::resolve(self.names(), place, ADDRESS_BITS)?;
+            let claimed = claim(slot, place >> ADDRESS_BITS)?;
+            let name = claimed.generation() << ADDRESS_BITS | place & u64::from(u32::MAX);
+            return Ok((claimed, name));
+        }
+        let root = self.names().look_up().ok_or(Error::NoSlot)?;
+        let node: &CNode = root.object().ok_or(Error::NoSlot)?;
+        if root.content.badge != cnode::whole_guard(node.bits()) {
+            return Err(Error::NoSlot);
+        }
+        let free = node.slots().iter().enumerate().find_map(|(index, slot)| Some((slot.claim()?, index)));
+        let (claimed, index) = free.ok_or(Error::NoSlot)?;
+        let name = claimed.generation() << ADDRESS_BITS | index as u64;
+        Ok((claimed, name))
     }
 
-    pub fn close(&self, slot: u64) -> Result<(), Error> {
-        let taken = self.slots.lock().get_mut(slot as usize).and_then(Option::take);
-        // Dropped only now, with no lock held: it may be the last share in its object.
-        taken.map(drop).ok_or(Error::InvalidCapability)
+    /// Names start at another CNode from now on. `Occupied` while another CPU does the same.
+    pub fn set_names(&self, from: &Slot, found: &Found, guard: u64) -> Result<(), Error> {
+        let life = self.life.lock();
+        let (current, other) = (self.names(), &self.roots[usize::from(!self.second_root.load(Ordering::Relaxed))]);
+        let next = other.claim().ok_or(Error::Occupied)?;
+        if life.ended.is_some() || !tree::derive(from, found, next, guard, found.rights()) {
+            return Err(Error::InvalidCapability);
+        }
+        // From now on others may have looked things up in a root that was this process's alone.
+        if let Some(node) = current.look_up().and_then(|root| root.object::<CNode>()) {
+            node.publish();
+        }
+        self.second_root.store(!self.second_root.load(Ordering::Relaxed), Ordering::Release);
+        drop(life);
+        delete_root(current);
+        Ok(())
     }
 
     /// Makes a thread in this process and queues it.
@@ -146,16 +185,20 @@ impl Process {
         Ok(id)
     }
 
-    /// The exit word, once all threads are gone and have given back what was theirs; until then `waiter` waits, and its call starts again.
-    pub fn wait(&self, waiter: &Thread) -> Option<u64> {
+    /// The exit word, once all threads are gone and have given back what was theirs; until then `waiter` waits, and its
+    /// call starts again. `InvalidCapability` where the capability is gone by which it asks.
+    pub fn wait(&self, waiter: &Thread, slot: &Slot, found: &Found) -> Result<Option<u64>, Error> {
         let mut life = self.life.lock();
-        match life.ended {
+        if !slot.still(found) {
+            return Err(Error::InvalidCapability);
+        }
+        Ok(match life.ended {
             Some(word) if life.reaped => Some(word),
             _ => {
                 life.waiting.wait(Ref::share(waiter));
                 None
             }
-        }
+        })
     }
 }
 
@@ -175,6 +218,45 @@ pub fn end_process(process: &Process, word: u64) {
     life.threads = kept;
 }
 
+/// Empties a root: one step, since nothing was derived from it, unless a revoke elsewhere comes between.
+fn delete_root(slot: &Slot) {
+    while let Some(Step::More) = tree::delete(slot, 1) {}
+}
+
+/// Claims a slot for the filling of that generation, or for the next one where it is 0.
+pub fn claim(slot: &Slot, generation: u64) -> Result<Claimed<'_>, Error> {
+    let claimed = slot.claim().ok_or(Error::Occupied)?;
+    match generation {
+        0 => Ok(claimed),
+        generation => claimed.at_generation(generation).ok_or(Error::InvalidArgument),
+    }
+}
+
+impl Process {
+    /// All that it had is given back: who waits for its end hears.
+    pub fn released(&self) {
+        let mut life = self.life.lock();
+        life.reaped = true;
+        life.waiting.wake_all();
+    }
+
+    fn close_roots(&self) {
+        let root = self.names().look_up();
+        let told = root.and_then(|root| root.object::<CNode>()).is_some_and(|node| node.tell(Ref::share(self)));
+        self.roots.iter().for_each(delete_root);
+        if !told {
+            self.released();
+        }
+    }
+}
+
+impl Drop for Process {
+    /// One that never ran has its roots still.
+    fn drop(&mut self) {
+        self.roots.iter().for_each(delete_root);
+    }
+}
+
 /// Removes a doomed thread, on its home CPU, which no longer runs it; the last one takes the process's memory along.
 pub fn reap(thread: Ref<Thread>) {
     endpoint::abandon(&thread);
@@ -191,23 +273,17 @@ pub fn reap(thread: Ref<Thread>) {
     if last {
         let space = process.space.lock().take();
         drop(space);
-        for slot in 0..CAPABILITY_SLOTS {
-            // An empty slot is an error for user programs, and nothing here.
-            let _ = process.close(slot as u64);
-        }
         ALL.lock().remove(|listed| listed.is(process));
-        let mut life = process.life.lock();
-        life.reaped = true;
-        life.waiting.wake_all();
+        process.close_roots();
     }
 }
 
-/// Starts a program of the boot archive.
+/// Starts a program of the boot archive, with what `give` puts into the slots of its root.
 pub fn spawn(
     archive: &Archive<'_>,
     name: &str,
     argument: u64,
-    capabilities: &[Option<Capability>],
+    give: impl FnOnce(&[Slot]) -> Result<(), Error>,
 ) -> Result<Ref<Process>, Error> {
     let file = archive.find(name).ok_or(Error::NotFound)?;
     let limit = paging::user_limit().0;
@@ -218,11 +294,10 @@ pub fn spawn(
     }
     let stack = VirtAddr((abi::STACK_TOP - abi::STACK_SIZE) as usize);
     space.map_anonymous(stack, abi::STACK_SIZE as usize, MapFlags::KERNEL_DATA, &[])?;
-    let mut slots = [const { None }; CAPABILITY_SLOTS];
-    for (slot, capability) in slots.iter_mut().zip(capabilities) {
-        slot.clone_from(capability);
+    let process = Process::new(name, space)?;
+    if let Some(node) = process.names().look_up().and_then(|root| root.object::<CNode>()) {
+        give(node.slots())?;
     }
-    let process = Process::new(name, space, slots)?;
     ALL.lock().push(process.clone());
     let start = Start {
         entry: program.entry,
@@ -242,14 +317,20 @@ pub fn spawn(
 pub fn spawn_requested(parent: &Process, archive: &Archive<'_>, request: &SpawnRequest) -> Result<u64, Error> {
     let name = request.name.get(..request.name_length as usize).ok_or(Error::InvalidArgument)?;
     let name = core::str::from_utf8(name).map_err(|_| Error::InvalidArgument)?;
-    let mut capabilities = [const { None }; abi::SPAWN_CAPABILITIES];
-    for (given, slot) in capabilities.iter_mut().zip(request.capabilities) {
-        if slot != abi::NO_CAPABILITY {
-            *given = Some(parent.capability(slot)?);
+    let (to, own_name) = parent.vacancy(ANY_SLOT)?;
+    let child = spawn(archive, name, request.argument, |slots| {
+        for (slot, given) in slots.iter().zip(request.capabilities) {
+            if given != abi::NO_CAPABILITY {
+                let (from, found) = parent.capability(given)?;
+                if !tree::derive(from, &found, claim(slot, 0)?, found.content.badge, found.rights()) {
+                    return Err(Error::InvalidCapability);
+                }
+            }
         }
-    }
-    let child = spawn(archive, name, request.argument, &capabilities)?;
-    parent.grant(Capability::Process(child.clone())).inspect_err(|_| end_process(&child, abi::EXIT_FAULT))
+        Ok(())
+    })?;
+    tree::originate(child, to, 0, Rights::ALL);
+    Ok(own_name)
 }
 
 /// As [`abi::Call::ProcessInfo`].

@@ -7,7 +7,7 @@ use crate::{
     config::DEFAULT_PRIORITY,
     mm::slab::Slab,
     percpu, sched,
-    sync::{Counted, Header, Link, Owned, Rank, Ref, Spin},
+    sync::{Counted, Header, Link, Owned, Rank, Ref, Spin, Via},
 };
 use core::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
 
@@ -40,6 +40,8 @@ pub struct Thread {
     doomed: AtomicBool,
     /// When it wakes, while it sleeps.
     pub wake_at: AtomicU64,
+    /// The capability by which it waits at an endpoint.
+    pub via: Via,
     /// The caller to whom it owes a reply.
     pub owed: Spin<Option<Ref<Thread>>>,
     queued: Link<Ref<Thread>, Queued>,
@@ -57,6 +59,10 @@ impl Counted for Thread {
 
     fn slab() -> &'static Slab<Self> {
         &SLAB
+    }
+
+    fn is_looked_up(&self) -> bool {
+        false
     }
 }
 
@@ -85,6 +91,7 @@ impl Thread {
             state: AtomicU8::new(State::Runnable as u8),
             doomed: AtomicBool::new(false),
             wake_at: AtomicU64::new(0),
+            via: Via::new(),
             owed: Spin::new(Rank::Owed, None),
             queued: Link::new(),
             waiting: Link::new(),

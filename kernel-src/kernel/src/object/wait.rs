@@ -29,6 +29,22 @@ impl WaitList {
         }
     }
 
+    /// Takes out those for which `gone` is true, and gives them to `take` where they still wait.
+    pub fn drop_where(&mut self, gone: impl Fn(&Thread) -> bool, take: impl Fn(&Ref<Thread>)) {
+        let mut kept = List::new();
+        while let Some(thread) = self.0.pop() {
+            if !thread.is_waiting() {
+                continue;
+            }
+            if gone(&thread) {
+                take(&thread);
+            } else {
+                kept.push(thread);
+            }
+        }
+        self.0 = kept;
+    }
+
     /// The longest waiting thread that still waits.
     pub fn take_first(&mut self) -> Option<Ref<Thread>> {
         while let Some(thread) = self.0.pop() {

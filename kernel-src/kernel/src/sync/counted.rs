@@ -1,5 +1,9 @@
 //! Counted references to objects in type-stable slabs.
 
+use super::{
+    Derivation, Rank, Spin, Step,
+    ending::{self, Ending},
+};
 use crate::mm::slab::Slab;
 use core::{
     ops::Deref,
@@ -10,11 +14,23 @@ use core::{
 /// What every counted object carries.
 pub struct Header {
     count: AtomicUsize,
+    /// The capabilities to the object; all of them together hold one share in it.
+    pub(super) tree: Spin<Derivation>,
+    pub(super) ending: Ending,
 }
 
 impl Header {
     pub const fn new() -> Self {
-        Self { count: AtomicUsize::new(1) }
+        let tree = Spin::new(Rank::Object, Derivation::new());
+        Self { count: AtomicUsize::new(1), tree, ending: Ending::new() }
+    }
+
+    /// Gives up one share; the last one begins the object's end.
+    pub(super) fn give_up(&self) {
+        if self.count.fetch_sub(1, Ordering::Release) == 1 {
+            fence(Ordering::Acquire);
+            ending::begin(self);
+        }
     }
 }
 
@@ -27,6 +43,19 @@ impl Default for Header {
 pub trait Counted: Sized + Sync + 'static {
     fn header(&self) -> &Header;
     fn slab() -> &'static Slab<Self>;
+
+    /// Whether look-ups may have found the object without a share in it: its memory then waits until none can.
+    fn is_looked_up(&self) -> bool {
+        true
+    }
+
+    /// A bounded piece of what is to do once nobody has a share in the object any more.
+    fn end_step(&self) -> Step {
+        Step::Done
+    }
+
+    /// Returns when all that was begun on the object through a capability that is gone by now has been done.
+    fn settle(&self) {}
 }
 
 /// A share in an object; the last one returns it to its slab.
@@ -39,7 +68,10 @@ unsafe impl<T: Counted> Sync for Ref<T> {}
 
 impl<T: Counted> Ref<T> {
     pub fn new(value: T) -> Result<Self, abi::Error> {
-        T::slab().allocate(value).map(Self)
+        let object = T::slab().allocate(value)?;
+        // SAFETY: it was allocated just now, and nobody else knows it.
+        unsafe { object.as_ref().header().ending.bind(object) };
+        Ok(Self(object))
     }
 
     /// The object's address, with the share in it: for per-CPU `current`, which trap stubs read.
@@ -59,6 +91,15 @@ impl<T: Counted> Ref<T> {
     pub fn share(object: &T) -> Self {
         object.header().count.fetch_add(1, Ordering::Relaxed);
         Self(NonNull::from(object))
+    }
+
+    /// A share in an object that was looked up; None if its end has begun.
+    pub fn share_found(object: &T) -> Option<Self> {
+        let count = &object.header().count;
+        count
+            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |count| (count != 0).then_some(count + 1))
+            .is_ok()
+            .then(|| Self(NonNull::from(object)))
     }
 
     pub fn is(&self, other: &T) -> bool {
@@ -83,10 +124,6 @@ impl<T: Counted> Deref for Ref<T> {
 
 impl<T: Counted> Drop for Ref<T> {
     fn drop(&mut self) {
-        if self.header().count.fetch_sub(1, Ordering::Release) == 1 {
-            fence(Ordering::Acquire);
-            // SAFETY: the count was 1, and was ours: nobody else has the object.
-            unsafe { T::slab().free(self.0) };
-        }
+        self.header().give_up();
     }
 }

@@ -17,10 +17,16 @@ mod atomics {
 pub(crate) use list::linked;
 pub use list::{Link, Linked, List};
 pub use owned::Owned;
-pub use slot::{Claimed, Content, Derivation, Found, Slot, Step};
+pub use slot::{Claimed, Content, Derivation, Found, GENERATION_MAX, Slot, Step};
 pub use spin::{Rank, Spin, SpinGuard};
 
 #[cfg(target_os = "none")]
 mod counted;
 #[cfg(target_os = "none")]
+pub mod ending;
+#[cfg(target_os = "none")]
+pub mod tree;
+#[cfg(target_os = "none")]
 pub use counted::{Counted, Header, Ref};
+#[cfg(target_os = "none")]
+pub use tree::{Object, Via};

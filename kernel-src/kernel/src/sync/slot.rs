@@ -19,6 +19,8 @@ const DYING: u64 = 3;
 const CLOSED: u64 = 4;
 const STATE: u64 = 7;
 const GENERATION_SHIFT: u32 = 3;
+/// The last number of a filling. A slot that has had it is closed for ever: no number comes again.
+pub const GENERATION_MAX: u64 = u32::MAX as u64;
 
 /// 64 bytes, so that a look-up touches one cache line.
 #[repr(C, align(64))]
@@ -58,6 +60,10 @@ impl Found {
     #[must_use]
     pub const fn generation(&self) -> u64 {
         self.tag >> GENERATION_SHIFT
+    }
+
+    pub(super) const fn tag(&self) -> u64 {
+        self.tag
     }
 }
 
@@ -99,8 +105,18 @@ impl Slot {
     /// What the slot holds, by loads alone.
     #[must_use]
     pub fn look_up(&self) -> Option<Found> {
+        self.read(FULL)
+    }
+
+    /// What is being deleted from the slot.
+    #[must_use]
+    pub fn dying(&self) -> Option<Found> {
+        self.read(DYING)
+    }
+
+    fn read(&self, state: u64) -> Option<Found> {
         let tag = self.tag.load(Ordering::Acquire);
-        if tag & STATE != FULL {
+        if tag & STATE != state {
             return None;
         }
         let content = Content {
@@ -115,7 +131,11 @@ impl Slot {
     /// Whether the slot still holds what was found. Under the lock of the object that it names, this stays so.
     #[must_use]
     pub fn still(&self, found: &Found) -> bool {
-        self.tag.load(Ordering::Relaxed) == found.tag
+        self.has(found.tag)
+    }
+
+    pub(super) fn has(&self, tag: u64) -> bool {
+        self.tag.load(Ordering::Relaxed) == tag
     }
 
     /// Number of the slot's present filling, or of the next one where it is empty.
@@ -142,17 +162,36 @@ impl Slot {
     /// Closes an empty slot for ever; false where it is not empty.
     pub fn close(&self) -> bool {
         let tag = self.tag.load(Ordering::Relaxed);
-        tag & STATE == EMPTY
-            && self.tag.compare_exchange(tag, with_state(tag, CLOSED), Ordering::Relaxed, Ordering::Relaxed).is_ok()
+        tag & STATE == CLOSED
+            || tag & STATE == EMPTY
+                && self.tag.compare_exchange(tag, with_state(tag, CLOSED), Ordering::Relaxed, Ordering::Relaxed).is_ok()
     }
 
     fn empty(&self) {
-        let tag = self.tag.load(Ordering::Relaxed);
-        self.tag.store(with_state(counted_up(tag), EMPTY), Ordering::Release);
+        let next = counted_up(self.tag.load(Ordering::Relaxed));
+        let state = if next >> GENERATION_SHIFT < GENERATION_MAX { EMPTY } else { CLOSED };
+        self.tag.store(with_state(next, state), Ordering::Release);
     }
 }
 
 impl Claimed<'_> {
+    /// Number of the filling that is to come.
+    #[must_use]
+    pub const fn generation(&self) -> u64 {
+        counted_up(self.busy) >> GENERATION_SHIFT
+    }
+
+    /// Makes this filling the one of that number, if none so high has been.
+    #[must_use]
+    pub fn at_generation(mut self, generation: u64) -> Option<Self> {
+        let next = self.generation();
+        if generation < next || generation >= GENERATION_MAX {
+            return None;
+        }
+        self.busy += (generation - next) << GENERATION_SHIFT;
+        Some(self)
+    }
+
     fn fill(self, content: Content) {
         self.slot.object.store(content.object, Ordering::Relaxed);
         self.slot.badge.store(content.badge, Ordering::Relaxed);
@@ -263,11 +302,9 @@ impl Derivation {
         true
     }
 
-    /// Passes one child of a dying capability to its parent; with the last gone the slot is empty.
+    /// Passes one child of a dying capability to its parent; with the last gone the slot is empty. The caller has seen,
+    /// under the same lock, that the slot is dying.
     pub fn delete_step(&mut self, slot: &Slot) -> Step {
-        if slot.tag.load(Ordering::Relaxed) & STATE != DYING {
-            return Step::Done;
-        }
         if let Some(child) = at(&slot.first_child) {
             unlink(child);
             put_after(child, slot);

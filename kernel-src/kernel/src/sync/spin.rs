@@ -18,6 +18,7 @@ pub enum Rank {
     Wait,
     Owed,
     Queue,
+    Ending,
     Slab,
     Tables,
     Frames,

@@ -3,37 +3,76 @@
 
 use crate::arch;
 use abi::{
-    Call, Error, Info, MESSAGE_WORDS, MessageInfo, NAME_MAX, NO_CAPABILITY, Outcome, Power, SPAWN_CAPABILITIES,
-    SpawnRequest,
+    ADDRESS_BITS, ANY_SLOT, Call, CapabilityInfo, Error, Info, MESSAGE_WORDS, MessageInfo, NAME_MAX, NO_CAPABILITY,
+    OWN_PROCESS, Outcome, Power, Rights, SPAWN_CAPABILITIES, SpawnRequest, copy_how,
 };
 use core::mem::MaybeUninit;
 
-/// A slot of this process's capability table.
+/// A name of a capability: an address, and above it the generation of the filling of its slot, or 0 for any.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Capability(pub u64);
 
 impl Capability {
     /// In a list of capabilities to give: none.
     pub const NONE: Self = Self(NO_CAPABILITY);
+
+    /// The slot, whatever it holds.
+    #[must_use]
+    pub const fn address(self) -> u64 {
+        self.0 & u32::MAX as u64
+    }
 }
 
-/// A message: label, count of words and the words.
+/// A slot: of this process's own names, or by index within one of its CNodes. `abi::copy_how` has the rules.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Place {
+    node: Capability,
+    index: u64,
+    depth: u32,
+}
+
+impl Place {
+    /// Slot `index`, of `depth` bits, as seen from a CNode.
+    #[must_use]
+    pub const fn within(node: Capability, index: u64, depth: u32) -> Self {
+        Self { node, index, depth }
+    }
+
+    /// To be filled as the filling of that generation.
+    #[must_use]
+    pub const fn at_generation(self, generation: u64) -> Self {
+        let generation = generation << ADDRESS_BITS;
+        match self.depth {
+            0 => Self { node: Capability(self.node.address() | generation), ..self },
+            _ => Self { index: self.index & u32::MAX as u64 | generation, ..self },
+        }
+    }
+}
+
+impl From<Capability> for Place {
+    fn from(name: Capability) -> Self {
+        Self { node: name, index: 0, depth: 0 }
+    }
+}
+
+/// A message: label, count of words, the words, and of one received the badge of the capability that it came by.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Message {
     pub info: MessageInfo,
     pub words: [u64; MESSAGE_WORDS],
+    pub badge: u64,
 }
 
 impl Message {
     /// A message of `label` and no words.
     #[must_use]
     pub const fn empty(label: u64) -> Self {
-        Self { info: MessageInfo::new(label, 0), words: [0; MESSAGE_WORDS] }
+        Self { info: MessageInfo::new(label, 0), words: [0; MESSAGE_WORDS], badge: 0 }
     }
 
     #[must_use]
     pub const fn new(label: u64, words: [u64; MESSAGE_WORDS]) -> Self {
-        Self { info: MessageInfo::new(label, MESSAGE_WORDS), words }
+        Self { info: MessageInfo::new(label, MESSAGE_WORDS), words, badge: 0 }
     }
 }
 
@@ -117,7 +156,82 @@ pub fn archive_read(index: u64, offset: u64, to: &mut [u8]) -> Result<usize, Err
 
 /// Makes an endpoint.
 pub fn endpoint_create() -> Result<Capability, Error> {
-    call!(call0, EndpointCreate).map(Capability)
+    endpoint_create_at(ANY_SLOT)
+}
+
+/// Makes an endpoint in that slot.
+pub fn endpoint_create_at(place: u64) -> Result<Capability, Error> {
+    call!(call1, EndpointCreate, place).map(Capability)
+}
+
+/// Makes a CNode of `1 << bits` slots.
+pub fn cnode_create(bits: u64) -> Result<Capability, Error> {
+    call!(call2, CNodeCreate, bits, ANY_SLOT).map(Capability)
+}
+
+/// Derives a capability with at most those rights, and with that badge (of a CNode: guard), or with its own where
+/// `badge` is 0. The generation of the slot's filling.
+pub fn cap_mint(to: impl Into<Place>, from: impl Into<Place>, rights: Rights, badge: u64) -> Result<u64, Error> {
+    let (to, from) = (to.into(), from.into());
+    let how = copy_how(rights, to.depth, from.depth);
+    call!(call6, CapCopy, to.node.0, to.index, from.node.0, from.index, how, badge)
+}
+
+/// Derives a capability with the same rights and badge.
+pub fn cap_copy(to: impl Into<Place>, from: impl Into<Place>) -> Result<u64, Error> {
+    cap_mint(to, from, Rights::ALL, 0)
+}
+
+/// Moves a capability with its place among its relatives.
+pub fn cap_move(to: impl Into<Place>, from: impl Into<Place>) -> Result<u64, Error> {
+    let (to, from) = (to.into(), from.into());
+    let how = copy_how(Rights::NONE, to.depth, from.depth);
+    call!(call6, CapMove, to.node.0, to.index, from.node.0, from.index, how, 0)
+}
+
+/// Calls again until a long call says that it is done.
+fn in_steps(mut step: impl FnMut() -> Result<u64, Error>) -> Result<(), Error> {
+    while step()? != 0 {}
+    Ok(())
+}
+
+/// Empties a slot; what was derived from the capability there is derived from its parent then.
+pub fn cap_delete(slot: impl Into<Place>) -> Result<(), Error> {
+    let Place { node, index, depth } = slot.into();
+    let first = call!(call3, CapDelete, node.0, index, u64::from(depth))?;
+    match first {
+        0 => Ok(()),
+        // Others may have finished it.
+        _ => match in_steps(|| call!(call3, CapDelete, node.0, index, u64::from(depth))) {
+            Err(Error::InvalidCapability) => Ok(()),
+            done => done,
+        },
+    }
+}
+
+/// Takes away all that was derived from a capability, everywhere.
+pub fn cap_revoke(slot: impl Into<Place>) -> Result<(), Error> {
+    let slot = slot.into();
+    in_steps(|| cap_revoke_step(slot))
+}
+
+/// A bounded piece of [`cap_revoke`]: 0 when nothing is left to do.
+pub fn cap_revoke_step(slot: impl Into<Place>) -> Result<u64, Error> {
+    let Place { node, index, depth } = slot.into();
+    call!(call3, CapRevoke, node.0, index, u64::from(depth))
+}
+
+/// What a slot holds.
+pub fn cap_read(slot: impl Into<Place>) -> Result<CapabilityInfo, Error> {
+    let Place { node, index, depth } = slot.into();
+    let mut info = CapabilityInfo { kind: 0, rights: 0, badge: 0, generation: 0 };
+    call!(call4, CapRead, node.0, index, u64::from(depth), &raw mut info as u64)?;
+    Ok(info)
+}
+
+/// Names of this process, or of another, start at that CNode from now on.
+pub fn set_root(process: Option<Capability>, root: Capability, guard: u64) -> Result<(), Error> {
+    call!(call3, SetRoot, process.map_or(OWN_PROCESS, |process| process.0), root.0, guard).map(drop)
 }
 
 /// Switches the machine off, or starts it anew. It returns only if that does not work.
@@ -170,13 +284,13 @@ pub fn console_read(resource: Capability, to: &mut [u8]) -> Result<usize, Error>
 
 /// Empties a slot.
 pub fn close(capability: Capability) -> Result<(), Error> {
-    call!(call1, Close, capability.0).map(drop)
+    cap_delete(capability)
 }
 
 fn message(call: Call, endpoint: Capability, message: Message) -> Result<Message, Error> {
-    let Message { info, mut words } = message;
-    let (status, info) = arch::message(call, endpoint.0, info, &mut words);
-    result(Outcome { status, value: 0 }).map(|_| Message { info, words })
+    let Message { info, mut words, .. } = message;
+    let (status, info, badge) = arch::message(call, endpoint.0, info, &mut words);
+    result(Outcome { status, value: 0 }).map(|_| Message { info, words, badge })
 }
 
 /// Sends, and waits for the reply.

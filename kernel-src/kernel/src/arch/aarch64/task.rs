@@ -68,9 +68,9 @@ impl Frame {
         self.x[1] = outcome.value;
     }
 
-    pub const fn set_message(&mut self, status: u64, info: u64, words: [u64; 8]) {
+    pub const fn set_message(&mut self, status: u64, badge: u64, info: u64, words: [u64; 8]) {
         let x = &mut self.x;
-        (x[0], x[1]) = (status, info);
+        (x[0], x[1], x[10]) = (status, info, badge);
         [x[2], x[3], x[4], x[5], x[6], x[7], x[8], x[9]] = words;
     }
 

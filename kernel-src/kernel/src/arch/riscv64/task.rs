@@ -77,7 +77,8 @@ impl Frame {
         WORDS.map(|register| self.get(register))
     }
 
-    pub fn set_message(&mut self, status: u64, info: u64, words: [u64; MESSAGE_WORDS]) {
+    pub fn set_message(&mut self, status: u64, badge: u64, info: u64, words: [u64; MESSAGE_WORDS]) {
+        *self.x(T0) = badge;
         *self.x(A0) = status;
         *self.x(A1) = info;
         for (register, word) in WORDS.into_iter().zip(words) {

@@ -107,8 +107,9 @@ impl Frame {
         self.rdx = outcome.value;
     }
 
-    pub const fn set_message(&mut self, status: u64, info: u64, words: [u64; 8]) {
+    pub const fn set_message(&mut self, status: u64, badge: u64, info: u64, words: [u64; 8]) {
         self.rax = status;
+        self.rdi = badge;
         self.rsi = info;
         [self.rdx, self.r8, self.r9, self.r10, self.r12, self.r13, self.r14, self.r15] = words;
     }

@@ -56,22 +56,27 @@ plain_call!(call4(a, b, c, d), status, value: inlateout("x0") a => status, inlat
 plain_call!(call6(a, b, c, d, e, f), status, value: inlateout("x0") a => status, inlateout("x1") b => value,
     in("x2") c, in("x3") d, in("x4") e, in("x5") f);
 
-/// A message call: `words` go out and are replaced by what came in.
+/// A message call: `words` go out and are replaced by what came in; status, info and badge.
 #[inline(always)]
-pub fn message(call: Call, capability: u64, info: MessageInfo, words: &mut [u64; MESSAGE_WORDS]) -> (u64, MessageInfo) {
-    let (status, received);
+pub fn message(
+    call: Call,
+    capability: u64,
+    info: MessageInfo,
+    words: &mut [u64; MESSAGE_WORDS],
+) -> (u64, MessageInfo, u64) {
+    let (status, received, badge);
     let [a, b, c, d, e, f, g, h] = words;
     // SAFETY: a message call writes registers only, all of them named here.
     unsafe {
         asm!(
             "svc #0",
-            in("x10") call as u64, inlateout("x0") capability => status, inlateout("x1") info.0 => received,
+            inlateout("x10") call as u64 => badge, inlateout("x0") capability => status, inlateout("x1") info.0 => received,
             inlateout("x2") *a, inlateout("x3") *b, inlateout("x4") *c, inlateout("x5") *d,
             inlateout("x6") *e, inlateout("x7") *f, inlateout("x8") *g, inlateout("x9") *h,
             options(nostack),
         );
     }
-    (status, MessageInfo(received))
+    (status, MessageInfo(received), badge)
 }
 
 /// The clock that instruction counts are compared with: the kernel's, in nanoseconds, whose rate the

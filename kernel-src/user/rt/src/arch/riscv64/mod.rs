@@ -56,22 +56,27 @@ plain_call!(call4(a, b, c, d), status, value: inlateout("a0") a => status, inlat
 plain_call!(call6(a, b, c, d, e, f), status, value: inlateout("a0") a => status, inlateout("a1") b => value,
     in("a2") c, in("a3") d, in("a4") e, in("a5") f);
 
-/// A message call: `words` go out and are replaced by what came in.
+/// A message call: `words` go out and are replaced by what came in; status, info and badge.
 #[inline(always)]
-pub fn message(call: Call, capability: u64, info: MessageInfo, words: &mut [u64; MESSAGE_WORDS]) -> (u64, MessageInfo) {
-    let (status, received);
+pub fn message(
+    call: Call,
+    capability: u64,
+    info: MessageInfo,
+    words: &mut [u64; MESSAGE_WORDS],
+) -> (u64, MessageInfo, u64) {
+    let (status, received, badge);
     let [a, b, c, d, e, f, g, h] = words;
     // SAFETY: a message call writes registers only, all of them named here.
     unsafe {
         asm!(
             "ecall",
-            in("t0") call as u64, inlateout("a0") capability => status, inlateout("a1") info.0 => received,
+            inlateout("t0") call as u64 => badge, inlateout("a0") capability => status, inlateout("a1") info.0 => received,
             inlateout("a2") *a, inlateout("a3") *b, inlateout("a4") *c, inlateout("a5") *d,
             inlateout("a6") *e, inlateout("a7") *f, inlateout("t1") *g, inlateout("t2") *h,
             options(nostack),
         );
     }
-    (status, MessageInfo(received))
+    (status, MessageInfo(received), badge)
 }
 
 /// The clock that instruction counts are compared with: the kernel's, in nanoseconds, whose rate the

@@ -59,22 +59,27 @@ plain_call!(call4(a, b, c, d), value: in("rdi") a, in("rsi") b, inlateout("rdx")
 plain_call!(call6(a, b, c, d, e, f), value: in("rdi") a, in("rsi") b, inlateout("rdx") c => value, in("r10") d,
     in("r8") e, in("r9") f);
 
-/// A message call: `words` go out and are replaced by what came in.
+/// A message call: `words` go out and are replaced by what came in; status, info and badge.
 #[inline(always)]
-pub fn message(call: Call, capability: u64, info: MessageInfo, words: &mut [u64; MESSAGE_WORDS]) -> (u64, MessageInfo) {
-    let (status, received);
+pub fn message(
+    call: Call,
+    capability: u64,
+    info: MessageInfo,
+    words: &mut [u64; MESSAGE_WORDS],
+) -> (u64, MessageInfo, u64) {
+    let (status, received, badge);
     let [a, b, c, d, e, f, g, h] = words;
     // SAFETY: a message call writes registers only, all of them named here.
     unsafe {
         asm!(
             "syscall",
-            inlateout("rax") call as u64 => status, in("rdi") capability, inlateout("rsi") info.0 => received,
+            inlateout("rax") call as u64 => status, inlateout("rdi") capability => badge, inlateout("rsi") info.0 => received,
             inlateout("rdx") *a, inlateout("r8") *b, inlateout("r9") *c, inlateout("r10") *d,
             inlateout("r12") *e, inlateout("r13") *f, inlateout("r14") *g, inlateout("r15") *h,
             lateout("rcx") _, lateout("r11") _, options(nostack),
         );
     }
-    (status, MessageInfo(received))
+    (status, MessageInfo(received), badge)
 }
 
 /// The clock that instruction counts are compared with: the time-stamp counter itself, because the kernel only

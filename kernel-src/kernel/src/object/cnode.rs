@@ -1,0 +1,142 @@
+//! CNodes: tables of capability slots, and the way that an address takes through them.
+
+use super::process::Process;
+use crate::{
+    mm::{slab::Slab, slots::SlotTable},
+    sync::{Counted, Header, Object, Rank, Ref, Slot, Spin, Step, tree},
+};
+use abi::{ADDRESS_BITS, Error, Kind};
+use core::{
+    mem::offset_of,
+    sync::atomic::{AtomicBool, AtomicUsize, Ordering},
+};
+
+pub struct CNode {
+    header: Header,
+    table: SlotTable,
+    /// Only one process's threads, through its root, can have looked anything up here.
+    private: AtomicBool,
+    /// Whom to tell once the table is gone.
+    owner: Spin<Option<Ref<Process>>>,
+    /// The end has come so far.
+    emptied: AtomicUsize,
+}
+
+static SLAB: Slab<CNode> = Slab::new();
+
+impl Counted for CNode {
+    fn header(&self) -> &Header {
+        &self.header
+    }
+
+    fn slab() -> &'static Slab<Self> {
+        &SLAB
+    }
+
+    fn is_looked_up(&self) -> bool {
+        !self.private.load(Ordering::Relaxed)
+    }
+
+    /// Closes a slot, or takes one step at emptying it. One that somebody fills just now is for the next step.
+    fn end_step(&self) -> Step {
+        let index = self.emptied.load(Ordering::Relaxed);
+        let Some(slot) = self.table.get(index) else { return Step::Done };
+        if slot.close() {
+            self.emptied.store(index + 1, Ordering::Relaxed);
+        } else {
+            // Whether or not that emptied it, the next step looks.
+            let _ = tree::delete(slot, 1);
+        }
+        Step::More
+    }
+}
+
+impl Object for CNode {
+    const KIND: Kind = Kind::CNode;
+    const HEADER: usize = offset_of!(Self, header);
+}
+
+impl CNode {
+    /// `1 << bits` empty slots.
+    pub fn new(bits: u64) -> Result<Ref<Self>, Error> {
+        if !(1..=abi::CNODE_BITS_MAX).contains(&bits) {
+            return Err(Error::InvalidArgument);
+        }
+        Ref::new(Self {
+            header: Header::new(),
+            table: SlotTable::new(bits as u32)?,
+            private: AtomicBool::new(false),
+            owner: Spin::new(Rank::Object, None),
+            emptied: AtomicUsize::new(0),
+        })
+    }
+
+    /// One that is to be the first root of a process.
+    pub fn new_root() -> Result<Ref<Self>, Error> {
+        let node = Self::new(crate::config::CSPACE_BITS.into())?;
+        node.private.store(true, Ordering::Relaxed);
+        Ok(node)
+    }
+
+    pub const fn bits(&self) -> u32 {
+        self.table.bits()
+    }
+
+    pub fn slots(&self) -> &[Slot] {
+        &self.table
+    }
+
+    /// Somebody else may look things up here from now on.
+    pub fn publish(&self) {
+        self.private.store(false, Ordering::Relaxed);
+    }
+
+    /// `owner` hears when the table and all that was in it are gone. False where others may keep it.
+    pub fn tell(&self, owner: Ref<Process>) -> bool {
+        let is_private = self.private.load(Ordering::Relaxed);
+        if is_private {
+            *self.owner.lock() = Some(owner);
+        }
+        is_private
+    }
+}
+
+impl Drop for CNode {
+    fn drop(&mut self) {
+        self.table.free();
+        let owner = self.owner.lock().take();
+        if let Some(owner) = owner {
+            owner.released();
+        }
+    }
+}
+
+/// The slot, empty or not, that the lowest `depth` bits of `address` lead to from the CNode in `root`.
+///
+/// Each CNode on the way takes the bits of its guard and those of its table, from the highest on. So the way ends after
+/// `depth` CNodes at the latest, also where one contains itself.
+pub fn resolve<'a>(root: &'a Slot, address: u64, depth: u32) -> Result<&'a Slot, Error> {
+    let mut slot = root;
+    let mut left = depth;
+    loop {
+        let found = slot.look_up().ok_or(Error::DepthTooLong)?;
+        let node: &'a CNode = found.object().ok_or(Error::DepthTooLong)?;
+        let guard = found.content.badge;
+        let (bits, guard_bits) = (node.table.bits(), (guard >> 32) as u32);
+        left = left.checked_sub(bits + guard_bits).ok_or(Error::DepthTooShort)?;
+        let address = address >> left;
+        if (address >> bits ^ guard) as u32 & ((1 << guard_bits) - 1) as u32 != 0 {
+            return Err(Error::GuardMismatch);
+        }
+        // It is there: a table has as many slots as its bits say.
+        slot = node.table.get(address as usize & ((1 << bits) - 1)).ok_or(Error::InvalidCapability)?;
+        if left == 0 {
+            return Ok(slot);
+        }
+    }
+}
+
+/// The guard, as it stands in a badge, that makes one CNode of `bits` take a whole address.
+pub const fn whole_guard(bits: u32) -> u64 {
+    abi::guard(ADDRESS_BITS - bits, 0)
+}

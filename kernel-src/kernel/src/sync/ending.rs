@@ -1,0 +1,229 @@
+//! The end of objects: what is left to do when the last share has gone, in steps, and their memory, which is used again
+//! only when no CPU can still have a look-up's answer in hand (`docs/concurrency.md`).
+
+use super::{Counted, Header, Rank, Spin, Step};
+use crate::{
+    arch,
+    config::{CAPABILITY_STEPS, MAX_CPUS, RETIRED_BATCH},
+    percpu::{self, PerCpu},
+};
+use core::{
+    cell::Cell,
+    ptr::NonNull,
+    sync::atomic::{AtomicUsize, Ordering, fence},
+};
+
+/// What is done at an object's end, whatever its type.
+trait Ends {
+    fn step(&self) -> Step;
+    fn settle(&self);
+    fn is_looked_up(&self) -> bool;
+    /// # Safety
+    /// The object was bound by [`Ending::bind`], and nobody uses it any more.
+    unsafe fn free(&self);
+}
+
+impl<T: Counted> Ends for T {
+    fn step(&self) -> Step {
+        self.end_step()
+    }
+
+    fn settle(&self) {
+        Counted::settle(self);
+    }
+
+    fn is_looked_up(&self) -> bool {
+        Counted::is_looked_up(self)
+    }
+
+    unsafe fn free(&self) {
+        // SAFETY: the caller's promise; counted objects come from their type's slab.
+        unsafe { T::slab().free(NonNull::from(self)) }
+    }
+}
+
+/// In each object's header: what it is part of, and its place among those that end.
+pub struct Ending {
+    object: Cell<Option<NonNull<dyn Ends>>>,
+    next: Cell<Option<NonNull<Header>>>,
+}
+
+// SAFETY: `object` is written before the object is shared; `next` by whoever has taken the header out of its stack.
+unsafe impl Sync for Ending {}
+// SAFETY: as above.
+unsafe impl Send for Ending {}
+
+impl Ending {
+    pub const fn new() -> Self {
+        Self { object: Cell::new(None), next: Cell::new(None) }
+    }
+
+    /// # Safety
+    /// `object` is the one that this is part of, and nobody else knows it yet.
+    pub unsafe fn bind<T: Counted>(&self, object: NonNull<T>) {
+        self.object.set(Some(object));
+    }
+
+    fn object(&self) -> &dyn Ends {
+        let object = self.object.get().expect("`Ref::new` binds each object");
+        // SAFETY: the caller reached the header through the object, which therefore lives.
+        unsafe { object.as_ref() }
+    }
+
+    /// As [`Counted::settle`].
+    pub fn settle(&self) {
+        self.object().settle();
+    }
+}
+
+struct Stack(Option<NonNull<Header>>);
+
+// SAFETY: the headers in a stack are nobody's but its.
+unsafe impl Send for Stack {}
+
+impl Stack {
+    fn push(&mut self, header: NonNull<Header>) {
+        // SAFETY: an object whose end has begun keeps its memory until it is freed from the last stack.
+        unsafe { header.as_ref() }.ending.next.set(self.0);
+        self.0 = Some(header);
+    }
+
+    fn pop(&mut self) -> Option<NonNull<Header>> {
+        let first = self.0?;
+        // SAFETY: as in `push`.
+        self.0 = unsafe { first.as_ref() }.ending.next.take();
+        Some(first)
+    }
+}
+
+/// Objects that wait for their memory to be nobody's.
+struct Retired {
+    gathering: Stack,
+    gathered: usize,
+    /// What was gathered when `left` was copied.
+    waiting: Stack,
+    left: [u64; MAX_CPUS],
+    ready: Stack,
+}
+
+static ENDING: Spin<Stack> = Spin::new(Rank::Ending, Stack(None));
+static RETIRED: Spin<Retired> = Spin::new(
+    Rank::Ending,
+    Retired { gathering: Stack(None), gathered: 0, waiting: Stack(None), left: [0; MAX_CPUS], ready: Stack(None) },
+);
+/// Objects whose end has begun, and that are not free yet.
+static PENDING: AtomicUsize = AtomicUsize::new(0);
+
+/// The last share in the object has gone.
+pub fn begin(header: &Header) {
+    PENDING.fetch_add(1, Ordering::Relaxed);
+    ENDING.lock().push(NonNull::from(header));
+}
+
+/// Objects whose end has begun and is not complete.
+pub fn pending() -> usize {
+    PENDING.load(Ordering::Relaxed)
+}
+
+/// This CPU has nothing in hand that it looked up; where objects end, it takes a few steps at that.
+pub fn quiescent(cpu: &PerCpu) {
+    // Release: what it did with what it found comes before.
+    cpu.left.store(cpu.left.load(Ordering::Relaxed) + 1, Ordering::Release);
+    if pending() != 0 {
+        advance(CAPABILITY_STEPS);
+    }
+}
+
+/// This CPU does nothing but `sleep`: nobody waits for it to leave the kernel meanwhile.
+pub fn asleep(cpu: &PerCpu, sleep: impl FnOnce()) {
+    cpu.asleep.store(true, Ordering::SeqCst);
+    // Freeing may have woken somebody.
+    if pending() == 0 || !reclaim(CAPABILITY_STEPS) {
+        sleep();
+    }
+    // It looks things up only after whoever did not wait for it can have seen that it woke: see `reclaim`.
+    cpu.asleep.store(false, Ordering::SeqCst);
+    fence(Ordering::SeqCst);
+}
+
+/// Takes at most `steps` steps at the ends of objects; whether it found any to take.
+pub fn advance(most: usize) -> bool {
+    let mut steps = most;
+    loop {
+        let Some(header) = ENDING.lock().pop() else { break };
+        // SAFETY: whose end has begun keeps its memory until it is freed below, and only this CPU has it now.
+        let object = unsafe { header.as_ref() }.ending.object();
+        loop {
+            if steps == 0 {
+                ENDING.lock().push(header);
+                return true;
+            }
+            steps -= 1;
+            if object.step() == Step::Done {
+                break;
+            }
+        }
+        if object.is_looked_up() {
+            let mut retired = RETIRED.lock();
+            retired.gathering.push(header);
+            retired.gathered += 1;
+        } else {
+            free(object);
+        }
+    }
+    reclaim(steps) || steps < most
+}
+
+fn free(object: &dyn Ends) {
+    // SAFETY: the last share has gone, and no look-up can still have found it.
+    unsafe { object.free() };
+    PENDING.fetch_sub(1, Ordering::Relaxed);
+}
+
+/// Frees at most `most` objects that no CPU can have in hand, and looks whether there are more; whether it freed any.
+fn reclaim(most: usize) -> bool {
+    let mut retired = RETIRED.lock();
+    let (is_ready, waits) = (retired.ready.0.is_some(), retired.waiting.0.is_some());
+    if !is_ready && waits && percpu::all().iter().all(|cpu| has_left(cpu, &retired.left)) {
+        retired.ready = core::mem::replace(&mut retired.waiting, Stack(None));
+    }
+    if retired.waiting.0.is_none() && retired.gathering.0.is_some() {
+        let prods = retired.gathered > RETIRED_BATCH;
+        retired.waiting = core::mem::replace(&mut retired.gathering, Stack(None));
+        retired.gathered = 0;
+        // The slots that named these objects were emptied before `left` and `asleep` are read: a CPU that wakes
+        // later, and is not waited for, finds none of them.
+        fence(Ordering::SeqCst);
+        for (cpu, left) in percpu::all().iter().zip(&mut retired.left) {
+            *left = cpu.left.load(Ordering::Acquire);
+        }
+        if prods {
+            let this = percpu::this().id;
+            percpu::all()
+                .iter()
+                .filter(|cpu| cpu.id != this && !is_away(cpu))
+                .for_each(|cpu| arch::irq::send_ipi(cpu.id));
+        }
+    }
+    let mut done = Stack(None);
+    for _ in 0..most {
+        let Some(header) = retired.ready.pop() else { break };
+        done.push(header);
+    }
+    drop(retired);
+    let freed = done.0.is_some();
+    while let Some(header) = done.pop() {
+        // SAFETY: as in `Stack::push`.
+        free(unsafe { header.as_ref() }.ending.object());
+    }
+    freed
+}
+
+fn has_left(cpu: &PerCpu, left: &[u64; MAX_CPUS]) -> bool {
+    is_away(cpu) || cpu.left.load(Ordering::Acquire) != left[cpu.id.0]
+}
+
+/// Whether the CPU is not in the kernel, and has nothing of it in hand.
+fn is_away(cpu: &PerCpu) -> bool {
+    cpu.asleep.load(Ordering::SeqCst) || !cpu.online.load(Ordering::Acquire)
+}

@@ -1,0 +1,145 @@
+//! Capabilities as the kernel uses them: slots whose object is an object of the kernel.
+//!
+//! Only this file fills slots. So what a look-up finds in one is the address
+//! of a header, and the kind that stands beside it is that object's.
+
+use super::{
+    Counted, Header, Ref,
+    slot::{Claimed, Content, Found, Slot, Step},
+};
+use abi::Rights;
+use core::{
+    ptr::{self, NonNull},
+    sync::atomic::{AtomicPtr, AtomicU64, Ordering},
+};
+
+const KIND: u64 = 0xFF;
+const RIGHTS_SHIFT: u32 = 8;
+
+/// Objects that capabilities may name.
+pub trait Object: Counted {
+    /// One of `abi::Kind`.
+    const KIND: abi::Kind;
+    /// Where the header lies in it.
+    const HEADER: usize;
+}
+
+impl Found {
+    fn header<'a>(&self) -> &'a Header {
+        // SAFETY: `originate` put it there. While a slot names an object, its capabilities have a share in it; after
+        // that it keeps its memory until this CPU has left the kernel, and no answer of a look-up is kept longer.
+        unsafe { &*(self.content.object as *const Header) }
+    }
+
+    pub const fn kind(&self) -> u64 {
+        self.content.facts & KIND
+    }
+
+    pub const fn rights(&self) -> Rights {
+        Rights(self.content.facts >> RIGHTS_SHIFT)
+    }
+
+    /// The object, if it is a `T`.
+    pub fn object<'a, T: Object>(&self) -> Option<&'a T> {
+        if self.kind() != T::KIND as u64 {
+            return None;
+        }
+        // SAFETY: the kind says that the header is in a `T`, there; as for its life, see `header`.
+        Some(unsafe { &*((self.content.object - T::HEADER) as *const T) })
+    }
+}
+
+/// Fills a slot with the first capability to an object, and with the share in it.
+pub fn originate<T: Object>(object: Ref<T>, to: Claimed<'_>, badge: u64, rights: Rights) {
+    let header = NonNull::from(object.header());
+    let facts = T::KIND as u64 | rights.0 << RIGHTS_SHIFT;
+    // The capabilities hold the share from now on.
+    let _: *const T = object.into_raw();
+    // SAFETY: that share keeps the object.
+    let header = unsafe { header.as_ref() };
+    header.tree.lock().originate(to, Content { object: header as *const Header as usize, badge, facts });
+}
+
+/// Fills a slot with a child of what was found. False, with `to` empty again, where that is gone.
+#[must_use]
+pub fn derive(from: &Slot, found: &Found, to: Claimed<'_>, badge: u64, rights: Rights) -> bool {
+    let facts = found.kind() | rights.0 << RIGHTS_SHIFT;
+    found.header().tree.lock().derive(from, found, to, Content { object: found.content.object, badge, facts })
+}
+
+/// Moves what was found with its place in the tree. False, with `to` empty again, where it is gone.
+#[must_use]
+pub fn relocate(from: &Slot, found: &Found, to: Claimed<'_>) -> bool {
+    let header = found.header();
+    let moved = header.tree.lock().relocate(from, found, to);
+    if moved {
+        header.ending.settle();
+    }
+    moved
+}
+
+/// Takes away, in at most `steps` steps, what was derived from the capability. None where it is gone.
+#[must_use]
+pub fn revoke(slot: &Slot, found: &Found, steps: usize) -> Option<Step> {
+    let header = found.header();
+    let mut tree = header.tree.lock();
+    if !slot.still(found) {
+        return None;
+    }
+    let done = (0..steps).any(|_| tree.revoke_step(slot) == Step::Done);
+    drop(tree);
+    header.ending.settle();
+    Some(if done { Step::Done } else { Step::More })
+}
+
+/// Empties a slot in at most `steps` steps, also one that somebody else began to empty. `More` also where it has changed
+/// meanwhile; None where it holds nothing.
+#[must_use]
+pub fn delete(slot: &Slot, steps: usize) -> Option<Step> {
+    let found = slot.look_up().or_else(|| slot.dying())?;
+    let header = found.header();
+    let mut tree = header.tree.lock();
+    if !tree.begin_delete(slot, &found) {
+        return Some(Step::More);
+    }
+    let done = (0..steps).any(|_| tree.delete_step(slot) == Step::Done);
+    let is_last = tree.capabilities() == 0;
+    drop(tree);
+    header.ending.settle();
+    if done && is_last {
+        header.give_up();
+    }
+    Some(if done { Step::Done } else { Step::More })
+}
+
+/// By which capability a thread waits.
+pub struct Via {
+    slot: AtomicPtr<Slot>,
+    tag: AtomicU64,
+    badge: AtomicU64,
+}
+
+impl Via {
+    pub const fn new() -> Self {
+        Self { slot: AtomicPtr::new(ptr::null_mut()), tag: AtomicU64::new(0), badge: AtomicU64::new(0) }
+    }
+
+    /// Under the lock of the queue in which the thread waits.
+    pub fn set(&self, slot: &Slot, found: &Found) {
+        self.slot.store(ptr::from_ref(slot).cast_mut(), Ordering::Relaxed);
+        self.tag.store(found.tag(), Ordering::Relaxed);
+        self.badge.store(found.content.badge, Ordering::Relaxed);
+    }
+
+    pub fn badge(&self) -> u64 {
+        self.badge.load(Ordering::Relaxed)
+    }
+
+    /// Whether the capability is still there; for [`Counted::settle`], under the same lock.
+    pub fn holds(&self) -> bool {
+        // SAFETY: slots go only after what they held, and whatever empties one settles its object: that takes those
+        // who wait by it out of the queue.
+        unsafe { self.slot.load(Ordering::Relaxed).as_ref() }
+            .is_some_and(|slot| slot.has(self.tag.load(Ordering::Relaxed)))
+    }
+}
