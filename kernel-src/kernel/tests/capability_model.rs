@@ -77,12 +77,16 @@ impl Machine {
     fn delete(&self, slot: usize) -> Option<bool> {
         let found = self.slots[slot].look_up()?;
         let lock = || self.objects[found.content.object].tree.lock().unwrap();
-        if !lock().begin_delete(&self.slots[slot], &found) {
-            return None;
-        }
-        // The lock is free between any two steps.
+        let begun = {
+            let mut tree = lock();
+            tree.begin_delete(&self.slots[slot], &found).then(|| self.slots[slot].dying().unwrap())?
+        };
+        // The lock is free between any two steps, and a revoke may empty the slot then.
         loop {
             let mut tree = lock();
+            if !self.slots[slot].still(&begun) {
+                return None;
+            }
             if tree.delete_step(&self.slots[slot]) == Step::Done {
                 return Some(tree.capabilities() == 0);
             }

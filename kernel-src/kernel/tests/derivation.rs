@@ -134,7 +134,11 @@ impl Machine {
                 if let Some(found) = slots[slot].look_up() {
                     assert!(tree.begin_delete(&slots[slot], &found));
                     assert!(!tree.begin_delete(&slots[slot], &found), "a delete begins once");
+                    assert!(slots[slot].dying().is_some());
                     model.held[slot].as_mut().unwrap().dying = true;
+                }
+                if slots[slot].dying().is_none() {
+                    return;
                 }
                 for _ in 0..steps {
                     let passed = model.children(slot).len();

@@ -17,7 +17,7 @@ mod atomics {
 pub(crate) use list::linked;
 pub use list::{Link, Linked, List};
 pub use owned::Owned;
-pub use slot::{Claimed, Content, Derivation, Found, GENERATION_MAX, Slot, Step};
+pub use slot::{Claimed, Content, Derivation, Found, GENERATION_MAX, Slot, Step, Via};
 pub use spin::{Rank, Spin, SpinGuard};
 
 #[cfg(target_os = "none")]
@@ -29,4 +29,4 @@ pub mod tree;
 #[cfg(target_os = "none")]
 pub use counted::{Counted, Header, Ref};
 #[cfg(target_os = "none")]
-pub use tree::{Object, Via};
+pub use tree::Object;

@@ -61,10 +61,6 @@ impl Found {
     pub const fn generation(&self) -> u64 {
         self.tag >> GENERATION_SHIFT
     }
-
-    pub(super) const fn tag(&self) -> u64 {
-        self.tag
-    }
 }
 
 /// An empty slot that is this caller's to fill; given up, it is empty again.
@@ -131,11 +127,7 @@ impl Slot {
     /// Whether the slot still holds what was found. Under the lock of the object that it names, this stays so.
     #[must_use]
     pub fn still(&self, found: &Found) -> bool {
-        self.has(found.tag)
-    }
-
-    pub(super) fn has(&self, tag: u64) -> bool {
-        self.tag.load(Ordering::Relaxed) == tag
+        self.tag.load(Ordering::Relaxed) == found.tag
     }
 
     /// Number of the slot's present filling, or of the next one where it is empty.
@@ -319,8 +311,8 @@ impl Derivation {
 
 /// The slot that a link names.
 fn at<'a>(link: &AtomicPtr<Slot>) -> Option<&'a Slot> {
-    // SAFETY: `set` stores references only, and `unlink` and `relocate` take a slot out of all links before it is
-    // emptied; memory that was a slot stays one, since slots lie in type-stable slabs.
+    // SAFETY: `set` stores references only. A table of slots goes only after each was emptied: `unlink` and `relocate`
+    // have taken it out of all links then, and who empties it takes those out of queues who wait by it.
     unsafe { link.load(Ordering::Relaxed).as_ref() }
 }
 
@@ -369,6 +361,44 @@ fn unlink(slot: &Slot) {
 
 fn forget_links(slot: &Slot) {
     [&slot.first_child, &slot.next, &slot.previous].into_iter().for_each(|link| set(link, None));
+}
+
+/// By which capability somebody waits at an object. Only under the lock of the queue in which they wait.
+pub struct Via {
+    slot: AtomicPtr<Slot>,
+    tag: AtomicU64,
+    badge: AtomicU64,
+}
+
+impl Default for Via {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Via {
+    #[must_use]
+    pub fn new() -> Self {
+        Self { slot: AtomicPtr::new(ptr::null_mut()), tag: AtomicU64::new(EMPTY), badge: AtomicU64::new(0) }
+    }
+
+    pub fn set(&self, slot: &Slot, found: &Found) {
+        set(&self.slot, Some(slot));
+        self.tag.store(found.tag, Ordering::Relaxed);
+        self.badge.store(found.content.badge, Ordering::Relaxed);
+    }
+
+    #[must_use]
+    pub fn badge(&self) -> u64 {
+        self.badge.load(Ordering::Relaxed)
+    }
+
+    /// Whether the capability is still there. Whatever empties a slot asks this of all who wait at its object, and takes
+    /// out those for whom it is not, before the slot's table can go: so the slot is there.
+    #[must_use]
+    pub fn holds(&self) -> bool {
+        at(&self.slot).is_some_and(|slot| slot.tag.load(Ordering::Relaxed) == self.tag.load(Ordering::Relaxed))
+    }
 }
 
 /// The shape of the tree, for tests: they hold the lock of the object, or are alone.

@@ -8,10 +8,7 @@ use super::{
     slot::{Claimed, Content, Found, Slot, Step},
 };
 use abi::Rights;
-use core::{
-    ptr::{self, NonNull},
-    sync::atomic::{AtomicPtr, AtomicU64, Ordering},
-};
+use core::ptr::NonNull;
 
 const KIND: u64 = 0xFF;
 const RIGHTS_SHIFT: u32 = 8;
@@ -110,36 +107,4 @@ pub fn delete(slot: &Slot, steps: usize) -> Option<Step> {
         header.give_up();
     }
     Some(if done { Step::Done } else { Step::More })
-}
-
-/// By which capability a thread waits.
-pub struct Via {
-    slot: AtomicPtr<Slot>,
-    tag: AtomicU64,
-    badge: AtomicU64,
-}
-
-impl Via {
-    pub const fn new() -> Self {
-        Self { slot: AtomicPtr::new(ptr::null_mut()), tag: AtomicU64::new(0), badge: AtomicU64::new(0) }
-    }
-
-    /// Under the lock of the queue in which the thread waits.
-    pub fn set(&self, slot: &Slot, found: &Found) {
-        self.slot.store(ptr::from_ref(slot).cast_mut(), Ordering::Relaxed);
-        self.tag.store(found.tag(), Ordering::Relaxed);
-        self.badge.store(found.content.badge, Ordering::Relaxed);
-    }
-
-    pub fn badge(&self) -> u64 {
-        self.badge.load(Ordering::Relaxed)
-    }
-
-    /// Whether the capability is still there; for [`Counted::settle`], under the same lock.
-    pub fn holds(&self) -> bool {
-        // SAFETY: slots go only after what they held, and whatever empties one settles its object: that takes those
-        // who wait by it out of the queue.
-        unsafe { self.slot.load(Ordering::Relaxed).as_ref() }
-            .is_some_and(|slot| slot.has(self.tag.load(Ordering::Relaxed)))
-    }
 }
