@@ -9,7 +9,7 @@ use crate::{
         frames, paging,
         user::{UserBytes, UserPtr, check_range},
     },
-    object::{self, CNode, Endpoint, Process, Resource, Start, Thread},
+    object::{self, CNode, Endpoint, Notification, Process, Reply, Resource, Start, Thread},
     percpu, sched, smp,
     sync::{Found, Ref, Slot, Step, ending, tree},
 };
@@ -57,6 +57,9 @@ const CALLS: [Simple; abi::SIMPLE_CALLS as usize] = {
     table[Call::CapRevoke as usize] = cap_revoke;
     table[Call::CapRead as usize] = cap_read;
     table[Call::SetRoot as usize] = set_root;
+    table[Call::SaveReply as usize] = save_reply;
+    table[Call::NotificationCreate as usize] = notification_create;
+    table[Call::NotificationBind as usize] = notification_bind;
     table
 };
 
@@ -179,6 +182,38 @@ extern "C" fn cnode_create(bits: u64, place: u64, _: u64, _: u64, _: u64, _: u64
         Ok(name)
     };
     make().into()
+}
+
+extern "C" fn notification_create(place: u64, _: u64, _: u64, _: u64, _: u64, _: u64) -> Outcome {
+    let make = || {
+        let (to, name) = own().vacancy(place)?;
+        tree::originate(Notification::new()?, to, 0, Rights::ALL);
+        Ok(name)
+    };
+    make().into()
+}
+
+extern "C" fn notification_bind(name: u64, binds: u64, _: u64, _: u64, _: u64, _: u64) -> Outcome {
+    let bind = || {
+        let thread = sched::current();
+        let (notification, slot, found) = own().object::<Notification>(name, Rights::READ)?;
+        match binds {
+            1 => notification.bind(thread, slot, &found).map(|()| 0),
+            0 if notification.unbind() => Ok(0),
+            0 => Err(Error::Bound),
+            _ => Err(Error::InvalidArgument),
+        }
+    };
+    bind().into()
+}
+
+extern "C" fn save_reply(place: u64, _: u64, _: u64, _: u64, _: u64, _: u64) -> Outcome {
+    let save = || {
+        let (to, name) = own().vacancy(place)?;
+        tree::originate(Reply::new(sched::current())?, to, 0, Rights::ALL);
+        Ok(name)
+    };
+    save().into()
 }
 
 /// A slot as calls on slots name it, and the generation that goes with it; see [`abi::copy_how`].
@@ -361,13 +396,20 @@ fn carry_out(thread: &Thread, number: u64) -> Option<Result<u64, Error>> {
         n if n == Call::Spawn as u64 => Some(spawn(thread, argument(0), argument(1))),
         n if n == Call::Wait as u64 => wait(thread, argument(0)),
         n if n == Call::ConsoleRead as u64 => console_read(thread, argument(0), argument(1), argument(2)),
-        n if n == Call::Call as u64 || n == Call::Receive as u64 || n == Call::ReplyReceive as u64 => {
-            if let Err(error) = message(thread, n) {
-                thread.frame.with(|frame| frame.set_message(error.status(), 0, 0, [0; abi::MESSAGE_WORDS]));
+        n if n == Call::NotificationSignal as u64 => Some(notification_signal(thread, argument(0), argument(1))),
+        n => match object::flags_of(n).0 {
+            n if n == Call::NotificationWait as u64 => notification_wait(thread),
+            n if (Call::Call as u64..=Call::ReplyReceive as u64).contains(&n)
+                || n == Call::Send as u64
+                || n == Call::Reply as u64 =>
+            {
+                if let Err(error) = message(thread, n) {
+                    thread.frame.with(|frame| frame.set_message(error.status(), 0, 0, [0; abi::MESSAGE_WORDS]));
+                }
+                None
             }
-            None
-        }
-        _ => Some(Err(Error::InvalidCall)),
+            _ => Some(Err(Error::InvalidCall)),
+        },
     }
 }
 
@@ -437,16 +479,48 @@ fn console_read(thread: &Thread, resource: u64, to: u64, size: u64) -> Option<Re
     }
 }
 
+fn notification_signal(thread: &Thread, name: u64, bits: u64) -> Result<u64, Error> {
+    let (notification, slot, found) = thread.process().object::<Notification>(name, Rights::WRITE)?;
+    let allowed = match found.content.badge {
+        0 => u64::MAX,
+        badge => badge,
+    };
+    notification.signal(bits & allowed, slot, &found).map(|()| 0)
+}
+
+fn notification_wait(thread: &Thread) -> Option<Result<u64, Error>> {
+    let name = thread.frame.with(|frame| frame.argument(0));
+    thread
+        .process()
+        .object::<Notification>(name, Rights::READ)
+        .and_then(|(notification, slot, found)| notification.wait(thread, slot, &found))
+        .transpose()
+}
+
 fn message(thread: &Thread, number: u64) -> Result<(), Error> {
+    let process = thread.process();
     let name = thread.frame.with(|frame| frame.capability());
-    let calls = number == Call::Call as u64;
-    let rights = if calls { Rights::WRITE.with(Rights::CALL) } else { Rights::READ };
-    let (endpoint, slot, found) = thread.process().object::<Endpoint>(name, rights)?;
-    if calls {
-        return endpoint.call(thread, slot, &found);
+    if number == Call::Reply as u64 {
+        if name == abi::OWED {
+            object::reply_owed(thread)?;
+        } else {
+            let (reply, slot, found) = process.object::<Reply>(name, Rights::WRITE)?;
+            reply.answer(thread, slot, &found)?;
+        }
+        thread.frame.with(|frame| frame.set_message(0, 0, 0, frame.message_words()));
+        return Ok(());
+    }
+    let rights = match number {
+        n if n == Call::Call as u64 => Rights::WRITE.with(Rights::CALL),
+        n if n == Call::Send as u64 => Rights::WRITE,
+        _ => Rights::READ,
+    };
+    let (endpoint, slot, found) = process.object::<Endpoint>(name, rights)?;
+    if rights.have(Rights::WRITE) {
+        return endpoint.send(thread, slot, &found);
     }
     if number == Call::ReplyReceive as u64 {
-        object::reply(thread)?;
+        object::reply_before_receive(thread)?;
     }
     endpoint.receive(thread, slot, &found)
 }

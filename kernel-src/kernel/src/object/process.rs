@@ -2,9 +2,9 @@
 
 use super::{
     cnode::{self, CNode},
-    endpoint,
-    thread::{Member, Start, Thread},
-    wait::WaitList,
+    endpoint, notification,
+    thread::{Member, Start, State, Thread},
+    wait::{self, WaitList},
 };
 use crate::{
     addr::{PhysAddr, VirtAddr},
@@ -46,7 +46,7 @@ pub struct Process {
     roots: [Slot; 2],
     second_root: AtomicBool,
     life: Spin<Life>,
-    registered: Link<Ref<Process>, Registered>,
+    registered: Link<Process, Registered>,
 }
 
 static SLAB: Slab<Process> = Slab::new();
@@ -195,7 +195,7 @@ impl Process {
         Ok(match life.ended {
             Some(word) if life.reaped => Some(word),
             _ => {
-                life.waiting.wait(Ref::share(waiter));
+                life.waiting.wait(waiter, State::Other);
                 None
             }
         })
@@ -210,12 +210,7 @@ pub fn end_process(process: &Process, word: u64) {
     }
     life.ended = Some(word);
     // Each stays listed until its own CPU has reaped it.
-    let mut kept = List::new();
-    while let Some(thread) = life.threads.pop() {
-        Thread::doom(&thread);
-        kept.push(thread);
-    }
-    life.threads = kept;
+    life.threads.iter().for_each(|thread| Thread::doom(thread));
 }
 
 /// Empties a root: one step, since nothing was derived from it, unless a revoke elsewhere comes between.
@@ -260,10 +255,12 @@ impl Drop for Process {
 /// Removes a doomed thread, on its home CPU, which no longer runs it; the last one takes the process's memory along.
 pub fn reap(thread: Ref<Thread>) {
     endpoint::abandon(&thread);
+    notification::unbind(&thread);
+    wait::unlist(&thread);
     let process = thread.process();
     let last = {
         let mut life = process.life.lock();
-        life.threads.remove(|member| member.is(&thread));
+        life.threads.remove(&thread);
         life.count -= 1;
         if life.count == 0 && life.ended.is_none() {
             life.ended = Some(abi::exit_word(0));
@@ -273,7 +270,7 @@ pub fn reap(thread: Ref<Thread>) {
     if last {
         let space = process.space.lock().take();
         drop(space);
-        ALL.lock().remove(|listed| listed.is(process));
+        ALL.lock().remove(process);
         process.close_roots();
     }
 }
@@ -307,7 +304,7 @@ pub fn spawn(
         home: sched::place(),
     };
     if let Err(error) = Process::start_thread(&process, &start) {
-        ALL.lock().remove(|listed| listed.is(&process));
+        ALL.lock().remove(&process);
         return Err(error);
     }
     Ok(process)
@@ -335,17 +332,7 @@ pub fn spawn_requested(parent: &Process, archive: &Archive<'_>, request: &SpawnR
 
 /// As [`abi::Call::ProcessInfo`].
 pub fn process_info(index: u64) -> Option<ProcessInfo> {
-    let process = {
-        let mut all = ALL.lock();
-        let (mut found, mut seen) = (None, 0);
-        all.for_each(|process| {
-            if seen == index {
-                found = Some(process.clone());
-            }
-            seen += 1;
-        });
-        found?
-    };
+    let process = ALL.lock().iter().nth(usize::try_from(index).ok()?).map(Ref::share)?;
     let life = process.life.lock();
     let mut info = ProcessInfo {
         id: process.id,

@@ -74,17 +74,17 @@ impl<T: Counted> Ref<T> {
         Ok(Self(object))
     }
 
-    /// The object's address, with the share in it: for per-CPU `current`, which trap stubs read.
-    pub fn into_raw(self) -> *const T {
-        let pointer = self.0.as_ptr();
+    /// The object's address, with the share in it: for per-CPU `current`, which trap stubs read, and for queues.
+    pub fn into_pointer(self) -> NonNull<T> {
+        let pointer = self.0;
         core::mem::forget(self);
         pointer
     }
 
     /// # Safety
-    /// `pointer` came from `into_raw`, and is used so once.
-    pub unsafe fn from_raw(pointer: *const T) -> Option<Self> {
-        NonNull::new(pointer.cast_mut()).map(Self)
+    /// `pointer` came from `into_pointer`, and is used so once.
+    pub unsafe fn from_pointer(pointer: NonNull<T>) -> Self {
+        Self(pointer)
     }
 
     /// Another share in an object of which somebody holds one.

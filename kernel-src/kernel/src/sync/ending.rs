@@ -36,6 +36,7 @@ impl<T: Counted> Ends for T {
         Counted::is_looked_up(self)
     }
 
+    // SAFETY: as the trait asks of its callers.
     unsafe fn free(&self) {
         // SAFETY: the caller's promise; counted objects come from their type's slab.
         unsafe { T::slab().free(NonNull::from(self)) }

@@ -1,0 +1,72 @@
+//! Replies: the right to answer a call, once, as an object.
+
+use super::{
+    endpoint,
+    thread::{Owed, Thread},
+};
+use crate::{
+    mm::slab::Slab,
+    sync::{Counted, Found, Header, Object, Rank, Ref, Slot, Spin, Step},
+};
+use abi::{Error, Kind};
+use core::mem::offset_of;
+
+pub struct Reply {
+    header: Header,
+    owed: Spin<Option<Owed>>,
+}
+
+static SLAB: Slab<Reply> = Slab::new();
+
+impl Counted for Reply {
+    fn header(&self) -> &Header {
+        &self.header
+    }
+
+    fn slab() -> &'static Slab<Self> {
+        &SLAB
+    }
+
+    /// Nobody can answer any more: the caller hears of it.
+    fn end_step(&self) -> Step {
+        let owed = self.owed.lock().take();
+        if let Some(owed) = owed {
+            // One that waits no more need not hear.
+            let _ = endpoint::answer(owed, Err(Error::PartnerGone));
+        }
+        Step::Done
+    }
+
+    fn settle(&self) {
+        drop(self.owed.lock());
+    }
+}
+
+impl Object for Reply {
+    const KIND: Kind = Kind::Reply;
+    const HEADER: usize = offset_of!(Self, header);
+}
+
+impl Reply {
+    /// Takes over what the current thread owes.
+    pub fn new(thread: &Thread) -> Result<Ref<Self>, Error> {
+        let owed = thread.owed.lock().take().ok_or(Error::NoCaller)?;
+        let reply = Ref::new(Self { header: Header::new(), owed: Spin::new(Rank::Owed, None) });
+        match &reply {
+            Ok(reply) => *reply.owed.lock() = Some(owed),
+            Err(_) => *thread.owed.lock() = Some(owed),
+        }
+        reply
+    }
+
+    /// The current thread answers; `NoCaller` where that was done.
+    pub fn answer(&self, replier: &Thread, slot: &Slot, found: &Found) -> Result<(), Error> {
+        let mut owed = self.owed.lock();
+        if !slot.still(found) {
+            return Err(Error::InvalidCapability);
+        }
+        let taken = owed.take().ok_or(Error::NoCaller)?;
+        drop(owed);
+        endpoint::reply(replier, taken)
+    }
+}
