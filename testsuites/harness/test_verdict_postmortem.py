@@ -22,7 +22,7 @@ from support.projects import TOP, command, environment
 TESTS = """
 from harness.verdict.symbols import Symbols
 
-ILLEGAL = {"x86_64": b"\\x0f\\x0b", "aarch64": bytes(4), "riscv64": bytes(4)}
+ILLEGAL = {"x86_64": b"\\x0f\\x0b", "aarch64": bytes(4), "riscv64": b"\\xff" * 4}
 
 def test_assertion(machine):
     machine.console.command("ps")
@@ -38,6 +38,7 @@ def test_panic(boot, artifacts):
 def test_hang(boot):
     session = boot()
     session.console.sendline("test run planted:spins_for_ever")
+    session.console.expect("planted: spins", 60)
     session.console.expect("never", 1)
 
 def test_good(machine):
