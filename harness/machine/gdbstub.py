@@ -17,6 +17,10 @@ from harness.machine.errors import MachineError
 
 _TIMEOUT_S = 10.0
 _PIECE = 1024
+# The privilege level of RISC-V's firmware (Privileged, table 1.1), as QEMU's register `priv` gives it.
+_MACHINE_MODE = 3
+_TRIES = 100
+_UPPER_HALF = 1 << 63
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +43,9 @@ class GdbStub:
         self._registers: dict[str, Register] = {}
         self._running = False
         self._stays = False
+        self._cpu = 1
+        # Set where addresses go through no CPU's tables anyway, or where those of the selected one are known to.
+        self._translates = arch != "riscv64"
         # Connecting stops a running machine, and QEMU reports that stop unasked.
         answer = self._ask("qSupported:qXfer:features:read+;multiprocess-")
         while answer[:1] in ("T", "S"):
@@ -77,6 +84,7 @@ class GdbStub:
 
     def read_memory(self, address: int, length: int) -> bytes:
         """`length` bytes at `address`. Raises MachineError where nothing is mapped."""
+        self._leave_firmware(address)
         result = b""
         while len(result) < length:
             count = min(_PIECE, length - len(result))
@@ -85,6 +93,7 @@ class GdbStub:
 
     def write_memory(self, address: int, data: bytes) -> None:
         """Write `data` at `address`, read-only pages included."""
+        self._leave_firmware(address)
         for offset in range(0, len(data), _PIECE):
             piece = data[offset : offset + _PIECE]
             self._checked(f"M{address + offset:x},{len(piece):x}:{piece.hex()}")
@@ -92,12 +101,36 @@ class GdbStub:
     def physical(self, on: bool) -> None:
         """Whether addresses are physical from now on (QEMU's own extension)."""
         self._checked(f"Qqemu.PhyMemMode:{int(on)}")
+        self._translates = on or self.arch != "riscv64"
+
+    def _leave_firmware(self, address: int) -> None:
+        """See to it that the selected CPU translates a kernel address, or go through another that does.
+
+        A RISC-V hart in machine mode (interrupts between harts come through the firmware) has no tables: QEMU takes
+        virtual addresses for physical ones there, and loses what is written where nothing is, without an error.
+        """
+        if address < _UPPER_HALF:
+            return
+        for _ in range(_TRIES):
+            if self._translates:
+                return
+            threads = re.findall(r"[0-9a-f]+", self._checked("qfThreadInfo")[1:])
+            for thread in sorted(threads, key=lambda thread: int(thread, 16) != self._cpu):
+                self._checked(f"Hg{thread}")
+                if self.read_register("priv") != _MACHINE_MODE:
+                    self._translates = True
+                    return
+            self.resume()
+            self.interrupt()
+        raise MachineError(f"wanted a hart outside of its firmware to reach memory through; none was in {_TRIES} looks")
 
     # Registers.
 
     def select(self, cpu: int) -> None:
         """Choose the CPU, from 0, that registers and memory are read through."""
-        self._checked(f"Hg{cpu + 1:x}")
+        self._cpu = cpu + 1
+        self._translates = self.arch != "riscv64"
+        self._checked(f"Hg{self._cpu:x}")
 
     def read_register(self, name: str) -> int:
         """Value of a register, by GDB's name for it."""
@@ -147,6 +180,7 @@ class GdbStub:
         """Let all CPUs run."""
         self._send("c")
         self._running = True
+        self._translates = self.arch != "riscv64"
 
     def wait_stop(self, timeout_s: float) -> str:
         """Wait until the machine stops, for a breakpoint or otherwise; GDB's stop reply."""
