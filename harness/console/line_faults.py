@@ -74,10 +74,11 @@ def text_fault(pattern: str, text: bytes) -> str | None:
         # Where numbers differ, it is another text and not a damaged one.
         if re.search(rb"\d", wanted[start:end]):
             continue
-        lost = wanted[:start] + wanted[end:]
-        if start > 0 and end < len(wanted) and 3 * (end - start) <= len(wanted) and (at := text.find(lost)) >= 0:
+        lost, twice = wanted[:start] + wanted[end:], wanted[:end] + wanted[start:]
+        inside = start > 0 and end < len(wanted) and 3 * (end - start) <= len(wanted)
+        if inside and (at := _find(pattern, lost, text)) >= 0:
             return _text_fault(f"looks like bytes lost in {shown}", text, at)
-        if (at := text.find(wanted[:end] + wanted[start:])) >= 0:
+        if (at := _find(pattern, twice, text)) >= 0:
             return _text_fault(f"looks like bytes doubled in {shown}", text, at)
     woven = _woven(wanted, text)
     if woven is not None:
@@ -95,6 +96,13 @@ def _text_fault(what: str, text: bytes, at: int) -> str:
     start, end = text.rfind(b"\n", 0, at) + 1, text.find(b"\n", at)
     line = text[start : end if end >= 0 else len(text)]
     return f"console: {what}; the line: {line.decode(errors='replace')!r}"
+
+
+def _find(pattern: str, damaged: bytes, text: bytes) -> int:
+    """Where `damaged` stands in `text`; at the beginning of a line only, where `pattern` begins with that."""
+    if pattern.encode().startswith(b"^" + damaged[:1]):
+        return (b"\n" + text).find(b"\n" + damaged)
+    return text.find(damaged)
 
 
 def _woven(wanted: bytes, text: bytes) -> int | None:
