@@ -47,7 +47,7 @@ def lost_frame(lines: Iterable[bytes]) -> str | None:
         if line.startswith(SOH):
             continue
         if (match := _BARE.search(line)) and isinstance(frame := decode(SOH + match.group()), Frame):
-            return f"console: bytes lost in frame {frame.sequence:04x}: its first"
+            return f"console: bytes lost in frame {frame.sequence:04x}: its first byte"
     return None
 
 
@@ -115,7 +115,10 @@ def _woven(wanted: bytes, text: bytes) -> int | None:
             if end < 0:
                 break
         else:
-            return at
+            # Its first bytes may stand in text before it as well: the nearest ones are its own.
+            for byte in reversed(wanted):
+                end = text.rfind(byte, 0, end + 1) - 1
+            return end + 1
         at = text.find(wanted[:1], at + 1)
     return None
 
