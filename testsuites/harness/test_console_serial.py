@@ -241,7 +241,7 @@ def test_a_late_prompt_is_called_late_and_is_not_the_next_commands(
     target.when_noted("more for what is late", lambda: target.tty.says(b"$ "))
     with pytest.raises(ExpectTimeout) as error:
         target.console.command("ps", 0.5)
-    assert verdict(error)[1] == r"console: late prompt: '^\\$ \\Z' came after its limit of 0.5 s"
+    assert verdict(error)[1] == r"console: late prompt: '^\$ \Z' came after its limit of 0.5 s"
     target.says(b"id\r\nroot\r\n$ ")
     assert target.console.command("id", 60) == "root\n"
 
