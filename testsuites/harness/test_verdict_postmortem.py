@@ -6,6 +6,7 @@ import json
 import os
 import re
 import select
+import shlex
 import shutil
 import signal
 import subprocess
@@ -123,6 +124,10 @@ def test_a_machine_is_reopened_for_gdb_and_closed_with_it(board: Board, tmp_path
         assert f"symbol-file -o 0x0 {one.path / 'kernel.elf'}" in said
         stub = Path(re.search(r"target remote (\S+?)'?$", said, re.MULTILINE)[1])  # type: ignore[index]
         assert stub.is_socket()
+        command = shlex.split(re.search(r"^gdb: +(.*)$", said, re.MULTILINE)[1])  # type: ignore[index]
+        if shutil.which(command[0]):
+            told = subprocess.run([*command, "-batch", "-ex", "backtrace"], capture_output=True, text=True, timeout=120)
+            assert re.search(r"^#0 .*kernel::.* at kernel/src/\S+:\d+$", told.stdout, re.MULTILINE), told
     finally:
         os.kill(process.pid, signal.SIGINT)
         process.communicate(timeout=60)
