@@ -9,6 +9,8 @@ from __future__ import annotations
 import re
 import socket
 import struct
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -17,10 +19,8 @@ from harness.machine.errors import MachineError
 
 _TIMEOUT_S = 10.0
 _PIECE = 1024
-# The privilege level of RISC-V's firmware (Privileged, table 1.1), as QEMU's register `priv` gives it.
-_MACHINE_MODE = 3
-_TRIES = 100
-_UPPER_HALF = 1 << 63
+# RISC-V Privileged ISA 20211203, 1.2; QEMU's register `priv` holds them.
+_SUPERVISOR_MODE, _MACHINE_MODE = 1, 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,9 +43,6 @@ class GdbStub:
         self._registers: dict[str, Register] = {}
         self._running = False
         self._stays = False
-        self._cpu = 1
-        # Set where addresses go through no CPU's tables anyway, or where those of the selected one are known to.
-        self._translates = arch != "riscv64"
         # Connecting stops a running machine, and QEMU reports that stop unasked.
         answer = self._ask("qSupported:qXfer:features:read+;multiprocess-")
         while answer[:1] in ("T", "S"):
@@ -84,53 +81,44 @@ class GdbStub:
 
     def read_memory(self, address: int, length: int) -> bytes:
         """`length` bytes at `address`. Raises MachineError where nothing is mapped."""
-        self._leave_firmware(address)
         result = b""
-        while len(result) < length:
-            count = min(_PIECE, length - len(result))
-            result += bytes.fromhex(self._checked(f"m{address + len(result):x},{count:x}"))
+        with self._out_of_firmware(address):
+            while len(result) < length:
+                count = min(_PIECE, length - len(result))
+                result += bytes.fromhex(self._checked(f"m{address + len(result):x},{count:x}"))
         return result
 
     def write_memory(self, address: int, data: bytes) -> None:
-        """Write `data` at `address`, read-only pages included."""
-        self._leave_firmware(address)
-        for offset in range(0, len(data), _PIECE):
-            piece = data[offset : offset + _PIECE]
-            self._checked(f"M{address + offset:x},{len(piece):x}:{piece.hex()}")
+        """Write `data` at `address`, read-only pages included. Raises MachineError where it is not there afterwards."""
+        with self._out_of_firmware(address):
+            for offset in range(0, len(data), _PIECE):
+                piece = data[offset : offset + _PIECE]
+                self._checked(f"M{address + offset:x},{len(piece):x}:{piece.hex()}")
+        # QEMU says OK as well where there is no memory.
+        if self.read_memory(address, len(data)) != data:
+            raise MachineError(f"{len(data)} bytes written at {address:#x} are not there: no memory, or not mapped now")
+
+    @contextmanager
+    def _out_of_firmware(self, address: int) -> Iterator[None]:
+        """See an address of the kernel's also while the CPU is in RISC-V's machine mode, which translates none."""
+        inside = self.arch == "riscv64" and bool(address >> 63) and self.read_register("priv") == _MACHINE_MODE
+        if inside:
+            self.write_register("priv", _SUPERVISOR_MODE)
+        try:
+            yield
+        finally:
+            if inside:
+                self.write_register("priv", _MACHINE_MODE)
 
     def physical(self, on: bool) -> None:
         """Whether addresses are physical from now on (QEMU's own extension)."""
         self._checked(f"Qqemu.PhyMemMode:{int(on)}")
-        self._translates = on or self.arch != "riscv64"
-
-    def _leave_firmware(self, address: int) -> None:
-        """See to it that the selected CPU translates a kernel address, or go through another that does.
-
-        A RISC-V hart in machine mode (interrupts between harts come through the firmware) has no tables: QEMU takes
-        virtual addresses for physical ones there, and loses what is written where nothing is, without an error.
-        """
-        if address < _UPPER_HALF:
-            return
-        for _ in range(_TRIES):
-            if self._translates:
-                return
-            threads = re.findall(r"[0-9a-f]+", self._checked("qfThreadInfo")[1:])
-            for thread in sorted(threads, key=lambda thread: int(thread, 16) != self._cpu):
-                self._checked(f"Hg{thread}")
-                if self.read_register("priv") != _MACHINE_MODE:
-                    self._translates = True
-                    return
-            self.resume()
-            self.interrupt()
-        raise MachineError(f"wanted a hart outside of its firmware to reach memory through; none was in {_TRIES} looks")
 
     # Registers.
 
     def select(self, cpu: int) -> None:
         """Choose the CPU, from 0, that registers and memory are read through."""
-        self._cpu = cpu + 1
-        self._translates = self.arch != "riscv64"
-        self._checked(f"Hg{self._cpu:x}")
+        self._checked(f"Hg{cpu + 1:x}")
 
     def read_register(self, name: str) -> int:
         """Value of a register, by GDB's name for it."""
@@ -180,7 +168,6 @@ class GdbStub:
         """Let all CPUs run."""
         self._send("c")
         self._running = True
-        self._translates = self.arch != "riscv64"
 
     def wait_stop(self, timeout_s: float) -> str:
         """Wait until the machine stops, for a breakpoint or otherwise; GDB's stop reply."""
