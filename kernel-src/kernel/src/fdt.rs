@@ -14,7 +14,9 @@ use crate::addr::{HardwareId, PhysAddr, PhysRange};
 use core::{fmt, str};
 use node::cell;
 
-const HEADER_SIZE: usize = 40;
+pub const HEADER_SIZE: usize = 40;
+/// Larger trees are refused: boot code maps this much (arm64/booting.rst, 2; Linux takes no more on RISC-V either).
+pub const MAX_SIZE: usize = 2 << 20;
 const MAGIC: u32 = 0xD00D_FEED;
 /// The version that this reader knows, and may have to be backwards compatible with (5.2).
 const VERSION: u32 = 17;
@@ -106,7 +108,7 @@ impl fmt::Display for FdtError {
                 write!(f, "wanted version {VERSION}, found {found}, compatible with {compatible}")
             }
             Self::TotalSize { found } => {
-                write!(f, "wanted a total size of {HEADER_SIZE:#x} bytes or more, found {found:#x}")
+                write!(f, "wanted a total size of {HEADER_SIZE:#x} to {MAX_SIZE:#x} bytes, found {found:#x}")
             }
             Self::Block { name, offset, size, total } => {
                 write!(
@@ -162,7 +164,7 @@ impl<'a> Fdt<'a> {
             return Err(FdtError::Version { found, compatible });
         }
         let total = field(1) as usize;
-        if total < HEADER_SIZE { Err(FdtError::TotalSize { found: total }) } else { Ok(total) }
+        if (HEADER_SIZE..=MAX_SIZE).contains(&total) { Ok(total) } else { Err(FdtError::TotalSize { found: total }) }
     }
 
     /// Checks all of the blob's structure; the blob may be followed by other bytes.

@@ -97,23 +97,14 @@ pub fn main(info: BootInfo) -> ! {
     arch::timer::init(&info);
     arch::timer::init_cpu();
     log::stage(format_args!("timer: {}", arch::timer::name()));
-    BOOT_ONLY_START.store(paging::boot_only(&info).start.0, Ordering::Relaxed);
-    BOOT_ONLY_SIZE.store(paging::boot_only(&info).size, Ordering::Relaxed);
     arch::task::on_stack(percpu::this().stack_top, rest)
 }
 
-static BOOT_ONLY_START: AtomicUsize = AtomicUsize::new(0);
-static BOOT_ONLY_SIZE: AtomicUsize = AtomicUsize::new(0);
-
 /// What follows once the boot CPU is on its own guarded stack: boot memory goes, the other CPUs and user space come.
 extern "C" fn rest() -> ! {
-    let part = PhysRange {
-        start: PhysAddr(BOOT_ONLY_START.load(Ordering::Relaxed)),
-        size: BOOT_ONLY_SIZE.load(Ordering::Relaxed),
-    };
     smp::start(CPU_LIMIT.load(Ordering::Relaxed));
     log::stage(format_args!("cpus: {} of {} online", smp::online(), percpu::all().len()));
-    paging::give_back_boot_memory(part, paging::boot_only_address());
+    paging::give_back_boot_memory();
     let usage = frames::usage();
     log::stage(format_args!(
         "user: kernel holds {} KiB, gave back {} KiB of boot memory",

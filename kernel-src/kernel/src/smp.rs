@@ -73,7 +73,7 @@ pub fn start(limit: usize) {
 }
 
 /// Where a started CPU arrives, on its own kernel stack, with the final tables on.
-pub fn secondary_main() -> ! {
+pub extern "C" fn secondary_main() -> ! {
     arch::cpu::init_cpu();
     arch::irq::init_cpu();
     arch::timer::init_cpu();

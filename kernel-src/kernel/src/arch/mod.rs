@@ -64,6 +64,8 @@
 //!   calls below `abi::SIMPLE_CALLS` save only what the C ABI clobbers and call `syscall::SIMPLE[number]`
 //! - traps in kernel mode: fix-up of `copy_user`, or a panic through `panic::exception(Fault, frame pointer, &dyn Display of registers)`
 //!
+//! `risc` holds what AArch64 and RISC-V share: the device tree, its UART, and registers by number.
+//!
 //! besides, `NAME: &str` here, and `irq::name()`, `timer::name()`: `impl Display`, what was found and is used;
 //! and a linker script `kernel.ld`, which defines `__build_id_start __build_id_end
 //! (the note section .note.gnu.build-id) __image_start __text_start
@@ -72,6 +74,8 @@
 
 #[cfg(target_arch = "aarch64")]
 mod aarch64;
+#[cfg(not(target_arch = "x86_64"))]
+mod risc;
 #[cfg(target_arch = "riscv64")]
 mod riscv64;
 #[cfg(target_arch = "x86_64")]

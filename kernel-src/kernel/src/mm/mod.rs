@@ -62,12 +62,7 @@ pub fn firmware_bytes(range: crate::addr::PhysRange) -> &'static [u8] {
 pub fn build_id() -> &'static [u8] {
     /// A note's header (three words) and the name "GNU\0" come before the id (ELF specification, note section).
     const HEADER: usize = 16;
-    unsafe extern "C" {
-        static __build_id_start: u8;
-        static __build_id_end: u8;
-    }
-    let start = &raw const __build_id_start;
-    let size = (&raw const __build_id_end as usize).saturating_sub(start as usize + HEADER);
+    let start = paging::symbol!(__build_id_start) + HEADER;
     // SAFETY: the linker script puts the two symbols round the note, in read-only data.
-    unsafe { core::slice::from_raw_parts(start.add(HEADER), size) }
+    unsafe { core::slice::from_raw_parts(start as *const u8, paging::symbol!(__build_id_end).saturating_sub(start)) }
 }

@@ -10,10 +10,13 @@ use crate::{
     addr::{PhysAddr, PhysRange, VirtAddr},
     arch,
     bootinfo::BootInfo,
-    config::{PAGE_SHIFT, PAGE_SIZE, VMAP_BASE, VMAP_SIZE},
+    config::{IMAGE_BASE, PAGE_SHIFT, PAGE_SIZE, VMAP_BASE, VMAP_SIZE},
     sync::{Rank, Spin},
 };
-use core::sync::atomic::{AtomicUsize, Ordering};
+use core::{
+    ops::Range,
+    sync::atomic::{AtomicUsize, Ordering},
+};
 
 const ENTRIES: usize = 512;
 const INDEX_BITS: usize = 9;
@@ -23,6 +26,8 @@ const FIRMWARE_MAX: usize = 4 << 20;
 static DIRECT_BASE: AtomicUsize = AtomicUsize::new(0);
 static USER_LIMIT: AtomicUsize = AtomicUsize::new(0);
 static KERNEL_ROOT: AtomicUsize = AtomicUsize::new(0);
+/// Distance of the image's virtual from its physical addresses.
+static IMAGE_OFFSET: AtomicUsize = AtomicUsize::new(0);
 /// The next free address of the window for devices and stacks; what is handed out stays so.
 static VMAP_NEXT: Spin<usize> = Spin::new(Rank::Space, VMAP_BASE);
 
@@ -41,8 +46,25 @@ pub fn kernel_root() -> PhysAddr {
     PhysAddr(KERNEL_ROOT.load(Ordering::Relaxed))
 }
 
-/// Makes `direct` and `user_limit` known, before anything else of this module.
+/// The address of a symbol of the linker script or of assembly.
+macro_rules! symbol {
+    ($name:ident) => {{
+        unsafe extern "C" {
+            static $name: u8;
+        }
+        &raw const $name as usize
+    }};
+}
+pub(crate) use symbol;
+
+/// Where something of the image lies.
+pub fn image_address(address: usize) -> PhysAddr {
+    PhysAddr(address.wrapping_sub(IMAGE_OFFSET.load(Ordering::Relaxed)))
+}
+
+/// Makes addresses known, before anything else of this module.
 pub fn set_layout(info: &BootInfo) {
+    IMAGE_OFFSET.store((IMAGE_BASE + info.slide).wrapping_sub(info.image.start.0), Ordering::Relaxed);
     DIRECT_BASE.store(info.direct_base.0, Ordering::Relaxed);
     USER_LIMIT.store(info.user_limit.0, Ordering::Relaxed);
 }
@@ -170,39 +192,9 @@ impl Tables {
 /// The kernel's tree; its top-level entries never change once user spaces share them.
 static KERNEL: Spin<Option<Tables>> = Spin::new(Rank::Tables, None);
 
-/// Symbols of the linker script, page aligned.
-struct Section {
-    start: usize,
-    end: usize,
-    flags: MapFlags,
-}
-
-fn sections() -> [Section; 4] {
-    unsafe extern "C" {
-        static __text_start: u8;
-        static __text_end: u8;
-        static __rodata_start: u8;
-        static __rodata_end: u8;
-        static __data_start: u8;
-        static __data_end: u8;
-        static __init_start: u8;
-        static __init_end: u8;
-    }
-    let section = |start: *const u8, end: *const u8, flags| Section { start: start as usize, end: end as usize, flags };
-    [
-        section(&raw const __text_start, &raw const __text_end, MapFlags::KERNEL_TEXT),
-        section(&raw const __rodata_start, &raw const __rodata_end, MapFlags::KERNEL_RODATA),
-        section(&raw const __data_start, &raw const __data_end, MapFlags::KERNEL_DATA),
-        // Boot code has run; its stack and tables are still in use until they are given back.
-        section(&raw const __init_start, &raw const __init_end, MapFlags::KERNEL_DATA),
-    ]
-}
-
-/// The part of the image that is needed only at boot, in physical memory.
-pub fn boot_only(info: &BootInfo) -> PhysRange {
-    let [.., init] = sections();
-    let base = crate::config::IMAGE_BASE + info.slide;
-    PhysRange::new(info.image.start.0 + (init.start - base), init.end - init.start)
+/// The part of the image that is needed only at boot.
+fn boot_only() -> Range<usize> {
+    symbol!(__init_start)..symbol!(__init_end)
 }
 
 /// Builds the final tables and switches this CPU to them: the identity map ends, W^X begins.
@@ -223,10 +215,16 @@ pub fn init(info: &BootInfo) -> Result<(), abi::Error> {
             }
         }
     }
-    let base = crate::config::IMAGE_BASE + info.slide;
-    for section in sections() {
-        let range = PhysRange::new(info.image.start.0 + (section.start - base), section.end - section.start);
-        tables.map(VirtAddr(section.start), range, section.flags, 0)?;
+    // Sections of the linker script, page aligned.
+    for (section, flags) in [
+        (symbol!(__text_start)..symbol!(__text_end), MapFlags::KERNEL_TEXT),
+        (symbol!(__rodata_start)..symbol!(__rodata_end), MapFlags::KERNEL_RODATA),
+        (symbol!(__data_start)..symbol!(__data_end), MapFlags::KERNEL_DATA),
+        // Boot code has run; its stack and tables are still in use until they are given back.
+        (boot_only(), MapFlags::KERNEL_DATA),
+    ] {
+        let range = PhysRange { start: image_address(section.start), size: section.len() };
+        tables.map(VirtAddr(section.start), range, flags, 0)?;
     }
     // Tables for the whole window now, so that no top-level entry appears later.
     for offset in (0..VMAP_SIZE).step_by(level_size(2)) {
@@ -279,22 +277,16 @@ pub fn allocate_stack(size: usize) -> Result<VirtAddr, abi::Error> {
 }
 
 /// Unmaps what is needed no more of the image, and gives its memory back.
-pub fn give_back_boot_memory(part: PhysRange, at: VirtAddr) {
+pub fn give_back_boot_memory() {
     with_kernel(|tables| {
-        for offset in (0..part.size).step_by(PAGE_SIZE) {
-            let table = tables.table_for(at.add(offset), 0).expect("the image's tables exist");
+        for at in boot_only().step_by(PAGE_SIZE).map(VirtAddr) {
+            let table = tables.table_for(at, 0).expect("the image's tables exist");
             // SAFETY: an entry of the kernel's tables, locked.
-            unsafe { arch::mm::write_entry(entry_at(table, at.add(offset), 0), 0) };
+            unsafe { arch::mm::write_entry(entry_at(table, at, 0), 0) };
         }
     });
     arch::mm::flush_all();
-    frames::give_back(part);
-}
-
-/// Where the boot-only part of the image is mapped.
-pub fn boot_only_address() -> VirtAddr {
-    let [.., init] = sections();
-    VirtAddr(init.start)
+    frames::give_back(PhysRange { start: image_address(boot_only().start), size: boot_only().len() });
 }
 
 /// Gives a user root the kernel's half.

@@ -4,22 +4,18 @@
 //! runs with caches on. Then the tree is read, boot tables for the high half
 //! are made, and the image is relocated to where they put it.
 
-use super::{TREE, mm, read_register, stub, timer};
+use super::{mm, read_register, stub, timer};
 use crate::{
     addr::{HardwareId, PhysAddr, PhysRange, VirtAddr},
-    bootinfo::{BootInfo, Tables},
+    arch::risc::{boot_info, tree_at},
     cmdline,
     config::{IMAGE_BASE, MAX_RANGES, SLIDE_ALIGN},
-    fdt::Fdt,
+    fdt::{self, Fdt},
     init,
     mm::MapFlags,
 };
 use arrayvec::ArrayVec;
-use core::{
-    arch::naked_asm,
-    cell::UnsafeCell,
-    sync::atomic::{AtomicUsize, Ordering},
-};
+use core::{arch::naked_asm, cell::UnsafeCell, sync::atomic::Ordering};
 
 const DIRECT_BASE: usize = 0xFFFF_8000_0000_0000;
 /// One table of 1 GiB entries.
@@ -28,33 +24,26 @@ const USER_LIMIT: usize = 1 << 47;
 const GIB: usize = 1 << 30;
 /// Bytes of a block at level 1, in which image and tree are mapped.
 const BLOCK: usize = 2 << 20;
-/// A device tree is at most this large (arm64/booting.rst, 2).
-const TREE_MAX: usize = 2 << 20;
 /// Affinity fields of `MPIDR_EL1` (D17.2.101).
 const AFFINITY: u64 = 0xFF_00FF_FFFF;
 
 /// Tables for the two maps: nine, and one for each GiB that is partly memory.
 const TABLE_COUNT: usize = 28;
 
-#[repr(C, align(4096))]
-struct Pool(UnsafeCell<[[u64; 512]; TABLE_COUNT]>);
-// SAFETY: only the boot CPU touches it, before there is another, and through one `Builder` at a time.
-unsafe impl Sync for Pool {}
-#[unsafe(link_section = ".init.bss")]
-static POOL: Pool = Pool(UnsafeCell::new([[0; 512]; TABLE_COUNT]));
-
 /// Makes boot tables at physical addresses. The first table is the root of the one-to-one map.
+#[repr(C, align(4096))]
 struct Builder {
-    tables: &'static mut [[u64; 512]; TABLE_COUNT],
+    tables: [[u64; 512]; TABLE_COUNT],
     used: usize,
 }
 
-impl Builder {
-    fn new(used: usize) -> Self {
-        // SAFETY: the boot code makes one `Builder` after the other, and drops each before the next.
-        Self { tables: unsafe { &mut *POOL.0.get() }, used }
-    }
+struct Shared(UnsafeCell<Builder>);
+// SAFETY: only the boot CPU touches it, before there is another, and one function after the other.
+unsafe impl Sync for Shared {}
+#[unsafe(link_section = ".init.bss")]
+static BUILDER: Shared = Shared(UnsafeCell::new(Builder { tables: [[0; 512]; TABLE_COUNT], used: 0 }));
 
+impl Builder {
     /// The address of a new, empty table. Where none is left, the boot CPU stops: nothing could be printed yet.
     fn table(&mut self) -> PhysAddr {
         let table = &raw const self.tables[self.used];
@@ -63,7 +52,7 @@ impl Builder {
     }
 
     /// Maps a page of `level` at `va`, and makes what tables it needs.
-    fn map(&mut self, root: PhysAddr, va: usize, level: usize, entry: u64) {
+    fn map(&mut self, root: PhysAddr, va: usize, level: usize, to: usize, flags: MapFlags) {
         let base = self.tables.as_ptr() as usize;
         let mut table = (root.0 - base) >> 12;
         for upper in (level + 1..mm::levels()).rev() {
@@ -73,7 +62,14 @@ impl Builder {
             self.tables[table][index] = mm::table(next);
             table = (next.0 - base) >> 12;
         }
-        self.tables[table][va >> (12 + 9 * level) & 511] = entry;
+        self.tables[table][va >> (12 + 9 * level) & 511] = mm::leaf(PhysAddr(to), flags, level);
+    }
+
+    /// Maps at least `size` bytes in blocks.
+    fn map_blocks(&mut self, root: PhysAddr, va: usize, size: usize, to: usize, flags: MapFlags) {
+        for offset in (0..size).step_by(BLOCK) {
+            self.map(root, va + offset, 1, to + offset, flags);
+        }
     }
 }
 
@@ -83,28 +79,14 @@ const BOOT_IMAGE: MapFlags = MapFlags { read: true, write: true, execute: true, 
 /// Maps image and device tree one to one. Runs with translation off: no atomics, no unaligned access.
 #[unsafe(link_section = ".init.text")]
 extern "C" fn map_one_to_one(image: usize, size: usize, tree: usize) -> PhysAddr {
-    let mut builder = Builder::new(0);
+    // SAFETY: nobody else has the tables.
+    let builder = unsafe { &mut *BUILDER.0.get() };
     let root = builder.table();
-    for at in (tree & !(BLOCK - 1)..tree.saturating_add(TREE_MAX)).step_by(BLOCK) {
-        builder.map(root, at, 1, mm::leaf(PhysAddr(at), MapFlags::KERNEL_RODATA, 1));
-    }
-    for at in (image..image + size).step_by(BLOCK) {
-        builder.map(root, at, 1, mm::leaf(PhysAddr(at), BOOT_IMAGE, 1));
-    }
+    // The tree may lie across blocks.
+    let first = tree & !(BLOCK - 1);
+    builder.map_blocks(root, first, tree - first + fdt::MAX_SIZE, first, MapFlags::KERNEL_RODATA);
+    builder.map_blocks(root, image, size, image, BOOT_IMAGE);
     root
-}
-
-/// The device tree at `address`.
-///
-/// # Safety
-/// `address` is where the boot loader put the tree, seen through a map that covers it, for ever if the lifetime says so.
-unsafe fn tree_at<'a>(address: usize) -> Option<(Fdt<'a>, usize)> {
-    // SAFETY: a tree is at least as large as its header, and nobody writes it.
-    let header = unsafe { &*(address as *const [u8; 40]) };
-    let size = Fdt::total_size(header).ok().filter(|size| *size <= TREE_MAX)?;
-    // SAFETY: the header gives the size, which is checked; nobody writes the tree.
-    let fdt = Fdt::parse(unsafe { core::slice::from_raw_parts(address as *const u8, size) }).ok()?;
-    Some((fdt, size))
 }
 
 /// Where the image is to run, and the tables that map it there.
@@ -119,86 +101,45 @@ struct Placement {
 #[unsafe(link_section = ".init.text")]
 extern "C" fn place(image: usize, size: usize, tree: usize) -> Placement {
     // SAFETY: `map_one_to_one` covers the tree; it is used only here.
-    let fdt = unsafe { tree_at(tree) }.map(|(fdt, _)| fdt);
+    let fdt = unsafe { tree_at(0, tree) }.map(|(fdt, _)| fdt).ok();
     // A bad slide is refused by the kernel proper, which can say so.
     let slide = fdt.and_then(Fdt::command_line).and_then(|line| cmdline::slide(line).ok()).unwrap_or(0);
-    let placement_image = IMAGE_BASE + slide;
-    let used = Builder::new(0)
-        .tables
-        .iter()
-        .rposition(|table| table.iter().any(|&entry| entry != 0))
-        .map_or(0, |last| last + 1);
-    let mut builder = Builder::new(used);
+    let runs_at = IMAGE_BASE + slide;
+    // SAFETY: `map_one_to_one` has returned.
+    let builder = unsafe { &mut *BUILDER.0.get() };
     let root = builder.table();
-    for offset in (0..size).step_by(BLOCK) {
-        builder.map(root, placement_image + offset, 1, mm::leaf(PhysAddr(image + offset), BOOT_IMAGE, 1));
-    }
-    let mut memory = ArrayVec::<PhysRange, MAX_RANGES>::new();
-    memory.extend(fdt.into_iter().flat_map(Fdt::memory).take(MAX_RANGES));
-    let entry = |at, level| {
-        let end = at + if level == 2 { GIB } else { BLOCK };
-        let any = memory.iter().any(|range| range.start.0 < end && range.end().0 > at);
-        mm::leaf(PhysAddr(at), if any { MapFlags::KERNEL_DATA } else { MapFlags::DEVICE }, level)
+    builder.map_blocks(root, runs_at, size, image, BOOT_IMAGE);
+    let memory: ArrayVec<PhysRange, MAX_RANGES> = fdt.into_iter().flat_map(Fdt::memory).take(MAX_RANGES).collect();
+    // Of `size` bytes from `at`: whether some are memory, and whether all of those that are, are all.
+    let kind = |at: usize, size: usize| {
+        let mut some = memory.iter().filter(move |range| range.start.0 < at + size && range.end().0 > at).peekable();
+        let flags = if some.peek().is_some() { MapFlags::KERNEL_DATA } else { MapFlags::DEVICE };
+        (flags, some.all(|range| range.start.0 <= at && range.end().0 >= at + size))
     };
     for at in (0..DIRECT_LIMIT).step_by(GIB) {
-        let partly = |range: &PhysRange| {
-            range.start.0 < at + GIB && range.end().0 > at && (range.start.0 > at || range.end().0 < at + GIB)
-        };
-        if memory.iter().any(partly) {
-            for block in (at..at + GIB).step_by(BLOCK) {
-                builder.map(root, DIRECT_BASE + block, 1, entry(block, 1));
-            }
+        let (flags, is_uniform) = kind(at, GIB);
+        if is_uniform {
+            builder.map(root, DIRECT_BASE + at, 2, at, flags);
         } else {
-            builder.map(root, DIRECT_BASE + at, 2, entry(at, 2));
+            for block in (at..at + GIB).step_by(BLOCK) {
+                builder.map(root, DIRECT_BASE + block, 1, block, kind(block, BLOCK).0);
+            }
         }
     }
-    Placement { image: placement_image, root }
-}
-
-/// Distance from a physical address of the image to where it runs.
-static IMAGE_OFFSET: AtomicUsize = AtomicUsize::new(0);
-
-/// Where something of the image lies.
-pub(super) fn physical(symbol: *const u8) -> PhysAddr {
-    PhysAddr((symbol as usize).wrapping_sub(IMAGE_OFFSET.load(Ordering::Relaxed)))
-}
-
-/// The machine's number of the CPU that runs this.
-pub(super) fn hardware_id() -> HardwareId {
-    HardwareId(read_register!("mpidr_el1") & AFFINITY)
+    Placement { image: runs_at, root }
 }
 
 /// Makes the hand-over, in the high half.
 #[unsafe(link_section = ".init.text")]
 extern "C" fn hand_over(tree: usize, image: usize, runs_at: usize, size: usize, level: u64, began: u64) -> ! {
     timer::BEGAN.store(began, Ordering::Relaxed);
-    IMAGE_OFFSET.store(runs_at.wrapping_sub(image), Ordering::Relaxed);
     stub::set_entry_level(level);
-    // SAFETY: the direct map reaches the tree from here on for ever: it is reserved below.
-    let (fdt, tree_size) =
-        unsafe { tree_at(DIRECT_BASE + tree) }.expect("a device tree, at most 2 MiB large, from the boot loader in x0");
-    TREE.set(fdt);
-    let tree = PhysRange::new(tree, tree_size);
-    let mut info = BootInfo {
-        image: PhysRange::new(image, size),
-        slide: runs_at - IMAGE_BASE,
-        direct_base: VirtAddr(DIRECT_BASE),
-        direct_boot_limit: PhysAddr(DIRECT_LIMIT),
-        user_limit: VirtAddr(USER_LIMIT),
-        ram: ArrayVec::new(),
-        reserved: ArrayVec::new(),
-        archive: fdt.initrd(),
-        command_line: fdt.command_line().unwrap_or(""),
-        tables: Tables::DeviceTree(tree),
-        boot_cpu: hardware_id(),
-    };
-    // What the direct map does not reach cannot be used, and more ranges than the kernel keeps are left alone.
-    let reachable = |range: &PhysRange| range.end().0 <= DIRECT_LIMIT;
-    info.ram.extend(fdt.memory().filter(reachable).take(MAX_RANGES));
-    for range in fdt.reservations().chain([tree]) {
-        info.reserved.try_push(range).expect("at most 64 reserved ranges of memory in the device tree");
-    }
-    init::main(info)
+    let (direct_base, user_limit) = (VirtAddr(DIRECT_BASE), VirtAddr(USER_LIMIT));
+    let boot_cpu = HardwareId(read_register!("mpidr_el1") & AFFINITY);
+    let (image, slide) = (PhysRange::new(image, size), runs_at - IMAGE_BASE);
+    // SAFETY: the direct map reaches the tree from here on for ever.
+    let info = unsafe { boot_info(tree, image, slide, direct_base, PhysAddr(DIRECT_LIMIT), user_limit, boot_cpu) };
+    init::main(info.expect("a device tree from the boot loader in x0"))
 }
 
 /// The header that boot loaders read (arm64/booting.rst, 4).
@@ -374,8 +315,7 @@ pub(super) unsafe extern "C" fn translate() {
     naked_asm!(
         "mov x2, #{mair}",
         "msr mair_el1, x2",
-        "mov x2, #({tcr} & 0xffff)",
-        "movk x2, #({tcr} >> 16), lsl #16",
+        "ldr x2, ={tcr}",
         // As many physical bits as the CPU has, at most 48 (ID_AA64MMFR0_EL1.PARange).
         "mrs x3, id_aa64mmfr0_el1",
         "and x3, x3, #0xf",
@@ -391,8 +331,7 @@ pub(super) unsafe extern "C" fn translate() {
         "ic iallu",
         "dsb nsh",
         "isb",
-        "mov x2, #({sctlr} & 0xffff)",
-        "movk x2, #({sctlr} >> 16), lsl #16",
+        "ldr x2, ={sctlr}",
         "msr sctlr_el1, x2",
         "isb",
         "ret",

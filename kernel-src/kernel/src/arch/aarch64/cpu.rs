@@ -1,17 +1,20 @@
 //! A CPU: its protections, how it is started, and how the machine ends.
 
-use super::{Once, boot, irq, mm, read_register, stub, trap, tree, write_register};
+use super::{boot, irq, mm, read_register, stub, write_register};
+pub use crate::arch::risc::cpus;
 use crate::{
     addr::{HardwareId, PhysAddr, PhysRange, VirtAddr},
-    bootinfo::BootInfo,
-    config::{EXCEPTION_STACK_SIZE, MAX_CPUS},
+    arch::risc::{Once, tree},
+    config::EXCEPTION_STACK_SIZE,
     fdt::Node,
-    mm::{MapFlags, direct, paging},
+    mm::{
+        MapFlags, direct,
+        paging::{self, image_address, symbol},
+    },
     panic,
     percpu::PerCpu,
     smp::{self, StartError},
 };
-use arrayvec::ArrayVec;
 use core::{
     arch::{asm, naked_asm},
     cell::Cell,
@@ -88,7 +91,7 @@ pub fn init_cpu() {
     // SAFETY: the vectors are this kernel's own; translation stays as it is; the final tables map nothing writable and
     // executable; and what programs may read and do is only made less.
     unsafe {
-        write_register!("vbar_el1", trap::vectors());
+        write_register!("vbar_el1", symbol!(exception_vectors) as u64);
         write_register!("sctlr_el1", sctlr);
         write_register!("cpacr_el1", 0u64);
         write_register!("mdscr_el1", 0u64);
@@ -104,8 +107,7 @@ pub fn init_cpu() {
         }
     }
     let stack = paging::allocate_stack(EXCEPTION_STACK_SIZE).expect("memory for an emergency stack");
-    let this = crate::percpu::this();
-    this.arch.emergency.set(stack);
+    crate::percpu::this().arch.emergency.set(stack);
     stub::check();
     unmask_severe();
 }
@@ -116,47 +118,24 @@ fn unmask_severe() {
     unsafe { asm!("msr daifclr, #5", options(nostack, preserves_flags)) };
 }
 
-/// All that may run, the boot CPU first.
-#[must_use]
-pub fn cpus(info: &BootInfo) -> ArrayVec<HardwareId, MAX_CPUS> {
-    let others = tree().cpus().filter(|cpu| cpu.enabled && cpu.hardware != info.boot_cpu).map(|cpu| cpu.hardware);
-    [info.boot_cpu].into_iter().chain(others).take(MAX_CPUS).collect()
-}
-
-/// How firmware is called.
-#[derive(Clone, Copy)]
-enum Conduit {
-    Hvc,
-    Smc,
-}
-
-fn psci_conduit() -> Option<Conduit> {
-    // Entered at EL3, the kernel stands where firmware would be.
-    if stub::entry_level() == 3 {
-        return None;
-    }
-    match tree().find_compatible(&["arm,psci-1.0", "arm,psci-0.2"])?.property("method")?.str()? {
-        "hvc" => Some(Conduit::Hvc),
-        "smc" => Some(Conduit::Smc),
-        _ => None,
-    }
-}
-
 /// Calls firmware (SMCCC, DEN 0028); None where it cannot be called.
-fn psci(function: u64, arguments: [u64; 3]) -> Option<i64> {
-    let conduit = psci_conduit()?;
-    let (mut status, [a, b, c]) = (function, arguments);
-    // SAFETY: the tree says that firmware answers this instruction; it changes the registers named here, and what it
-    // does to CPUs is what the caller wants.
-    unsafe {
-        match conduit {
-            Conduit::Hvc => {
-                asm!("hvc #0", inout("x0") status, in("x1") a, in("x2") b, in("x3") c, clobber_abi("C"), options(nostack))
+fn psci(function: u64, [a, b, c]: [u64; 3]) -> Option<i64> {
+    // Entered at EL3, the kernel stands where firmware would be.
+    let node = tree().find_compatible(&["arm,psci-1.0", "arm,psci-0.2"]).filter(|_| stub::entry_level() != 3)?;
+    let mut status = function;
+    macro_rules! call {
+        ($instruction:literal) => {
+            // SAFETY: the tree says that firmware answers this instruction; it changes the registers named here, and what
+            // it does to CPUs is what the caller wants.
+            unsafe {
+                asm!($instruction, inout("x0") status, in("x1") a, in("x2") b, in("x3") c, clobber_abi("C"), options(nostack))
             }
-            Conduit::Smc => {
-                asm!("smc #0", inout("x0") status, in("x1") a, in("x2") b, in("x3") c, clobber_abi("C"), options(nostack))
-            }
-        }
+        };
+    }
+    match node.property("method")?.str()? {
+        "hvc" => call!("hvc #0"),
+        "smc" => call!("smc #0"),
+        _ => return None,
     }
     Some(i64::from(status as i32))
 }
@@ -167,24 +146,13 @@ struct Start {
     /// Whom it is for, or nobody: a CPU that comes too late must not take the next one's, and a boot loader may let
     /// all go at once.
     hardware: AtomicU64,
-    one_to_one: AtomicUsize,
-    root: AtomicUsize,
-    high: AtomicUsize,
-    stack: AtomicUsize,
-    percpu: AtomicUsize,
-    empty: AtomicUsize,
+    /// Roots of the map where the code lies and of the kernel's; `secondary_high`, its stack; its `PerCpu`, and the empty
+    /// root.
+    values: [AtomicUsize; 6],
 }
 
 const NOBODY: u64 = u64::MAX;
-static START: Start = Start {
-    hardware: AtomicU64::new(NOBODY),
-    one_to_one: AtomicUsize::new(0),
-    root: AtomicUsize::new(0),
-    high: AtomicUsize::new(0),
-    stack: AtomicUsize::new(0),
-    percpu: AtomicUsize::new(0),
-    empty: AtomicUsize::new(0),
-};
+static START: Start = Start { hardware: AtomicU64::new(NOBODY), values: [const { AtomicUsize::new(0) }; 6] };
 
 /// Writes whom it is for after all else, and all of it to memory, where CPUs read that have their caches off.
 fn tell_start(hardware: u64) {
@@ -196,15 +164,11 @@ fn tell_start(hardware: u64) {
 static ONE_TO_ONE: Once<PhysAddr> = Once::new();
 
 fn one_to_one() -> Option<PhysAddr> {
-    unsafe extern "C" {
-        static __text_start: u8;
-        static __text_end: u8;
-    }
     if ONE_TO_ONE.get().is_none() {
-        let at = boot::physical(&raw const __text_start);
-        let size = &raw const __text_end as usize - &raw const __text_start as usize;
+        let start = image_address(symbol!(__text_start));
+        let size = symbol!(__text_end) - symbol!(__text_start);
         let mut tables = paging::Tables::new().ok()?;
-        tables.map(VirtAddr(at.0), PhysRange { start: at, size }, MapFlags::KERNEL_TEXT, 1).ok()?;
+        tables.map(VirtAddr(start.0), PhysRange { start, size }, MapFlags::KERNEL_TEXT, 1).ok()?;
         ONE_TO_ONE.set(tables.root);
     }
     ONE_TO_ONE.get().copied()
@@ -217,18 +181,17 @@ fn one_to_one() -> Option<PhysAddr> {
 pub fn start(hardware: HardwareId, cpu: &'static PerCpu) -> Result<(), StartError> {
     let node = tree().cpus().find(|cpu| cpu.hardware == hardware).ok_or(StartError::Unsupported)?.node;
     tell_start(NOBODY);
-    for (field, value) in [
-        (&START.one_to_one, one_to_one().ok_or(StartError::Unsupported)?.0),
-        (&START.root, paging::kernel_root().0),
-        (&START.high, secondary_high as *const () as usize),
-        (&START.stack, cpu.stack_top.0),
-        (&START.percpu, core::ptr::from_ref(cpu) as usize),
-        (&START.empty, mm::empty_root().0),
-    ] {
-        field.store(value, Ordering::Relaxed);
-    }
+    let values = [
+        one_to_one().ok_or(StartError::Unsupported)?.0,
+        paging::kernel_root().0,
+        secondary_high as *const () as usize,
+        cpu.stack_top.0,
+        core::ptr::from_ref(cpu) as usize,
+        mm::empty_root().0,
+    ];
+    START.values.iter().zip(values).for_each(|(field, value)| field.store(value, Ordering::Relaxed));
     tell_start(hardware.0);
-    let entry = boot::physical(secondary_entry as *const () as *const u8);
+    let entry = image_address(secondary_entry as *const () as usize);
     match node.property("enable-method").and_then(|method| method.strings().next()) {
         Some("psci") => start_by_psci(hardware, entry),
         Some("spin-table") => start_by_spin_table(node, entry),
@@ -255,7 +218,7 @@ fn start_by_spin_table(node: Node<'_>, entry: PhysAddr) -> Result<(), StartError
     let word = if tree().memory().any(|range| range.contains(release)) {
         direct(release)
     } else {
-        crate::mm::map_device(PhysRange { start: release, size: size_of::<u64>() }).0 as *mut u8
+        paging::map_device(PhysRange { start: release, size: size_of::<u64>() }).0 as *mut u8
     };
     // SAFETY: the tree says that the word is there for this.
     unsafe { word.cast::<u64>().write_volatile(entry.0 as u64) };
@@ -283,24 +246,16 @@ unsafe extern "C" fn secondary_entry() -> ! {
         "b 2b",
         "3:",
         "dmb ld",
-        "ldr x20, [x19, #{high}]",
-        "ldr x21, [x19, #{stack}]",
-        "ldr x22, [x19, #{percpu}]",
-        "ldr x23, [x19, #{empty}]",
-        "ldr x0, [x19, #{one_to_one}]",
-        "ldr x1, [x19, #{root}]",
+        "ldp x0, x1, [x19, #{values}]",
+        "ldp x20, x21, [x19, #{values} + 16]",
+        "ldp x22, x23, [x19, #{values} + 32]",
         "bl {translate}",
         "br x20",
         to_el1 = sym stub::to_el1,
         translate = sym boot::translate,
         start = sym START,
         hardware = const offset_of!(Start, hardware),
-        high = const offset_of!(Start, high),
-        stack = const offset_of!(Start, stack),
-        percpu = const offset_of!(Start, percpu),
-        empty = const offset_of!(Start, empty),
-        one_to_one = const offset_of!(Start, one_to_one),
-        root = const offset_of!(Start, root),
+        values = const offset_of!(Start, values),
     )
 }
 
@@ -318,12 +273,8 @@ unsafe extern "C" fn secondary_high() -> ! {
         "mov x29, xzr",
         "mov x30, xzr",
         "b {main}",
-        main = sym secondary_main,
+        main = sym smp::secondary_main,
     )
-}
-
-extern "C" fn secondary_main() -> ! {
-    smp::secondary_main()
 }
 
 /// In every spin: gives way, and hears of a panic.

@@ -5,9 +5,10 @@
 //! panic is in group 0 and comes as FIQ, which the kernel does not mask: it
 //! also reaches a CPU that hangs with interrupts off. All others are in group 1.
 
-use super::{Once, Registers, cpu, read_register, stub, timer, tree, write_register};
+use super::{Registers, cpu, read_register, stub, timer, write_register};
 use crate::{
     addr::{CpuId, HardwareId, PhysRange, VirtAddr},
+    arch::risc::{Once, tree},
     bootinfo::BootInfo,
     fdt::{Cells, Node},
     irq, mm, panic, percpu,
@@ -16,7 +17,7 @@ use arrayvec::ArrayVec;
 use core::{
     arch::asm,
     fmt,
-    sync::atomic::{AtomicBool, AtomicU32, Ordering},
+    sync::atomic::{AtomicU32, Ordering},
 };
 
 const GICV2: [&str; 5] = ["arm,gic-400", "arm,cortex-a15-gic", "arm,cortex-a7-gic", "arm,cortex-a9-gic", "arm,gic-v2"];
@@ -72,7 +73,7 @@ const R_ASLEEP: u32 = 1 << 2;
 
 /// Every interrupt, and the one that stops, which comes first (four priorities a word, or one).
 const NORMAL: u32 = 0xA0;
-const URGENT: u32 = 0x20;
+const URGENT: u8 = 0x20;
 const ALL_NORMAL: u32 = NORMAL * 0x0101_0101;
 const ALL_PASS: u32 = 0xF0;
 
@@ -96,13 +97,19 @@ impl Line {
     }
 }
 
-enum Gic {
-    V2 { distributor: Registers, interface: Registers },
-    V3 { distributor: Registers, redistributors: ArrayVec<(VirtAddr, usize), 8> },
+struct Gic {
+    distributor: Registers,
+    cpus: CpuSide,
+    stops_by_fiq: bool,
+}
+
+/// What CPUs have of the controller.
+enum CpuSide {
+    V2 { interface: Registers },
+    V3 { redistributors: ArrayVec<(VirtAddr, usize), 8> },
 }
 
 static GIC: Once<Gic> = Once::new();
-static STOPS_BY_FIQ: AtomicBool = AtomicBool::new(false);
 static CONSOLE: AtomicU32 = AtomicU32::new(u32::MAX);
 
 fn gic() -> &'static Gic {
@@ -114,46 +121,47 @@ fn barrier() {
     unsafe { asm!("dsb sy", "isb", options(nostack, preserves_flags)) };
 }
 
-fn mapped(ranges: &[PhysRange], index: usize) -> VirtAddr {
-    mm::map_device(*ranges.get(index).expect("the interrupt controller's registers in the device tree"))
-}
-
 /// Finds the controller and makes its distributor ready: everything off, routed to this CPU.
 ///
 /// # Panics
 /// If the tree names neither kind.
 pub fn init(_info: &BootInfo) {
-    let gic = if let Some(node) = tree().find_compatible(&[GICV3]) {
-        find_v3(node)
-    } else {
-        let node = tree().find_compatible(&GICV2).expect("a GICv2 or GICv3 in the device tree");
-        let ranges: ArrayVec<PhysRange, 8> = node.reg().take(8).collect();
-        Gic::V2 { distributor: Registers(mapped(&ranges, 0)), interface: Registers(mapped(&ranges, 1)) }
+    let v3 = tree().find_compatible(&[GICV3]);
+    let node = v3.or_else(|| tree().find_compatible(&GICV2)).expect("a GICv2 or GICv3 in the device tree");
+    let mut ranges = node.reg();
+    let mut next = || ranges.next().expect("the interrupt controller's registers in the device tree");
+    let distributor = Registers(mm::map_device(next()));
+    let cpus = match v3 {
+        Some(_) => CpuSide::V3 { redistributors: redistributors(node) },
+        None => CpuSide::V2 { interface: Registers(mm::map_device(next())) },
     };
-    let (Gic::V2 { distributor, .. } | Gic::V3 { distributor, .. }) = gic;
-    distributor.write(CONTROL, 0);
-    let lines = 32 * ((distributor.read(TYPE) & 0x1F) as usize + 1);
-    for word in 1..lines / 32 {
+    distributor.write(CONTROL, 0_u32);
+    let words = (distributor.read::<u32>(TYPE) & 0x1F) as usize + 1;
+    for word in 1..words {
         distributor.write(CLEAR_ENABLE + 4 * word, u32::MAX);
-        set_group_one(&gic, distributor, word, u32::MAX);
+        set_group_one(&cpus, distributor, word, u32::MAX);
     }
-    for word in 8..lines / 4 {
+    for word in 8..8 * words {
         distributor.write(PRIORITY + 4 * word, ALL_NORMAL);
     }
-    if let Gic::V3 { .. } = gic {
+    let stops_by_fiq = if v3.is_some() {
         distributor.write(CONTROL, V3_ENABLE);
-        while distributor.read(CONTROL) & V3_WRITE_PENDING != 0 {
-            cpu::relax();
-        }
-        let group_zero_is_ours = distributor.read(CONTROL) & V3_SECURITY_OFF != 0 || is_secure();
-        STOPS_BY_FIQ.store(group_zero_is_ours, Ordering::Relaxed);
+        wait_while(distributor, CONTROL, V3_WRITE_PENDING);
+        distributor.read::<u32>(CONTROL) & V3_SECURITY_OFF != 0 || is_secure()
     } else {
         // With two security states, or without groups, this word reads as zero to us (IHI 0048, 4.3.4).
-        distributor.write(GROUP, !(1 << STOP));
-        STOPS_BY_FIQ.store(distributor.read(GROUP) != 0, Ordering::Relaxed);
-        distributor.write(CONTROL, if stops_by_fiq() { 3 } else { 1 });
+        distributor.write(GROUP, !(1_u32 << STOP));
+        let has_groups = distributor.read::<u32>(GROUP) != 0;
+        distributor.write(CONTROL, if has_groups { 3_u32 } else { 1 });
+        has_groups
+    };
+    GIC.set(Gic { distributor, cpus, stops_by_fiq });
+}
+
+fn wait_while(registers: Registers, register: usize, bit: u32) {
+    while registers.read::<u32>(register) & bit != 0 {
+        cpu::relax();
     }
-    GIC.set(gic);
 }
 
 /// Entered at EL3, the kernel is in the secure state.
@@ -163,28 +171,21 @@ fn is_secure() -> bool {
 
 /// Puts lines of a word into group 1, the others into group 0. In the secure state of a GICv3 that is secure group 1,
 /// which a second register makes out of group 0 (IHI 0069, GICD_IGRPMODR).
-fn set_group_one(gic: &Gic, registers: Registers, word: usize, lines: u32) {
-    if matches!(gic, Gic::V3 { .. }) && is_secure() {
-        registers.write(GROUP + 4 * word, 0);
+fn set_group_one(cpus: &CpuSide, registers: Registers, word: usize, lines: u32) {
+    let is_secure = matches!(cpus, CpuSide::V3 { .. }) && is_secure();
+    registers.write(GROUP + 4 * word, if is_secure { 0 } else { lines });
+    if is_secure {
         registers.write(GROUP_MODIFIER + 4 * word, lines);
-    } else {
-        registers.write(GROUP + 4 * word, lines);
     }
 }
 
-fn stops_by_fiq() -> bool {
-    STOPS_BY_FIQ.load(Ordering::Relaxed)
-}
-
 /// No more of a region than the tree's CPUs can have is mapped: it may be made for hundreds.
-fn find_v3(node: Node<'_>) -> Gic {
-    let ranges: ArrayVec<PhysRange, 8> = node.reg().take(8).collect();
+fn redistributors(node: Node<'_>) -> ArrayVec<(VirtAddr, usize), 8> {
     let regions = node.property("#redistributor-regions").and_then(|count| count.u32()).unwrap_or(1) as usize;
     let most = tree().cpus().count() * R_FRAMES_V4;
-    let part = |range: &PhysRange| PhysRange { start: range.start, size: range.size.min(most) };
-    let redistributors =
-        ranges.iter().skip(1).take(regions).map(part).map(|range| (mm::map_device(range), range.size)).collect();
-    Gic::V3 { distributor: Registers(mapped(&ranges, 0)), redistributors }
+    let part = |range: PhysRange| PhysRange { size: range.size.min(most), ..range };
+    let parts = node.reg().skip(1).take(regions.min(8)).map(part);
+    parts.map(|range| (mm::map_device(range), range.size)).collect()
 }
 
 /// Aff3 to Aff0 in one word, as `GICR_TYPER` and the routing registers have them.
@@ -198,7 +199,7 @@ fn redistributor(regions: &[(VirtAddr, usize)], hardware: HardwareId) -> Option<
         let mut offset = 0;
         while offset + R_FRAMES <= size {
             let registers = Registers(start.add(offset));
-            let kind = registers.read_long(R_TYPE);
+            let kind = registers.read::<u64>(R_TYPE);
             if kind >> 32 == packed_affinity(hardware) {
                 return Some(registers);
             }
@@ -217,46 +218,39 @@ fn redistributor(regions: &[(VirtAddr, usize)], hardware: HardwareId) -> Option<
 /// If a GICv3 has no redistributor for it, or its system registers cannot be used.
 pub fn init_cpu() {
     let this = percpu::this();
-    match gic() {
-        Gic::V2 { distributor, interface } => {
+    let gic = gic();
+    match &gic.cpus {
+        CpuSide::V2 { interface } => {
             // The first eight targets read as this CPU's own bit (IHI 0048, 4.3.12).
-            this.arch.gic.store(distributor.read(TARGETS) as usize & 0xFF, Ordering::Relaxed);
-            init_private(*distributor);
+            this.arch.gic.store(gic.distributor.read::<u8>(TARGETS) as usize, Ordering::Relaxed);
+            init_private(gic, gic.distributor);
             interface.write(C_PRIORITY_MASK, ALL_PASS);
-            interface.write(C_CONTROL, if stops_by_fiq() { C_BOTH_GROUPS } else { 1 });
+            interface.write(C_CONTROL, if gic.stops_by_fiq { C_BOTH_GROUPS } else { 1 });
         }
-        Gic::V3 { redistributors, .. } => {
+        CpuSide::V3 { redistributors } => {
             let own = redistributor(redistributors, this.hardware).expect("a redistributor of this CPU's affinity");
             this.arch.gic.store(own.0.0, Ordering::Relaxed);
-            own.write(R_WAKER, own.read(R_WAKER) & !R_SLEEP);
-            while own.read(R_WAKER) & R_ASLEEP != 0 {
-                cpu::relax();
-            }
-            init_private(Registers(own.0.add(R_SECOND_FRAME)));
-            wait_for_redistributor(own);
-            init_system_registers();
+            own.write(R_WAKER, own.read::<u32>(R_WAKER) & !R_SLEEP);
+            wait_while(own, R_WAKER, R_ASLEEP);
+            init_private(gic, Registers(own.0.add(R_SECOND_FRAME)));
+            wait_while(own, R_CONTROL, R_WRITE_PENDING);
+            init_system_registers(gic.stops_by_fiq);
         }
     }
 }
 
 /// The 32 numbers that each CPU has for itself; only software-generated ones are on.
-fn init_private(registers: Registers) {
+fn init_private(gic: &Gic, registers: Registers) {
     registers.write(CLEAR_ENABLE, u32::MAX << FIRST_PRIVATE);
-    set_group_one(gic(), registers, 0, if stops_by_fiq() { !(1 << STOP) } else { u32::MAX });
+    set_group_one(&gic.cpus, registers, 0, if gic.stops_by_fiq { !(1 << STOP) } else { u32::MAX });
     for word in 0..8 {
         registers.write(PRIORITY + 4 * word, ALL_NORMAL);
     }
-    registers.write_byte(PRIORITY + STOP as usize, URGENT as u8);
-    registers.write(SET_ENABLE, 1 << IPI | 1 << STOP);
+    registers.write(PRIORITY + STOP as usize, URGENT);
+    registers.write(SET_ENABLE, 1_u32 << IPI | 1 << STOP);
 }
 
-fn wait_for_redistributor(registers: Registers) {
-    while registers.read(R_CONTROL) & R_WRITE_PENDING != 0 {
-        cpu::relax();
-    }
-}
-
-fn init_system_registers() {
+fn init_system_registers(stops_by_fiq: bool) {
     // SAFETY: this CPU has the register, since the tree names a GICv3; it rules interrupts, which are masked.
     unsafe {
         write_register!("S3_0_C12_C12_5", 7u64); // ICC_SRE_EL1: system registers, no bypass
@@ -269,7 +263,7 @@ fn init_system_registers() {
         write_register!("S3_0_C12_C12_3", 0u64); // ICC_BPR1_EL1
         write_register!("S3_0_C12_C12_4", 0u64); // ICC_CTLR_EL1: priority drop and deactivation in one
         write_register!("S3_0_C12_C12_7", 1u64); // ICC_IGRPEN1_EL1
-        if stops_by_fiq() {
+        if stops_by_fiq {
             write_register!("S3_0_C12_C12_6", 1u64); // ICC_IGRPEN0_EL1
         }
         asm!("isb", options(nostack, preserves_flags));
@@ -278,30 +272,25 @@ fn init_system_registers() {
 
 /// Lets a line through, to this CPU.
 pub(super) fn enable(line: Line) {
-    let this = percpu::this();
+    let (this, gic, number) = (percpu::this(), gic(), line.number as usize);
     let own = this.arch.gic.load(Ordering::Relaxed);
     let shared = line.number >= FIRST_SHARED;
-    let registers = match gic() {
-        Gic::V2 { distributor, .. } => {
-            if shared {
-                distributor.write_byte(TARGETS + line.number as usize, own as u8);
-            }
-            *distributor
-        }
-        Gic::V3 { distributor, .. } if shared => {
-            distributor.write_long(ROUTE + 8 * line.number as usize, this.hardware.0);
-            *distributor
-        }
-        Gic::V3 { .. } => Registers(VirtAddr(own + R_SECOND_FRAME)),
+    let registers = match gic.cpus {
+        CpuSide::V3 { .. } if !shared => Registers(VirtAddr(own + R_SECOND_FRAME)),
+        _ => gic.distributor,
     };
     if shared {
+        match gic.cpus {
+            CpuSide::V2 { .. } => registers.write(TARGETS + number, own as u8),
+            CpuSide::V3 { .. } => registers.write(ROUTE + 8 * number, this.hardware.0),
+        }
         // Two bits a line; the upper one is edge.
-        let at = CONFIGURATION + 4 * (line.number as usize / 16);
-        let bit = 2 << (2 * (line.number % 16));
-        let others = registers.read(at) & !bit;
+        let at = CONFIGURATION + 4 * (number / 16);
+        let bit = 2 << (2 * (number % 16));
+        let others = registers.read::<u32>(at) & !bit;
         registers.write(at, if line.edge { others | bit } else { others });
     }
-    registers.write(SET_ENABLE + 4 * (line.number as usize / 32), 1 << (line.number % 32));
+    registers.write(SET_ENABLE + 4 * (number / 32), 1_u32 << (number % 32));
     barrier();
 }
 
@@ -313,10 +302,10 @@ pub(super) fn set_console(line: Line) {
 
 /// Keeps all interrupts from this CPU.
 pub(super) fn silence() {
-    match GIC.get() {
-        Some(Gic::V2 { interface, .. }) => interface.write(C_CONTROL, 0),
+    match GIC.get().map(|gic| &gic.cpus) {
+        Some(CpuSide::V2 { interface }) => interface.write(C_CONTROL, 0_u32),
         // SAFETY: masks every priority on this CPU.
-        Some(Gic::V3 { .. }) => unsafe { write_register!("S3_0_C4_C6_0", 0u64) },
+        Some(CpuSide::V3 { .. }) => unsafe { write_register!("S3_0_C4_C6_0", 0u64) },
         None => {}
     }
     barrier();
@@ -325,9 +314,9 @@ pub(super) fn silence() {
 /// Serves all that is pending.
 pub(super) fn dispatch() {
     loop {
-        let word = match gic() {
-            Gic::V2 { interface, .. } => interface.read(C_ACKNOWLEDGE),
-            Gic::V3 { .. } => read_register!("S3_0_C12_C12_0") as u32, // ICC_IAR1_EL1
+        let word = match &gic().cpus {
+            CpuSide::V2 { interface } => interface.read::<u32>(C_ACKNOWLEDGE),
+            CpuSide::V3 { .. } => read_register!("S3_0_C12_C12_0") as u32, // ICC_IAR1_EL1
         };
         barrier();
         // In GICv2 the sender of a software-generated interrupt stands above the number.
@@ -336,10 +325,10 @@ pub(super) fn dispatch() {
             return;
         }
         serve(number);
-        match gic() {
-            Gic::V2 { interface, .. } => interface.write(C_END, word),
+        match &gic().cpus {
+            CpuSide::V2 { interface } => interface.write(C_END, word),
             // SAFETY: ends the interrupt that was acknowledged above.
-            Gic::V3 { .. } => unsafe { write_register!("S3_0_C12_C12_1", word) }, // ICC_EOIR1_EL1
+            CpuSide::V3 { .. } => unsafe { write_register!("S3_0_C12_C12_1", word) }, // ICC_EOIR1_EL1
         }
     }
 }
@@ -362,18 +351,19 @@ fn serve(number: u32) {
 fn send(number: u32, to: CpuId) {
     let target = percpu::all()[to.0];
     barrier();
-    match gic() {
-        Gic::V2 { distributor, .. } => {
-            distributor.write(SOFTWARE, (target.arch.gic.load(Ordering::Relaxed) as u32) << 16 | number);
+    let gic = gic();
+    match gic.cpus {
+        CpuSide::V2 { .. } => {
+            gic.distributor.write(SOFTWARE, (target.arch.gic.load(Ordering::Relaxed) as u32) << 16 | number);
         }
-        Gic::V3 { .. } => {
+        CpuSide::V3 { .. } => {
             let affinity = target.hardware.0;
             let (range, bit) = (affinity >> 4 & 0xF, affinity & 0xF);
             let upper = (affinity >> 32 & 0xFF) << 48 | (affinity >> 16 & 0xFF) << 32 | (affinity >> 8 & 0xFF) << 16;
             let word = upper | range << 44 | u64::from(number) << 24 | 1 << bit;
             // SAFETY: interrupts another CPU, which is what the caller wants.
             unsafe {
-                if number == STOP && stops_by_fiq() {
+                if number == STOP && gic.stops_by_fiq {
                     write_register!("S3_0_C12_C11_7", word); // ICC_SGI0R_EL1
                 } else {
                     write_register!("S3_0_C12_C11_5", word); // ICC_SGI1R_EL1
@@ -392,19 +382,14 @@ pub fn send_stop(to: CpuId) {
     send(STOP, to);
 }
 
-struct Name;
-
-impl fmt::Display for Name {
+impl fmt::Display for Gic {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let version = match gic() {
-            Gic::V2 { .. } => 2,
-            Gic::V3 { .. } => 3,
-        };
-        let stop = if stops_by_fiq() { "FIQ" } else { "IRQ" };
+        let version = if matches!(self.cpus, CpuSide::V2 { .. }) { 2 } else { 3 };
+        let stop = if self.stops_by_fiq { "FIQ" } else { "IRQ" };
         write!(f, "GICv{version}, CPUs stop by {stop}, entered at EL{}", stub::entry_level())
     }
 }
 
 pub fn name() -> impl fmt::Display {
-    Name
+    gic()
 }

@@ -5,10 +5,13 @@
 //! root, or an empty table while none runs. Programs share one ASID, of which
 //! a CPU forgets everything when it changes to another program.
 
-use super::{boot, read_register, write_register};
+use super::{read_register, write_register};
 use crate::{
     addr::{PhysAddr, VirtAddr},
-    mm::MapFlags,
+    mm::{
+        MapFlags,
+        paging::{image_address, symbol},
+    },
 };
 use core::{
     arch::{asm, naked_asm},
@@ -120,7 +123,7 @@ struct Empty([u64; 512]);
 static EMPTY: Empty = Empty([0; 512]);
 
 pub(super) fn empty_root() -> PhysAddr {
-    boot::physical((&raw const EMPTY.0).cast())
+    image_address(&raw const EMPTY as usize)
 }
 
 fn set_user_root(value: u64) {
@@ -134,7 +137,7 @@ fn set_user_root(value: u64) {
 /// Only the kernel from now on. The first call moves from the boot tables to `root`.
 pub fn activate_kernel(root: PhysAddr) {
     if read_register!("ttbr1_el1") & ADDRESS != root.0 as u64 {
-        let switch = boot::physical(replace_kernel_root as *const () as *const u8);
+        let switch = image_address(replace_kernel_root as *const () as usize);
         // SAFETY: the boot tables still map the image one to one, so the function is found at its physical address; it
         // uses no stack, and `root` maps the code that it returns to and all that is in use.
         unsafe {
@@ -212,17 +215,9 @@ pub(super) fn has_pan() -> bool {
     PAN.load(Ordering::Relaxed)
 }
 
-unsafe extern "C" {
-    /// The instructions of the kernel that touch user memory, and where they go on after a fault.
-    fn copy_user_access();
-    fn copy_user_access_end();
-    fn copy_user_fixup();
-}
-
-/// Where to go on after a fault at `pc`, if faults are expected there.
+/// Where to go on after a fault at `pc`, if it happened in `copy_user`.
 pub(super) fn fixup(pc: usize) -> Option<usize> {
-    let expected = copy_user_access as *const () as usize..copy_user_access_end as *const () as usize;
-    expected.contains(&pc).then_some(copy_user_fixup as *const () as usize)
+    (copy_user as *const () as usize..symbol!(copy_user_end)).contains(&pc).then(|| symbol!(copy_user_end))
 }
 
 /// Copies; false if a byte could not be reached.
@@ -242,9 +237,7 @@ pub unsafe extern "C" fn copy_user(to: *mut u8, from: *const u8, bytes: usize) -
         "ldrb w5, [x5, :lo12:{pan}]",
         "cbz w5, 2f",
         ".inst 0xd500409f", // msr pan, #0
-        ".global copy_user_access",
         "2:",
-        "copy_user_access:",
         "subs x2, x2, #8",
         "b.lo 4f",
         "3:",
@@ -260,17 +253,16 @@ pub unsafe extern "C" fn copy_user(to: *mut u8, from: *const u8, bytes: usize) -
         "strb w6, [x0], #1",
         "subs x2, x2, #1",
         "b.ne 5b",
-        ".global copy_user_access_end",
         "6:",
-        "copy_user_access_end:",
         "mov w0, #1",
         "7:",
         "cbz w5, 8f",
         ".inst 0xd500419f", // msr pan, #1
         "8:",
         "ret",
-        ".global copy_user_fixup",
-        "copy_user_fixup:",
+        // A fault goes on here.
+        ".global copy_user_end",
+        "copy_user_end:",
         "msr elr_el1, x3",
         "msr spsr_el1, x4",
         "mov w0, wzr",

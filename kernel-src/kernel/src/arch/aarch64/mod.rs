@@ -16,11 +16,7 @@ pub mod task;
 pub mod timer;
 pub mod trap;
 
-use crate::{addr::VirtAddr, fdt::Fdt};
-use core::{
-    cell::UnsafeCell,
-    sync::atomic::{AtomicBool, Ordering},
-};
+use crate::addr::VirtAddr;
 
 pub const NAME: &str = "aarch64";
 
@@ -43,79 +39,26 @@ macro_rules! write_register {
 }
 pub(crate) use write_register;
 
-/// A value that the boot CPU finds out once, before another CPU runs or an interrupt comes.
-struct Once<T> {
-    known: AtomicBool,
-    value: UnsafeCell<Option<T>>,
+/// Loads or stores (`ldp`, `stp`) pairs of registers at their places in a table of all, by their numbers.
+macro_rules! pairs {
+    ($instruction:literal, $table:literal: $($low:literal $high:literal),+) => {
+        concat!($($instruction, " x", $low, ", x", $high, ", [", $table, ", #8 * ", $low, "]\n"),+)
+    };
 }
-
-// SAFETY: `set` runs on the boot CPU alone, before there is anybody else; from then on the value is only read.
-unsafe impl<T: Send + Sync> Sync for Once<T> {}
-
-impl<T> Once<T> {
-    const fn new() -> Self {
-        Self { known: AtomicBool::new(false), value: UnsafeCell::new(None) }
-    }
-
-    fn set(&self, value: T) {
-        assert!(!self.known.load(Ordering::Acquire), "a fact of the machine is found out once");
-        // SAFETY: `known` is false, so `get` has given out no reference, and only the boot CPU comes here.
-        unsafe { *self.value.get() = Some(value) };
-        self.known.store(true, Ordering::Release);
-    }
-
-    fn get(&self) -> Option<&T> {
-        if !self.known.load(Ordering::Acquire) {
-            return None;
-        }
-        // SAFETY: once `known` is true nobody writes the value.
-        unsafe { (*self.value.get()).as_ref() }
-    }
-}
-
-static TREE: Once<Fdt<'static>> = Once::new();
-
-/// The machine's device tree, through the direct map.
-fn tree() -> Fdt<'static> {
-    *TREE.get().expect("the boot code refuses to start without a device tree")
-}
+pub(crate) use pairs;
 
 /// A device's registers.
 #[derive(Clone, Copy)]
 struct Registers(VirtAddr);
 
 impl Registers {
-    const fn at(self, offset: usize) -> *mut u8 {
-        (self.0.0 + offset) as *mut u8
+    fn read<T>(self, offset: usize) -> T {
+        // SAFETY: whoever made `Registers` mapped a device there, and asks for one of its registers, in its size.
+        unsafe { ((self.0.0 + offset) as *mut T).read_volatile() }
     }
 
-    fn read(self, offset: usize) -> u32 {
-        // SAFETY: whoever made `Registers` mapped a device there, and asks for one of its registers.
-        unsafe { self.at(offset).cast::<u32>().read_volatile() }
-    }
-
-    fn write(self, offset: usize, value: u32) {
+    fn write<T>(self, offset: usize, value: T) {
         // SAFETY: as in `read`; no driver here lets a device touch memory.
-        unsafe { self.at(offset).cast::<u32>().write_volatile(value) };
-    }
-
-    fn read_byte(self, offset: usize) -> u8 {
-        // SAFETY: as in `read`.
-        unsafe { self.at(offset).read_volatile() }
-    }
-
-    fn write_byte(self, offset: usize, value: u8) {
-        // SAFETY: as in `write`.
-        unsafe { self.at(offset).write_volatile(value) };
-    }
-
-    fn read_long(self, offset: usize) -> u64 {
-        // SAFETY: as in `read`.
-        unsafe { self.at(offset).cast::<u64>().read_volatile() }
-    }
-
-    fn write_long(self, offset: usize, value: u64) {
-        // SAFETY: as in `write`.
-        unsafe { self.at(offset).cast::<u64>().write_volatile(value) };
+        unsafe { ((self.0.0 + offset) as *mut T).write_volatile(value) };
     }
 }

@@ -5,7 +5,7 @@
 //! EL3, there is no firmware, and only the secure state has all of the
 //! interrupt controller: the kernel is secure EL1 then, which has no EL2.
 
-use crate::addr::PhysAddr;
+use crate::mm::paging::{image_address, symbol};
 use core::{
     arch::{asm, global_asm, naked_asm},
     sync::atomic::{AtomicU64, Ordering},
@@ -43,28 +43,19 @@ pub(super) fn entry_level() -> u64 {
     ENTRY_LEVEL.load(Ordering::Relaxed)
 }
 
-unsafe extern "C" {
-    static stub_vectors: u8;
-}
-
 /// Has the stub install its own vectors once more, which shows that it is there.
 ///
 /// # Panics
 /// If EL2 was ours and its stub does not answer.
 pub(super) fn check() {
     if entry_level() == 2 {
-        let vectors = super::boot::physical(&raw const stub_vectors);
-        assert!(set_vectors(vectors) == 0, "the stub at EL2 refused vectors at {vectors:?}");
+        let (vectors, mut status) = (image_address(symbol!(stub_vectors)), SET_VECTORS);
+        // SAFETY: this CPU came from EL2, so the stub below answers; it changes registers of SMCCC only.
+        unsafe {
+            asm!("hvc #0", inout("x0") status, inout("x1") vectors.0 => _, out("x2") _, out("x3") _, options(nostack))
+        };
+        assert!(status == 0, "the stub at EL2 refused vectors at {vectors:?}");
     }
-}
-
-fn set_vectors(vectors: PhysAddr) -> u64 {
-    let mut status = SET_VECTORS;
-    // SAFETY: this CPU came from EL2 (`check`), so the stub below answers; it changes registers of SMCCC only.
-    unsafe {
-        asm!("hvc #0", inout("x0") status, inout("x1") vectors.0 => _, out("x2") _, out("x3") _, options(nostack))
-    };
-    status
 }
 
 /// Goes on behind its call at EL1, without translation; gives in `x9` the level where it began. Uses `x10` and `x11`.
@@ -76,8 +67,7 @@ pub(super) unsafe extern "C" fn to_el1() {
         "msr daifset, #15",
         "mrs x9, currentel",
         "lsr x9, x9, #2",
-        "mov x10, #({sctlr} & 0xffff)",
-        "movk x10, #({sctlr} >> 16), lsl #16",
+        "ldr x10, ={sctlr}",
         "msr sctlr_el1, x10",
         "msr cpacr_el1, xzr",
         "isb",
@@ -87,8 +77,7 @@ pub(super) unsafe extern "C" fn to_el1() {
         "ret",
 
         "3:",
-        "mov x10, #({scr} & 0xffff)",
-        "movk x10, #({scr} >> 16), lsl #16",
+        "ldr x10, ={scr}",
         "msr scr_el3, x10",
         "msr cptr_el3, xzr",
         "msr mdcr_el3, xzr",
@@ -106,12 +95,9 @@ pub(super) unsafe extern "C" fn to_el1() {
         "eret",
 
         "2:",
-        "mov x10, #({sctlr_el2} & 0xffff)",
-        "movk x10, #({sctlr_el2} >> 16), lsl #16",
+        "ldr x10, ={sctlr_el2}",
         "msr sctlr_el2, x10",
-        "mov x10, #({hcr} & 0xffff)",
-        "movk x10, #(({hcr} >> 16) & 0xffff), lsl #16",
-        "movk x10, #({hcr} >> 32), lsl #32",
+        "ldr x10, ={hcr}",
         "msr hcr_el2, x10",
         "adrp x10, stub_vectors",
         "add x10, x10, :lo12:stub_vectors",
@@ -185,8 +171,7 @@ global_asm!(
     "lsr x2, x2, #26",
     "cmp x2, #{hvc}",
     "b.ne .",
-    "mov x3, #({set_vectors} & 0xffff)",
-    "movk x3, #({set_vectors} >> 16), lsl #16",
+    "ldr x3, ={set_vectors}",
     "cmp x0, x3",
     "mov x0, #-1", // SMCCC: not supported
     "b.ne 2f",

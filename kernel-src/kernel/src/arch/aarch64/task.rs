@@ -1,6 +1,8 @@
 //! A thread's registers in user mode, and the way back to it.
 
-use crate::{addr::VirtAddr, object::Thread, percpu::PerCpu};
+use super::pairs;
+use crate::{addr::VirtAddr, arch::risc::frame::write_registers, object::Thread, percpu::PerCpu};
+use abi::MESSAGE_WORDS;
 use core::{
     arch::{asm, naked_asm},
     fmt,
@@ -13,16 +15,26 @@ pub const ELF_MACHINE: u16 = 183;
 /// `PSTATE` of a program: EL0, AArch64, nothing masked.
 const INITIAL_STATE: u64 = 0;
 /// Bytes of `svc`.
-const CALL_SIZE: u64 = 4;
-/// The register with the number of a call.
-const NUMBER: usize = 10;
+pub const CALL_SIZE: u64 = 4;
+
+/// The register with the number of a call, and then the badge.
+pub const NUMBER: usize = 10;
+/// The first of six.
+pub const ARGUMENT: usize = 0;
+pub const DEADLINE: usize = 11;
+/// Payload words 0 to 7.
+pub const WORDS: [usize; MESSAGE_WORDS] = [2, 3, 4, 5, 6, 7, 8, 9];
+pub const NAMES: [&str; 31] = [
+    "x0", "x1", "x2", "x3", "x4", "x5", "x6", "x7", "x8", "x9", "x10", "x11", "x12", "x13", "x14", "x15", "x16", "x17",
+    "x18", "x19", "x20", "x21", "x22", "x23", "x24", "x25", "x26", "x27", "x28", "x29", "x30",
+];
 
 /// All registers of a thread in user mode.
 #[repr(C)]
 pub struct Frame {
-    pub(super) x: [u64; 31],
+    pub x: [u64; 31],
     pub(super) sp: u64,
-    pub(super) pc: u64,
+    pub pc: u64,
     pub(super) state: u64,
     pub(super) tls: u64,
 }
@@ -35,79 +47,12 @@ impl Frame {
         x[0] = argument;
         Self { x, sp: stack.0 as u64, pc: entry.0 as u64, state: INITIAL_STATE, tls }
     }
-
-    #[must_use]
-    pub const fn call_number(&self) -> u64 {
-        self.x[NUMBER]
-    }
-
-    /// Argument `index`, 0 to 5, of a plain call.
-    #[must_use]
-    pub const fn argument(&self, index: usize) -> u64 {
-        self.x[index]
-    }
-
-    #[must_use]
-    pub const fn capability(&self) -> u64 {
-        self.x[0]
-    }
-
-    #[must_use]
-    pub const fn info(&self) -> u64 {
-        self.x[1]
-    }
-
-    #[must_use]
-    pub const fn message_words(&self) -> [u64; 8] {
-        let x = &self.x;
-        [x[2], x[3], x[4], x[5], x[6], x[7], x[8], x[9]]
-    }
-
-    pub const fn set_result(&mut self, outcome: abi::Outcome) {
-        self.x[0] = outcome.status;
-        self.x[1] = outcome.value;
-    }
-
-    pub const fn set_message(&mut self, status: u64, badge: u64, info: u64, words: [u64; 8]) {
-        let x = &mut self.x;
-        (x[0], x[1], x[10]) = (status, info, badge);
-        [x[2], x[3], x[4], x[5], x[6], x[7], x[8], x[9]] = words;
-    }
-
-    pub const fn set_call_number(&mut self, number: u64) {
-        self.x[10] = number;
-    }
-
-    /// Until when a message call waits.
-    #[must_use]
-    pub const fn deadline(&self) -> u64 {
-        self.x[11]
-    }
-
-    /// Moves the pc behind the call instruction again.
-    pub const fn finish_call(&mut self) {
-        self.pc += CALL_SIZE;
-    }
-
-    /// Moves the pc back onto the call instruction; the number is still in `x10`.
-    pub const fn restart_call(&mut self) {
-        self.pc -= CALL_SIZE;
-    }
-}
-
-/// Prints `x0` to `x30`, four a line.
-pub(super) fn write_registers(f: &mut fmt::Formatter<'_>, x: &[u64; 31]) -> fmt::Result {
-    for (index, value) in x.iter().enumerate() {
-        let (before, after) = (if index % 4 == 0 { "  " } else { " " }, if index % 4 == 3 { "\n" } else { "" });
-        write!(f, "{before}x{index:<2}={value:016x}{after}")?;
-    }
-    writeln!(f)
 }
 
 impl fmt::Display for Frame {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write_registers(f, &self.x)?;
-        writeln!(f, "  sp ={:016x} pc ={:016x} pstate={:08x} tpidr={:016x}", self.sp, self.pc, self.state, self.tls)
+        writeln!(f, "\n  sp ={:016x} pc ={:016x} pstate={:08x} tpidr={:016x}", self.sp, self.pc, self.state, self.tls)
     }
 }
 
@@ -147,20 +92,7 @@ unsafe extern "C" fn leave(frame: *const Frame) -> ! {
         "ldp x1, x2, [x0, #{state}]",
         "msr spsr_el1, x1",
         "msr tpidr_el0, x2",
-        "ldp x2, x3, [x0, #16]",
-        "ldp x4, x5, [x0, #32]",
-        "ldp x6, x7, [x0, #48]",
-        "ldp x8, x9, [x0, #64]",
-        "ldp x10, x11, [x0, #80]",
-        "ldp x12, x13, [x0, #96]",
-        "ldp x14, x15, [x0, #112]",
-        "ldp x16, x17, [x0, #128]",
-        "ldp x18, x19, [x0, #144]",
-        "ldp x20, x21, [x0, #160]",
-        "ldp x22, x23, [x0, #176]",
-        "ldp x24, x25, [x0, #192]",
-        "ldp x26, x27, [x0, #208]",
-        "ldp x28, x29, [x0, #224]",
+        pairs!("ldp", "x0": 2 3, 4 5, 6 7, 8 9, 10 11, 12 13, 14 15, 16 17, 18 19, 20 21, 22 23, 24 25, 26 27, 28 29),
         "ldr x30, [x0, #240]",
         "ldp x0, x1, [x0]",
         "eret",

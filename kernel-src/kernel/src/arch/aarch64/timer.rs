@@ -4,12 +4,16 @@
 //! The virtual timer is the one that every hypervisor gives; the physical one
 //! serves where the tree lists no interrupt for it.
 
-use super::{irq, read_register, tree, write_register};
-use crate::{addr::Nanos, bootinfo::BootInfo};
+use super::{irq, read_register, write_register};
+use crate::{
+    addr::Nanos,
+    arch::risc::{Once, tree},
+    bootinfo::BootInfo,
+};
 use core::{
     arch::asm,
     fmt,
-    sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering},
+    sync::atomic::{AtomicU64, Ordering},
 };
 
 /// In `interrupts` of the binding arm,armv8-timer: secure, physical, virtual, hypervisor.
@@ -20,26 +24,33 @@ const NANOS_PER_SECOND: u64 = 1_000_000_000;
 const FACTOR_SHIFT: u32 = 32;
 const ENABLE: u64 = 1;
 
-static PHYSICAL: AtomicBool = AtomicBool::new(false);
-static INTERRUPT: AtomicU32 = AtomicU32::new(0);
-static FREQUENCY: AtomicU64 = AtomicU64::new(0);
-/// Nanoseconds a tick, and ticks a nanosecond.
-static TICK_NANOS: AtomicU64 = AtomicU64::new(0);
-static NANO_TICKS: AtomicU64 = AtomicU64::new(0);
-/// The virtual counter when the kernel was entered.
-pub(super) static BEGAN: AtomicU64 = AtomicU64::new(0);
-/// The counter in use at that time.
-static ORIGIN: AtomicU64 = AtomicU64::new(0);
-
-fn counter() -> u64 {
-    // SAFETY: keeps the read below behind everything before (D11.2.2).
-    unsafe { asm!("isb", options(nomem, nostack, preserves_flags)) };
-    if PHYSICAL.load(Ordering::Relaxed) { read_register!("cntpct_el0") } else { read_register!("cntvct_el0") }
+struct Timer {
+    is_physical: bool,
+    interrupt: u32,
+    frequency: u64,
+    /// Nanoseconds a tick, and ticks a nanosecond.
+    tick_nanos: u64,
+    nano_ticks: u64,
+    /// The counter in use when the kernel was entered.
+    origin: u64,
 }
 
-fn scale(value: u64, factor: &AtomicU64) -> u64 {
-    let product = u128::from(value) * u128::from(factor.load(Ordering::Relaxed));
-    (product >> FACTOR_SHIFT) as u64
+static TIMER: Once<Timer> = Once::new();
+/// The virtual counter when the kernel was entered.
+pub(super) static BEGAN: AtomicU64 = AtomicU64::new(0);
+
+fn timer() -> &'static Timer {
+    TIMER.get().expect("`init` comes before any use")
+}
+
+fn counter(is_physical: bool) -> u64 {
+    // SAFETY: keeps the read below behind everything before (D11.2.2).
+    unsafe { asm!("isb", options(nomem, nostack, preserves_flags)) };
+    if is_physical { read_register!("cntpct_el0") } else { read_register!("cntvct_el0") }
+}
+
+fn scale(value: u64, factor: u64) -> u64 {
+    ((u128::from(value) * u128::from(factor)) >> FACTOR_SHIFT) as u64
 }
 
 /// # Panics
@@ -48,23 +59,22 @@ pub fn init(_info: &BootInfo) {
     let node =
         tree().find_compatible(&["arm,armv8-timer", "arm,armv7-timer"]).expect("a generic timer in the device tree");
     let line = |index| node.interrupts().nth(index).and_then(|cells| irq::Line::of(&cells));
-    let (physical, line) = match line(VIRTUAL_INDEX) {
-        Some(line) => (false, line),
-        None => {
-            (true, line(PHYSICAL_INDEX).expect("an interrupt of the virtual or the physical timer in the device tree"))
-        }
-    };
+    let virtual_line = line(VIRTUAL_INDEX);
+    let line = virtual_line.or_else(|| line(PHYSICAL_INDEX));
+    let line = line.expect("an interrupt of the virtual or the physical timer in the device tree");
     let told = node.property("clock-frequency").and_then(|frequency| frequency.u64());
     let frequency = told.unwrap_or_else(|| read_register!("cntfrq_el0"));
     assert!(frequency > 0, "neither the device tree nor CNTFRQ_EL0 says how fast the generic timer counts");
-    PHYSICAL.store(physical, Ordering::Relaxed);
-    INTERRUPT.store(line.number, Ordering::Relaxed);
-    FREQUENCY.store(frequency, Ordering::Relaxed);
-    TICK_NANOS.store(((NANOS_PER_SECOND << FACTOR_SHIFT) / frequency).max(1), Ordering::Relaxed);
-    NANO_TICKS
-        .store(((u128::from(frequency) << FACTOR_SHIFT) / u128::from(NANOS_PER_SECOND)) as u64, Ordering::Relaxed);
     let since = read_register!("cntvct_el0").wrapping_sub(BEGAN.load(Ordering::Relaxed));
-    ORIGIN.store(counter().wrapping_sub(since), Ordering::Relaxed);
+    let is_physical = virtual_line.is_none();
+    TIMER.set(Timer {
+        is_physical,
+        interrupt: line.number,
+        frequency,
+        tick_nanos: ((NANOS_PER_SECOND << FACTOR_SHIFT) / frequency).max(1),
+        nano_ticks: ((u128::from(frequency) << FACTOR_SHIFT) / u128::from(NANOS_PER_SECOND)) as u64,
+        origin: counter(is_physical).wrapping_sub(since),
+    });
 }
 
 pub fn init_cpu() {
@@ -74,19 +84,20 @@ pub fn init_cpu() {
 
 /// The interrupt number of the timer in use.
 pub(super) fn interrupt() -> u32 {
-    INTERRUPT.load(Ordering::Relaxed)
+    timer().interrupt
 }
 
 /// Nanoseconds since boot, the same on all CPUs.
 #[must_use]
 pub fn now() -> Nanos {
-    Nanos(scale(counter().wrapping_sub(ORIGIN.load(Ordering::Relaxed)), &TICK_NANOS))
+    let Some(timer) = TIMER.get() else { return Nanos(0) };
+    Nanos(scale(counter(timer.is_physical).wrapping_sub(timer.origin), timer.tick_nanos))
 }
 
 fn set_control(value: u64) {
     // SAFETY: switches this CPU's comparator, which only this module uses.
     unsafe {
-        if PHYSICAL.load(Ordering::Relaxed) {
+        if timer().is_physical {
             write_register!("cntp_ctl_el0", value);
         } else {
             write_register!("cntv_ctl_el0", value);
@@ -98,11 +109,11 @@ fn set_control(value: u64) {
 /// Fires at `deadline`, at once if it is past, never if there is none.
 pub fn arm(deadline: Option<Nanos>) {
     let Some(deadline) = deadline else { return set_control(0) };
-    let ticks = scale(deadline.0, &NANO_TICKS).saturating_add(1);
-    let compare = ORIGIN.load(Ordering::Relaxed).saturating_add(ticks);
+    let timer = timer();
+    let compare = timer.origin.saturating_add(scale(deadline.0, timer.nano_ticks).saturating_add(1));
     // SAFETY: as in `set_control`.
     unsafe {
-        if PHYSICAL.load(Ordering::Relaxed) {
+        if timer.is_physical {
             write_register!("cntp_cval_el0", compare);
         } else {
             write_register!("cntv_cval_el0", compare);
@@ -116,15 +127,13 @@ pub(super) fn quiet() {
     set_control(0);
 }
 
-struct Name;
-
-impl fmt::Display for Name {
+impl fmt::Display for Timer {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let kind = if PHYSICAL.load(Ordering::Relaxed) { "physical" } else { "virtual" };
-        write!(f, "generic timer, {kind}, {} kHz, interrupt {}", FREQUENCY.load(Ordering::Relaxed) / 1000, interrupt())
+        let kind = if self.is_physical { "physical" } else { "virtual" };
+        write!(f, "generic timer, {kind}, {} kHz, interrupt {}", self.frequency / 1000, self.interrupt)
     }
 }
 
 pub fn name() -> impl fmt::Display {
-    Name
+    timer()
 }

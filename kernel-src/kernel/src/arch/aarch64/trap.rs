@@ -3,7 +3,7 @@
 //! From user mode the stack pointer is always at the top of this CPU's kernel
 //! stack. Entry has two stages. The first is the vector page: the one page
 //! that a table for isolation would have to share with programs; a switch of
-//! tables belongs into `first_stage!`. The second saves straight into the
+//! tables belongs into `first_stages!`. The second saves straight into the
 //! current thread, or, for calls that cannot block, what the C ABI clobbers
 //! on the stack, and keeps no copy of `ELR_EL1` and `SPSR_EL1`: in the kernel
 //! only `copy_user` takes an exception that comes back, and it saves them.
@@ -12,13 +12,14 @@
 //! stopped. SError is not, while there is a program that may have caused it:
 //! it waits until that program goes on, and ends it.
 
-use super::{cpu::ArchCpu, irq, mm, read_register, task};
+use super::{cpu::ArchCpu, irq, mm, pairs, read_register, task};
 use crate::{
     addr::VirtAddr,
+    arch::risc::frame::write_registers,
     config::KERNEL_STACK_SIZE,
     mm::user::UserBytes,
     panic,
-    percpu::{self, PerCpu},
+    percpu::PerCpu,
     syscall,
     trap::{self, Cause, Fault},
 };
@@ -56,70 +57,51 @@ struct KernelFrame {
 
 impl fmt::Display for KernelFrame {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        task::write_registers(f, &self.x)?;
+        write_registers(f, &self.x)?;
         write!(
             f,
-            "  sp ={:016x} pc ={:016x} pstate={:08x} esr={:08x} far={:016x}",
+            "\n  sp ={:016x} pc ={:016x} pstate={:08x} esr={:08x} far={:016x}",
             self.sp, self.pc, self.state, self.syndrome, self.address
         )
     }
 }
 
-/// Where the vectors are.
-pub(super) fn vectors() -> u64 {
-    unsafe extern "C" {
-        static exception_vectors: u8;
-    }
-    &raw const exception_vectors as u64
-}
-
-macro_rules! first_stage {
-    ($to:literal) => {
-        concat!(".balign 0x80\nstp x29, x30, [sp, #-{call_frame}]!\nb ", $to)
+macro_rules! first_stages {
+    ($($to:literal),+) => {
+        concat!($(".balign 0x80\nstp x29, x30, [sp, #-{call_frame}]!\nb ", $to, "\n"),+)
     };
 }
 
-macro_rules! kernel_entry {
-    ($vector:literal) => {
-        concat!(
-            ".balign 0x80\nmsr tpidrro_el0, x0\nmrs x0, tpidr_el1\nstr x1, [x0, #{scratch}]\nmov x1, #{",
-            $vector,
-            "}\nb kernel_entry"
-        )
+macro_rules! kernel_entries {
+    ($($vector:literal),+) => {
+        concat!($(
+            ".balign 0x80\nmsr tpidrro_el0, x0\nmrs x0, tpidr_el1\nstr x1, [x0, #{scratch}]\nmov x1, #{", $vector,
+            "}\nb kernel_entry\n"
+        ),+)
     };
 }
 
 /// Saves all of user mode into the current thread; `x29` and `x30` are on the stack.
 macro_rules! save_user {
     () => {
-        "mrs x30, tpidr_el1
-        ldr x30, [x30, #{current}]
-        stp x0, x1, [x30]
-        ldp x0, x1, [sp], #{call_frame}
-        stp x2, x3, [x30, #16]
-        stp x4, x5, [x30, #32]
-        stp x6, x7, [x30, #48]
-        stp x8, x9, [x30, #64]
-        stp x10, x11, [x30, #80]
-        stp x12, x13, [x30, #96]
-        stp x14, x15, [x30, #112]
-        stp x16, x17, [x30, #128]
-        stp x18, x19, [x30, #144]
-        stp x20, x21, [x30, #160]
-        stp x22, x23, [x30, #176]
-        stp x24, x25, [x30, #192]
-        stp x26, x27, [x30, #208]
-        stp x28, x0, [x30, #224]
-        str x1, [x30, #240]
-        mrs x0, sp_el0
-        mrs x1, elr_el1
-        mrs x2, spsr_el1
-        mrs x3, tpidr_el0
-        stp x0, x1, [x30, #{sp}]
-        stp x2, x3, [x30, #{state}]
-        mov x29, xzr
-        mov x30, xzr
-        msr daifclr, #1"
+        concat!(
+            "mrs x30, tpidr_el1
+            ldr x30, [x30, #{current}]
+            stp x0, x1, [x30]
+            ldp x0, x1, [sp], #{call_frame}\n",
+            pairs!("stp", "x30": 2 3, 4 5, 6 7, 8 9, 10 11, 12 13, 14 15, 16 17, 18 19, 20 21, 22 23, 24 25, 26 27),
+            "stp x28, x0, [x30, #224]
+            str x1, [x30, #240]
+            mrs x0, sp_el0
+            mrs x1, elr_el1
+            mrs x2, spsr_el1
+            mrs x3, tpidr_el0
+            stp x0, x1, [x30, #{sp}]
+            stp x2, x3, [x30, #{state}]
+            mov x29, xzr
+            mov x30, xzr
+            msr daifclr, #1"
+        )
     };
 }
 
@@ -130,25 +112,13 @@ global_asm!(
     ".global exception_vectors",
     "exception_vectors:",
     // From EL1 with the stack pointer of EL0.
-    kernel_entry!("unused"),
-    kernel_entry!("unused"),
-    kernel_entry!("unused"),
-    kernel_entry!("unused"),
+    kernel_entries!("unused", "unused", "unused", "unused"),
     // From EL1.
-    kernel_entry!("sync"),
-    kernel_entry!("irq"),
-    kernel_entry!("fiq"),
-    kernel_entry!("serror"),
+    kernel_entries!("sync", "irq", "fiq", "serror"),
     // From EL0.
-    first_stage!("user_sync_entry"),
-    first_stage!("user_irq_entry"),
-    first_stage!("user_fiq_entry"),
-    first_stage!("user_serror_entry"),
+    first_stages!("user_sync_entry", "user_irq_entry", "user_fiq_entry", "user_serror_entry"),
     // From EL0 in AArch32.
-    kernel_entry!("unused"),
-    kernel_entry!("unused"),
-    kernel_entry!("unused"),
-    kernel_entry!("unused"),
+    kernel_entries!("unused", "unused", "unused", "unused"),
     ".balign 0x80",
     ".previous",
     call_frame = const CALL_FRAME,
@@ -171,14 +141,7 @@ global_asm!(
     "ccmp x10, #{last_simple}, #2, eq", // neither: as if higher
     "b.hi 2f",
     // A call that is a C function. Its results stay in x0 and x1; what it left in other registers is put back.
-    "stp x2, x3, [sp, #16]",
-    "stp x4, x5, [sp, #32]",
-    "stp x6, x7, [sp, #48]",
-    "stp x8, x9, [sp, #64]",
-    "stp x10, x11, [sp, #80]",
-    "stp x12, x13, [sp, #96]",
-    "stp x14, x15, [sp, #112]",
-    "stp x16, x17, [sp, #128]",
+    pairs!("stp", "sp": 2 3, 4 5, 6 7, 8 9, 10 11, 12 13, 14 15, 16 17),
     "str x18, [sp, #144]",
     "mov x29, xzr",
     "msr daifclr, #1",
@@ -186,14 +149,7 @@ global_asm!(
     "add x11, x11, :lo12:{simple}",
     "ldr x11, [x11, x10, lsl #3]",
     "blr x11",
-    "ldp x2, x3, [sp, #16]",
-    "ldp x4, x5, [sp, #32]",
-    "ldp x6, x7, [sp, #48]",
-    "ldp x8, x9, [sp, #64]",
-    "ldp x10, x11, [sp, #80]",
-    "ldp x12, x13, [sp, #96]",
-    "ldp x14, x15, [sp, #112]",
-    "ldp x16, x17, [sp, #128]",
+    pairs!("ldp", "sp": 2 3, 4 5, 6 7, 8 9, 10 11, 12 13, 14 15, 16 17),
     "ldr x18, [sp, #144]",
     "ldp x29, x30, [sp], #{call_frame}",
     "eret",
@@ -245,19 +201,7 @@ global_asm!(
     "2:",
     "sub sp, sp, #{size}",
     "str x3, [sp, #24]",
-    "stp x4, x5, [sp, #32]",
-    "stp x6, x7, [sp, #48]",
-    "stp x8, x9, [sp, #64]",
-    "stp x10, x11, [sp, #80]",
-    "stp x12, x13, [sp, #96]",
-    "stp x14, x15, [sp, #112]",
-    "stp x16, x17, [sp, #128]",
-    "stp x18, x19, [sp, #144]",
-    "stp x20, x21, [sp, #160]",
-    "stp x22, x23, [sp, #176]",
-    "stp x24, x25, [sp, #192]",
-    "stp x26, x27, [sp, #208]",
-    "stp x28, x29, [sp, #224]",
+    pairs!("stp", "sp": 4 5, 6 7, 8 9, 10 11, 12 13, 14 15, 16 17, 18 19, 20 21, 22 23, 24 25, 26 27, 28 29),
     "stp x30, x2, [sp, #240]",
     "mrs x2, tpidrro_el0",
     "msr tpidrro_el0, xzr", // programs could read it
@@ -277,19 +221,7 @@ global_asm!(
     "msr elr_el1, x3",
     "msr spsr_el1, x4",
     "ldr x3, [sp, #24]",
-    "ldp x4, x5, [sp, #32]",
-    "ldp x6, x7, [sp, #48]",
-    "ldp x8, x9, [sp, #64]",
-    "ldp x10, x11, [sp, #80]",
-    "ldp x12, x13, [sp, #96]",
-    "ldp x14, x15, [sp, #112]",
-    "ldp x16, x17, [sp, #128]",
-    "ldp x18, x19, [sp, #144]",
-    "ldp x20, x21, [sp, #160]",
-    "ldp x22, x23, [sp, #176]",
-    "ldp x24, x25, [sp, #192]",
-    "ldp x26, x27, [sp, #208]",
-    "ldp x28, x29, [sp, #224]",
+    pairs!("ldp", "sp": 4 5, 6 7, 8 9, 10 11, 12 13, 14 15, 16 17, 18 19, 20 21, 22 23, 24 25, 26 27, 28 29),
     "ldp x30, x1, [sp, #240]",
     // Interrupts are masked, FIQ too, so what lies below the stack pointer stays for three more instructions.
     "mov x0, sp",
@@ -323,22 +255,18 @@ extern "C" fn kernel_exception(frame: &mut KernelFrame, vector: u64) {
         frame.pc = next as u64;
         return;
     }
-    let mut fault = match vector {
+    let fault = match vector {
         VECTOR_SYNC => decode(frame.syndrome, frame.address, frame.pc),
-        VECTOR_IRQ => other(Cause::Other("interrupt that was masked"), frame),
-        VECTOR_FIQ => other(Cause::NonMaskable, frame),
-        VECTOR_SERROR => other(Cause::HardwareError, frame),
-        _ => other(Cause::Other("exception of a mode that is not used"), frame),
+        VECTOR_IRQ => other(Cause::Other("interrupt that was masked"), frame.syndrome, frame.pc),
+        VECTOR_FIQ => other(Cause::NonMaskable, frame.syndrome, frame.pc),
+        VECTOR_SERROR => other(Cause::HardwareError, frame.syndrome, frame.pc),
+        _ => other(Cause::Other("exception of a mode that is not used"), frame.syndrome, frame.pc),
     };
-    let bottom = percpu::this().stack_top.0 - KERNEL_STACK_SIZE;
-    if fault.address.is_some_and(|address| (bottom - GUARD..bottom).contains(&address.0)) {
-        fault.cause = Cause::Other("stack overflow");
-    }
     panic::exception(fault, VirtAddr(frame.x[29] as usize), frame)
 }
 
-const fn other(cause: Cause, frame: &KernelFrame) -> Fault {
-    Fault { cause, address: None, pc: VirtAddr(frame.pc as usize), code: frame.syndrome }
+const fn other(cause: Cause, syndrome: u64, pc: u64) -> Fault {
+    Fault { cause, address: None, pc: VirtAddr(pc as usize), code: syndrome }
 }
 
 extern "C" fn user_sync(syndrome: u64, address: u64) -> ! {
@@ -366,21 +294,15 @@ extern "C" fn user_fiq() -> ! {
 }
 
 extern "C" fn user_serror(syndrome: u64) -> ! {
-    trap::fault(Fault {
-        cause: Cause::HardwareError,
-        address: None,
-        pc: VirtAddr(read_register!("elr_el1") as usize),
-        code: syndrome,
-    })
+    trap::fault(other(Cause::HardwareError, syndrome, read_register!("elr_el1")))
 }
 
 /// Whether the instruction at `pc`, undefined for programs, is one for higher levels: HVC, SMC, ERET, or of the
 /// system-register space (C4.1.94). Programs get no other report of those (D1.3.1.5, class 0).
 fn is_privileged(pc: u64) -> bool {
     let mut bytes = [0; 4];
-    match UserBytes::new(pc, 4).and_then(|at| at.read(&mut bytes).map(<[u8]>::len)) {
-        Ok(4) => {}
-        _ => return false,
+    if UserBytes::new(pc, 4).and_then(|at| at.read(&mut bytes).map(drop)).is_err() {
+        return false;
     }
     let instruction = u32::from_le_bytes(bytes);
     let is = |mask, value| instruction & mask == value;

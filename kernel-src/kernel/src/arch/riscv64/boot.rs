@@ -8,20 +8,19 @@
 use super::{cpu, mm, timer, trap};
 use crate::{
     addr::{HardwareId, PhysAddr, PhysRange},
-    bootinfo::{BootInfo, Tables},
+    arch::risc::{boot_info, tree, tree_at},
+    bootinfo::BootInfo,
     cmdline,
-    config::{IMAGE_BASE, KERNEL_STACK_SIZE, MAX_RANGES},
-    fdt::{Fdt, FdtError},
+    config::{IMAGE_BASE, KERNEL_STACK_SIZE},
+    fdt::Fdt,
     init,
     percpu::PerCpu,
 };
-use arrayvec::ArrayVec;
 use core::{
     arch::{asm, naked_asm},
     cell::UnsafeCell,
     mem::{MaybeUninit, offset_of},
-    slice,
-    sync::atomic::{AtomicU32, Ordering},
+    sync::atomic::AtomicU32,
 };
 
 const ENTRIES: usize = 512;
@@ -32,7 +31,6 @@ const GIB: usize = 1 << 30;
 const MEGAPAGE: usize = 2 << 20;
 /// ELF psABI for RISC-V, relocation 3: base plus addend.
 const RELATIVE: usize = 3;
-const HEADER_SIZE: usize = 40;
 
 /// Memory of the boot CPU that goes back to the allocator, reached only from that CPU.
 #[repr(C, align(4096))]
@@ -203,27 +201,10 @@ unsafe extern "C" fn start() -> ! {
     )
 }
 
-/// The tree at `address`.
-///
-/// # Safety
-/// What lies there stays as it is, and is mapped as far as its own header says, if it has a tree's header.
-unsafe fn tree_at(address: usize) -> Result<(Fdt<'static>, usize), FdtError> {
-    if address == 0 {
-        return Err(FdtError::Truncated { wanted: HEADER_SIZE, found: 0 });
-    }
-    let start = address as *const u8;
-    // SAFETY: the caller's promise; the size of a header first, then the size that the header tells.
-    unsafe {
-        let size = Fdt::total_size(&*start.cast::<[u8; HEADER_SIZE]>())?;
-        Ok((Fdt::parse(slice::from_raw_parts(start, size))?, size))
-    }
-}
-
 /// Whether the tree says that the hart's MMU does no more than three levels.
 fn is_sv39(tree: Fdt<'_>, hart: u64) -> bool {
     let cpu = tree.cpus().find(|cpu| cpu.hardware.0 == hart);
-    let kind = cpu.and_then(|cpu| cpu.node.property("mmu-type")?.str());
-    kind == Some("riscv,sv39")
+    cpu.and_then(|cpu| cpu.node.property("mmu-type")?.str()) == Some("riscv,sv39")
 }
 
 /// With the MMU off: reads where the image is wanted, builds the boot tables and switches them on; gives the slide.
@@ -232,7 +213,7 @@ fn is_sv39(tree: Fdt<'_>, hart: u64) -> bool {
 unsafe extern "C" fn map(hart: u64, tree: usize, image: usize) -> usize {
     timer::note_start();
     // SAFETY: by the boot protocol `a1` is the tree, or nothing.
-    let tree = unsafe { tree_at(tree) }.ok().map(|(tree, _)| tree);
+    let tree = unsafe { tree_at(0, tree) }.ok().map(|(tree, _)| tree);
     let slide = tree.and_then(Fdt::command_line).and_then(|line| cmdline::slide(line).ok()).unwrap_or(0);
     let may_sv48 = !tree.is_some_and(|tree| is_sv39(tree, hart));
 
@@ -246,10 +227,8 @@ unsafe extern "C" fn map(hart: u64, tree: usize, image: usize) -> usize {
         gibs[gib] = leaf(gib * GIB);
         gibs[ENTRIES / 2 + gib] = leaf(gib * GIB);
     }
-    let first = slide / MEGAPAGE;
-    let size = mm::image_size().div_ceil(MEGAPAGE);
-    for index in 0..size {
-        pages[first + index] = leaf(image + index * MEGAPAGE);
+    for offset in (0..mm::image_size()).step_by(MEGAPAGE) {
+        pages[(slide + offset) / MEGAPAGE] = leaf(image + offset);
     }
     gibs[IMAGE_BASE / GIB % ENTRIES] = table(pages);
     for slot in [0, ENTRIES / 2, ENTRIES - 1] {
@@ -279,57 +258,18 @@ fn switch_on(mode: u64, root: &[u64; ENTRIES]) -> bool {
 unsafe extern "C" fn enter(hart: u64, tree: usize, image: usize, slide: usize) -> ! {
     trap::install_vector();
     mm::note_mode();
-    cpu::IMAGE_OFFSET.store(IMAGE_BASE + slide - image, Ordering::Relaxed);
     let (direct_base, user_limit) = mm::layout();
+    let (image, reach) = (PhysRange::new(image, mm::image_size()), PhysAddr(BOOT_GIB * GIB));
     // SAFETY: as in `map`; the boot tables show all of the low memory at `direct_base`.
-    let (fdt, size) = match unsafe { tree_at(if tree == 0 { 0 } else { direct_base.0 + tree }) } {
-        Ok(found) => found,
-        Err(error) => {
-            super::console::use_firmware();
-            panic!("{error}, from the firmware at {tree:#x}");
-        }
-    };
-    let tree = PhysRange::new(tree, size);
-    let reach = PhysAddr(BOOT_GIB * GIB);
-    let ram = fdt
-        .memory()
-        .filter(|range| range.start < reach)
-        .map(|range| PhysRange { start: range.start, size: range.size.min(reach.0 - range.start.0) });
-    let info = BootInfo {
-        image: PhysRange::new(image, mm::image_size()),
-        slide,
-        direct_base,
-        direct_boot_limit: reach,
-        user_limit,
-        ram: collect(ram),
-        reserved: collect(fdt.reservations().chain([tree])),
-        archive: fdt.initrd(),
-        command_line: fdt.command_line().unwrap_or(""),
-        tables: Tables::DeviceTree(tree),
-        boot_cpu: HardwareId(hart),
-    };
+    let info = unsafe { boot_info(tree, image, slide, direct_base, reach, user_limit, HardwareId(hart)) };
+    let info = info.unwrap_or_else(|error| panic!("{error}, from the firmware at {tree:#x}"));
     // Not to be inlined: this function lies in memory that `main` gives back.
     core::hint::black_box(init::main as fn(BootInfo) -> !)(info)
 }
 
-#[unsafe(link_section = ".init.text")]
-fn collect(ranges: impl Iterator<Item = PhysRange>) -> ArrayVec<PhysRange, MAX_RANGES> {
-    let mut all = ArrayVec::new();
-    for range in ranges {
-        assert!(all.try_push(range).is_ok(), "the device tree lists more than {MAX_RANGES} ranges of memory");
-    }
-    all
-}
-
-/// The machine's device tree, through the direct map.
-pub fn tree(info: &BootInfo) -> Fdt<'static> {
-    let Tables::DeviceTree(range) = info.tables else { unreachable!("`enter` gives a device tree") };
-    Fdt::parse(crate::mm::firmware_bytes(range)).expect("a tree that `enter` has parsed")
-}
-
 /// Whether the tree says that a hart has an extension (multi-letter, lower case).
-pub fn isa_has(tree: Fdt<'_>, hart: HardwareId, extension: &str) -> bool {
-    let Some(cpu) = tree.cpus().find(|cpu| cpu.hardware == hart) else { return false };
+pub fn isa_has(hart: HardwareId, extension: &str) -> bool {
+    let Some(cpu) = tree().cpus().find(|cpu| cpu.hardware == hart) else { return false };
     let listed =
         cpu.node.property("riscv,isa-extensions").is_some_and(|list| list.strings().any(|name| name == extension));
     let isa = cpu.node.property("riscv,isa").and_then(|isa| isa.str());

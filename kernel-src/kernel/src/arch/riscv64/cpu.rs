@@ -1,16 +1,15 @@
 //! This CPU, and starting others.
 
-use super::{boot, mm, sbi, timer, trap};
+use super::{mm, sbi, timer, trap};
+pub use crate::arch::risc::cpus;
 use crate::{
     addr::{HardwareId, Nanos, VirtAddr},
-    bootinfo::BootInfo,
-    config::{EXCEPTION_STACK_SIZE, MAX_CPUS},
+    config::EXCEPTION_STACK_SIZE,
     mm::paging,
     panic,
     percpu::PerCpu,
     smp::{self, StartError},
 };
-use arrayvec::ArrayVec;
 use core::{
     arch::{asm, naked_asm},
     cell::Cell,
@@ -100,15 +99,6 @@ pub fn init_cpu() {
     this_arch().emergency_stack.set(stack);
 }
 
-/// All that the tree allows to run, the boot hart first. Hart ids may be any numbers.
-pub fn cpus(info: &BootInfo) -> ArrayVec<HardwareId, MAX_CPUS> {
-    let listed = boot::tree(info).cpus().filter(|cpu| cpu.enabled && cpu.hardware != info.boot_cpu);
-    core::iter::once(info.boot_cpu).chain(listed.map(|cpu| cpu.hardware)).take(MAX_CPUS).collect()
-}
-
-/// Distance of the image's virtual from its physical address.
-pub static IMAGE_OFFSET: AtomicUsize = AtomicUsize::new(0);
-
 /// What a starting hart needs while its MMU is off.
 #[repr(C)]
 struct Arrival {
@@ -126,14 +116,14 @@ pub fn start(hardware: HardwareId, cpu: &'static PerCpu) -> Result<(), StartErro
     ARRIVAL.satp.store(mm::kernel_satp(), Ordering::Relaxed);
     ARRIVAL.target.store(arrive_mapped as *const () as usize, Ordering::Relaxed);
     fence(Ordering::SeqCst);
-    let physical = arrive as *const () as usize - IMAGE_OFFSET.load(Ordering::Relaxed);
+    let entry = paging::image_address(arrive as *const () as usize).0 as u64;
     let argument = &raw const *cpu as u64;
     STARTING.cpu.store(argument, Ordering::Relaxed);
     STARTING.hart.store(hardware.0, Ordering::Release);
-    sbi::start_hart(hardware.0, physical as u64, argument).map_err(|error| match error {
+    sbi::start_hart(hardware.0, entry, argument).map(drop).map_err(|error| match error {
         sbi::Error::AlreadyAvailable | sbi::Error::AlreadyStarted => StartError::AlreadyOn,
         sbi::Error::NotSupported => StartError::Unsupported,
-        other => StartError::Refused(other.code()),
+        sbi::Error::Other(code) => StartError::Refused(code),
     })
 }
 
@@ -184,12 +174,8 @@ unsafe extern "C" fn arrive_mapped() -> ! {
         "tail {main}",
         entry = sym trap::entry,
         stack_top = const offset_of!(PerCpu, stack_top),
-        main = sym secondary,
+        main = sym smp::secondary_main,
     )
-}
-
-extern "C" fn secondary() -> ! {
-    smp::secondary_main()
 }
 
 /// A turn of a spin. Nothing but `wfi` gives up an emulator's slice.
@@ -236,13 +222,11 @@ pub fn frame_pointer() -> usize {
 /// # Errors
 /// `Unsupported` if the firmware cannot.
 pub fn power_off() -> Result<Infallible, abi::Error> {
-    sbi::reset(sbi::Reset::Shutdown);
-    Err(abi::Error::Unsupported)
+    Err(sbi::reset(sbi::Reset::Shutdown))
 }
 
 /// # Errors
 /// `Unsupported` if the firmware cannot.
 pub fn reboot() -> Result<Infallible, abi::Error> {
-    sbi::reset(sbi::Reset::ColdReboot);
-    Err(abi::Error::Unsupported)
+    Err(sbi::reset(sbi::Reset::ColdReboot))
 }

@@ -3,20 +3,17 @@
 //!
 //! Wired interrupts come to the boot hart. Only the console's is on.
 
-use super::{boot, console, sbi, timer};
+use super::{sbi, timer};
 use crate::{
     addr::{CpuId, PhysRange},
+    arch::risc::{Once, tree, uart},
     bootinfo::BootInfo,
-    fdt::{Fdt, Node},
+    fdt::Node,
     irq,
     mm::map_device,
     percpu,
 };
-use core::{
-    arch::asm,
-    fmt, ptr,
-    sync::atomic::{AtomicU8, AtomicU32, AtomicUsize, Ordering},
-};
+use core::{arch::asm, fmt};
 
 // Interrupts (Privileged, table 4.2), and their bits in `sip` and `sie`.
 const SOFTWARE: u64 = 1;
@@ -26,15 +23,16 @@ const EXTERNAL: u64 = 9;
 const PLIC: [&str; 3] = ["sifive,plic-1.0.0", "riscv,plic0", "thead,c900-plic"];
 const APLIC: &str = "riscv,aplic";
 
-const KIND_NONE: u8 = 0;
-const KIND_PLIC: u8 = 1;
-const KIND_APLIC: u8 = 2;
+/// The controller of the console's wire.
+struct Controller {
+    is_plic: bool,
+    context: u32,
+    source: u32,
+    /// Register that gives the pending interrupt to the boot hart.
+    claim: usize,
+}
 
-static KIND: AtomicU8 = AtomicU8::new(KIND_NONE);
-/// Register that gives the pending interrupt to the boot hart.
-static CLAIM: AtomicUsize = AtomicUsize::new(0);
-static CONSOLE_SOURCE: AtomicU32 = AtomicU32::new(0);
-static CONTEXT: AtomicU32 = AtomicU32::new(0);
+static CONTROLLER: Once<Controller> = Once::new();
 
 /// What was found and is used.
 pub struct Name;
@@ -45,12 +43,11 @@ pub fn name() -> Name {
 
 impl fmt::Display for Name {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let (context, source) = (CONTEXT.load(Ordering::Relaxed), CONSOLE_SOURCE.load(Ordering::Relaxed));
-        match KIND.load(Ordering::Relaxed) {
-            KIND_PLIC => write!(f, "PLIC context {context}, console is source {source}"),
-            KIND_APLIC => write!(f, "APLIC hart index {context}, console is source {source}"),
-            _ => f.write_str("no controller for the console"),
-        }
+        let Some(Controller { is_plic, context, source, .. }) = CONTROLLER.get() else {
+            return f.write_str("no controller for the console");
+        };
+        let kind = if *is_plic { "PLIC context" } else { "APLIC hart index" };
+        write!(f, "{kind} {context}, console is source {source}")
     }
 }
 
@@ -65,29 +62,25 @@ fn registers(device: PhysRange, offset: usize) -> *mut u32 {
 }
 
 pub fn init(info: &BootInfo) {
-    let tree = boot::tree(info);
-    let wire = console::node(tree).and_then(|uart| uart.wires().next());
+    let wire = uart::node().and_then(|uart| uart.wires().next());
     let Some((wire, source)) = wire.and_then(|wire| Some((wire.clone(), wire.cells.get(0)?))) else { return };
     let controller = wire.controller;
-    let Some((device, context)) = controller.reg().next().zip(context(tree, controller, info)) else { return };
-    let claim = if PLIC.iter().any(|name| controller.is_compatible(name)) {
-        KIND.store(KIND_PLIC, Ordering::Relaxed);
+    let Some((device, context)) = controller.reg().next().zip(context(controller, info)) else { return };
+    let is_plic = PLIC.iter().any(|name| controller.is_compatible(name));
+    let claim = if is_plic {
         init_plic(device, context, source)
     } else if controller.is_compatible(APLIC) {
-        KIND.store(KIND_APLIC, Ordering::Relaxed);
         init_aplic(device, context, source, wire.cells.get(1).unwrap_or(LEVEL_HIGH))
     } else {
         return;
     };
-    CONTEXT.store(context, Ordering::Relaxed);
-    CONSOLE_SOURCE.store(source, Ordering::Relaxed);
-    CLAIM.store(claim as usize, Ordering::Relaxed);
+    CONTROLLER.set(Controller { is_plic, context, source, claim: claim as usize });
 }
 
 /// Which of the controller's outputs is the supervisor's external interrupt of the boot hart: each is a pair of a
 /// hart's own controller and an interrupt there (Linux, sifive,plic-1.0.0.yaml and riscv,aplic.yaml).
-fn context(tree: Fdt<'static>, controller: Node<'static>, info: &BootInfo) -> Option<u32> {
-    let hart = tree.cpus().find(|cpu| cpu.hardware == info.boot_cpu)?;
+fn context(controller: Node<'static>, info: &BootInfo) -> Option<u32> {
+    let hart = tree().cpus().find(|cpu| cpu.hardware == info.boot_cpu)?;
     let own = hart.node.children().find(|child| child.property("interrupt-controller").is_some())?.phandle()?;
     let outputs = controller.property("interrupts-extended")?.cells();
     let is_ours =
@@ -137,7 +130,7 @@ fn init_aplic(device: PhysRange, context: u32, source: u32, trigger: u32) -> *mu
 }
 
 pub fn init_cpu() {
-    let is_boot = percpu::this().id == CpuId(0) && CLAIM.load(Ordering::Relaxed) != 0;
+    let is_boot = percpu::this().id == CpuId(0) && CONTROLLER.get().is_some();
     let enable = 1 << SOFTWARE | if is_boot { 1 << EXTERNAL } else { 0 };
     // SAFETY: interrupts are taken in user mode only, or looked for while idle.
     unsafe { asm!("csrs sie, {}", in(reg) enable, options(nomem, nostack)) };
@@ -186,16 +179,16 @@ pub fn dispatch_pending() {
 }
 
 fn external() {
-    let claim = CLAIM.load(Ordering::Relaxed) as *mut u32;
-    // SAFETY: external interrupts are enabled only where `init` has set the register; reading it takes the interrupt.
-    let claimed = unsafe { ptr::read_volatile(claim) };
-    let is_plic = KIND.load(Ordering::Relaxed) == KIND_PLIC;
-    let source = if is_plic { claimed } else { claimed >> 16 };
-    if source == CONSOLE_SOURCE.load(Ordering::Relaxed) {
+    let Some(controller) = CONTROLLER.get() else { return };
+    let claim = controller.claim as *mut u32;
+    // SAFETY: `init` has found the register; reading it takes the interrupt.
+    let claimed = unsafe { claim.read_volatile() };
+    let source = if controller.is_plic { claimed } else { claimed >> 16 };
+    if source == controller.source {
         irq::console_input();
     }
-    if is_plic && source != 0 {
+    if controller.is_plic && source != 0 {
         // SAFETY: writing the claim back completes it.
-        unsafe { ptr::write_volatile(claim, claimed) };
+        unsafe { claim.write_volatile(claimed) };
     }
 }

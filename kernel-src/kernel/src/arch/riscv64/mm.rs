@@ -3,7 +3,10 @@
 use super::cpu;
 use crate::{
     addr::{PhysAddr, VirtAddr},
-    mm::{MapFlags, paging},
+    mm::{
+        MapFlags,
+        paging::{self, symbol},
+    },
 };
 use core::{
     arch::{asm, naked_asm},
@@ -55,11 +58,7 @@ pub fn layout() -> (VirtAddr, VirtAddr) {
 }
 
 pub fn image_size() -> usize {
-    unsafe extern "C" {
-        static __image_start: u8;
-        static __image_end: u8;
-    }
-    &raw const __image_end as usize - &raw const __image_start as usize
+    symbol!(__image_end) - symbol!(__image_start)
 }
 
 pub fn levels() -> usize {
@@ -153,7 +152,7 @@ pub fn code_written(_at: VirtAddr, _size: usize) {
 #[unsafe(naked)]
 pub unsafe extern "C" fn copy_user(to: *mut u8, from: *const u8, bytes: usize) -> bool {
     naked_asm!(
-        ".global copy_user_end, copy_user_faulted",
+        ".global copy_user_end",
         "li t0, {sum}",
         "csrs sstatus, t0",
         "or t1, a0, a1",
@@ -180,9 +179,8 @@ pub unsafe extern "C" fn copy_user(to: *mut u8, from: *const u8, bytes: usize) -
         "csrc sstatus, t0",
         "li a0, 1",
         "ret",
+        // A fault goes on here, with `t0` as it was.
         "copy_user_end:",
-        "copy_user_faulted:",
-        "li t0, {sum}",
         "csrc sstatus, t0",
         "li a0, 0",
         "ret",
@@ -192,10 +190,5 @@ pub unsafe extern "C" fn copy_user(to: *mut u8, from: *const u8, bytes: usize) -
 
 /// Where a fault at `pc` goes on, if it happened in `copy_user`.
 pub fn fixup(pc: usize) -> Option<usize> {
-    unsafe extern "C" {
-        static copy_user_end: u8;
-        static copy_user_faulted: u8;
-    }
-    let copy = copy_user as *const () as usize..&raw const copy_user_end as usize;
-    copy.contains(&pc).then_some(&raw const copy_user_faulted as usize)
+    (copy_user as *const () as usize..symbol!(copy_user_end)).contains(&pc).then(|| symbol!(copy_user_end))
 }

@@ -1,58 +1,31 @@
-//! Calls to the firmware. Every extension is probed before it is used, and
-//! every error code has a name.
+//! Calls to the firmware. Every extension is probed before it is used.
 
 use core::arch::asm;
 
 /// Errors of SBI 2.0, chapter 3, table 1.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Error {
-    Failed,
     NotSupported,
-    InvalidParameter,
-    Denied,
-    InvalidAddress,
+    /// A hart that runs, or is about to.
     AlreadyAvailable,
     AlreadyStarted,
-    AlreadyStopped,
-    NoSharedMemory,
-    Unknown(i64),
+    /// The firmware's own number.
+    Other(i64),
 }
 
 impl Error {
     const fn new(code: i64) -> Self {
         match code {
-            -1 => Self::Failed,
             -2 => Self::NotSupported,
-            -3 => Self::InvalidParameter,
-            -4 => Self::Denied,
-            -5 => Self::InvalidAddress,
             -6 => Self::AlreadyAvailable,
             -7 => Self::AlreadyStarted,
-            -8 => Self::AlreadyStopped,
-            -9 => Self::NoSharedMemory,
-            other => Self::Unknown(other),
-        }
-    }
-
-    /// The firmware's own number.
-    pub const fn code(self) -> i64 {
-        match self {
-            Self::Failed => -1,
-            Self::NotSupported => -2,
-            Self::InvalidParameter => -3,
-            Self::Denied => -4,
-            Self::InvalidAddress => -5,
-            Self::AlreadyAvailable => -6,
-            Self::AlreadyStarted => -7,
-            Self::AlreadyStopped => -8,
-            Self::NoSharedMemory => -9,
-            Self::Unknown(code) => code,
+            other => Self::Other(other),
         }
     }
 }
 
 /// Extension identifiers (SBI 2.0, chapters 4 to 12).
-#[derive(Clone, Copy, PartialEq, Eq)]
+#[derive(Clone, Copy)]
 #[repr(u64)]
 pub enum Extension {
     LegacySetTimer = 0x00,
@@ -94,27 +67,22 @@ pub fn has(extension: Extension) -> bool {
     call(Extension::Base, 3, [extension as u64, 0, 0]).is_ok_and(|answer| answer != 0)
 }
 
-/// Timer interrupt of this hart at `time`; a pending one is cleared.
-pub fn set_timer(time: u64) {
-    // It has no error to return.
-    let _ = call(Extension::Time, 0, [time, 0, 0]);
-}
-
-pub fn legacy_set_timer(time: u64) {
-    raw(Extension::LegacySetTimer, 0, [time, 0, 0]);
+/// Timer interrupt of this hart at `time`, by one of the two timers; a pending one is cleared. There is no error to return.
+pub fn set_timer(timer: Extension, time: u64) {
+    raw(timer, 0, [time, 0, 0]);
 }
 
 /// Software interrupt for one hart: bit 0 of a mask that starts at `hart`, so any hart id will do.
-pub fn send_ipi(hart: u64) -> Result<(), Error> {
-    call(Extension::Ipi, 0, [1, hart, 0]).map(drop)
+pub fn send_ipi(hart: u64) -> Result<u64, Error> {
+    call(Extension::Ipi, 0, [1, hart, 0])
 }
 
 /// Starts a stopped hart at the physical address `at`, in supervisor mode, MMU off, `a0` its id, `a1` `opaque`.
-pub fn start_hart(hart: u64, at: u64, opaque: u64) -> Result<(), Error> {
+pub fn start_hart(hart: u64, at: u64, opaque: u64) -> Result<u64, Error> {
     if !has(Extension::Hart) {
         return Err(Error::NotSupported);
     }
-    call(Extension::Hart, 0, [hart, at, opaque]).map(drop)
+    call(Extension::Hart, 0, [hart, at, opaque])
 }
 
 /// Type of a system reset (SBI chapter 10).
@@ -126,27 +94,28 @@ pub enum Reset {
 }
 
 /// Returns only if the firmware cannot do it.
-pub fn reset(kind: Reset) -> Error {
-    let failed = if has(Extension::Reset) {
-        call(Extension::Reset, 0, [kind as u64, 0, 0]).err().unwrap_or(Error::Failed)
-    } else {
-        Error::NotSupported
-    };
+pub fn reset(kind: Reset) -> abi::Error {
+    if has(Extension::Reset) {
+        raw(Extension::Reset, 0, [kind as u64, 0, 0]);
+    }
     if kind == Reset::Shutdown {
         raw(Extension::LegacyShutdown, 0, [0; 3]);
     }
-    failed
+    abi::Error::Unsupported
 }
 
-pub fn console_write(byte: u8) {
-    // A byte that the firmware refuses has nowhere else to go.
-    let _ = call(Extension::Console, 2, [u64::from(byte), 0, 0]);
+/// By the debug console extension or by the legacy calls. A byte that the firmware refuses has nowhere else to go.
+pub fn console_write(bytes: &[u8]) {
+    let (extension, function) =
+        if has(Extension::Console) { (Extension::Console, 2) } else { (Extension::LegacyPutChar, 0) };
+    for &byte in bytes {
+        raw(extension, function, [byte.into(), 0, 0]);
+    }
 }
 
-pub fn legacy_put_char(byte: u8) {
-    raw(Extension::LegacyPutChar, 0, [u64::from(byte), 0, 0]);
-}
-
-pub fn legacy_get_char() -> Option<u8> {
+pub fn console_read() -> Option<u8> {
+    if has(Extension::Console) {
+        return None;
+    }
     u8::try_from(raw(Extension::LegacyGetChar, 0, [0; 3]).0).ok()
 }

@@ -5,7 +5,7 @@
 //! leaves an older value running, so a copy kept here proves nothing.
 
 use super::{boot, cpu, sbi};
-use crate::{addr::Nanos, bootinfo::BootInfo};
+use crate::{addr::Nanos, arch::risc::tree, bootinfo::BootInfo};
 use core::{
     arch::asm,
     sync::atomic::{AtomicU8, AtomicU64, Ordering},
@@ -31,11 +31,10 @@ pub fn note_start() {
 }
 
 pub fn init(info: &BootInfo) {
-    let tree = boot::tree(info);
-    let frequency = tree.node("/cpus").and_then(|cpus| cpus.property("timebase-frequency")?.u32());
+    let frequency = tree().node("/cpus").and_then(|cpus| cpus.property("timebase-frequency")?.u32());
     let frequency = frequency.filter(|&frequency| frequency > 0).expect("/cpus/timebase-frequency in the device tree");
     FREQUENCY.store(u64::from(frequency), Ordering::Relaxed);
-    let kind = if boot::isa_has(tree, info.boot_cpu, "sstc") {
+    let kind = if boot::isa_has(info.boot_cpu, "sstc") {
         SSTC
     } else if sbi::has(sbi::Extension::Time) {
         FIRMWARE
@@ -139,7 +138,7 @@ fn compare(tick: u64) {
     match COMPARATOR.load(Ordering::Relaxed) {
         // SAFETY: `stimecmp` (Privileged, Sstc) is there by the ISA string; it only decides when an interrupt comes.
         SSTC => unsafe { asm!("csrw 0x14D, {}", in(reg) tick, options(nomem, nostack)) },
-        LEGACY_FIRMWARE => sbi::legacy_set_timer(tick),
-        _ => sbi::set_timer(tick),
+        LEGACY_FIRMWARE => sbi::set_timer(sbi::Extension::LegacySetTimer, tick),
+        _ => sbi::set_timer(sbi::Extension::Time, tick),
     }
 }

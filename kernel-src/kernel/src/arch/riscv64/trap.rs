@@ -12,8 +12,8 @@ use super::{
 };
 use crate::{
     addr::VirtAddr,
-    config::{EXCEPTION_STACK_SIZE, KERNEL_STACK_SIZE, PAGE_SIZE},
-    panic, percpu,
+    config::{EXCEPTION_STACK_SIZE, KERNEL_STACK_SIZE},
+    panic,
     percpu::PerCpu,
     syscall,
     trap::{self, Cause, Fault},
@@ -25,22 +25,8 @@ use core::{
 
 const INTERRUPT: u64 = 1 << 63;
 
-// Exceptions (Privileged, table 4.2).
-const FETCH_MISALIGNED: u64 = 0;
-const FETCH_ACCESS: u64 = 1;
-const ILLEGAL_INSTRUCTION: u64 = 2;
-const BREAKPOINT: u64 = 3;
-const LOAD_MISALIGNED: u64 = 4;
-const LOAD_ACCESS: u64 = 5;
-const STORE_MISALIGNED: u64 = 6;
-const STORE_ACCESS: u64 = 7;
+/// An exception (Privileged, table 4.2, as `decode` has it).
 const USER_CALL: u64 = 8;
-const SUPERVISOR_CALL: u64 = 9;
-const FETCH_PAGE: u64 = 12;
-const LOAD_PAGE: u64 = 13;
-const STORE_PAGE: u64 = 15;
-const SOFTWARE_CHECK: u64 = 18;
-const HARDWARE_ERROR: u64 = 19;
 
 /// First stage of every entry: this CPU's data in `tp`, or on to `8` from the kernel, where `sscratch` is 0.
 /// Here tables are switched when isolation is on.
@@ -205,53 +191,41 @@ extern "C" fn from_user() -> ! {
     let pc: usize;
     // SAFETY: reads a register, unchanged since the trap.
     unsafe { asm!("csrr {}, sepc", out(reg) pc, options(nomem, nostack)) };
-    trap::fault(decode(code, value, VirtAddr(pc)))
+    trap::fault(fault(code, value, pc))
 }
 
 /// Returns only to the way on after a faulted copy.
 extern "C" fn from_kernel(frame: &mut Frame) {
     let (code, value) = cause_and_value();
-    let is_access = matches!(code, LOAD_MISALIGNED..=STORE_ACCESS | LOAD_PAGE | STORE_PAGE);
+    let cause = decode(code, value);
+    let is_access = matches!(cause, Cause::Misaligned | Cause::ReadFault | Cause::WriteFault);
     match mm::fixup(frame.pc as usize).filter(|_| is_access) {
         Some(way_on) => frame.pc = way_on as u64,
-        None => {
-            let mut fault = decode(code, value, frame.pc());
-            if overflowed(frame.stack_pointer(), value as usize) {
-                fault.cause = Cause::Other("stack overflow");
-            }
-            panic::exception(fault, frame.frame_pointer(), frame)
-        }
+        None => panic::exception(fault(code, value, frame.pc as usize), frame.frame_pointer(), frame),
     }
 }
 
-/// Whether an access came into the guard page below this CPU's stack, or a trap found no room on it.
-fn overflowed(stack: VirtAddr, address: usize) -> bool {
-    let bottom = percpu::all().first().map_or(0, |_| percpu::this().stack_top.0 - KERNEL_STACK_SIZE);
-    bottom != 0
-        && (address.wrapping_sub(bottom - PAGE_SIZE) < PAGE_SIZE
-            || stack.0.wrapping_sub(bottom - PAGE_SIZE) < PAGE_SIZE)
+fn fault(code: u64, value: u64, pc: usize) -> Fault {
+    let cause = decode(code, value);
+    let has_address = matches!(cause, Cause::Misaligned | Cause::FetchFault | Cause::ReadFault | Cause::WriteFault);
+    Fault { cause, address: has_address.then_some(VirtAddr(value as usize)), pc: VirtAddr(pc), code }
 }
 
-fn decode(code: u64, value: u64, pc: VirtAddr) -> Fault {
-    let mut address = None;
-    let mut at_address = |cause| {
-        address = Some(VirtAddr(value as usize));
-        cause
-    };
-    let cause = match code {
-        FETCH_MISALIGNED | LOAD_MISALIGNED | STORE_MISALIGNED => at_address(Cause::Misaligned),
-        FETCH_ACCESS | FETCH_PAGE => at_address(Cause::FetchFault),
-        LOAD_ACCESS | LOAD_PAGE => at_address(Cause::ReadFault),
-        STORE_ACCESS | STORE_PAGE => at_address(Cause::WriteFault),
-        ILLEGAL_INSTRUCTION => illegal(value as u32),
-        BREAKPOINT => Cause::Breakpoint,
-        USER_CALL | SUPERVISOR_CALL => Cause::Other("environment call"),
-        SOFTWARE_CHECK => Cause::Other("software check"),
-        HARDWARE_ERROR => Cause::HardwareError,
+/// A cause in words (Privileged, table 4.2): accesses and pages are of a fetch, a load and a store, in this order.
+fn decode(code: u64, value: u64) -> Cause {
+    match code {
+        0 | 4 | 6 => Cause::Misaligned,
+        1 | 12 => Cause::FetchFault,
+        5 | 13 => Cause::ReadFault,
+        7 | 15 => Cause::WriteFault,
+        2 => illegal(value as u32),
+        3 => Cause::Breakpoint,
+        USER_CALL | 9 => Cause::Other("environment call"),
+        18 => Cause::Other("software check"),
+        19 => Cause::HardwareError,
         code if code & INTERRUPT != 0 => Cause::Other("interrupt in the kernel"),
         _ => Cause::Other("reserved exception"),
-    };
-    Fault { cause, address, pc, code }
+    }
 }
 
 /// What an illegal instruction was meant to be. The FPU is off, and its instructions trap as illegal.

@@ -1,0 +1,72 @@
+//! A thread's registers as system calls use them. Which is which is told by `task`.
+
+use crate::arch::task::{ARGUMENT, CALL_SIZE, DEADLINE, Frame, NAMES, NUMBER, WORDS};
+use abi::{MESSAGE_WORDS, Outcome};
+use core::fmt;
+
+const PER_LINE: usize = 4;
+
+impl Frame {
+    pub const fn call_number(&self) -> u64 {
+        self.x[NUMBER]
+    }
+
+    pub const fn set_call_number(&mut self, number: u64) {
+        self.x[NUMBER] = number;
+    }
+
+    /// Argument `index`, 0 to 5, of a plain call.
+    pub const fn argument(&self, index: usize) -> u64 {
+        self.x[ARGUMENT + index]
+    }
+
+    pub const fn capability(&self) -> u64 {
+        self.argument(0)
+    }
+
+    pub const fn info(&self) -> u64 {
+        self.argument(1)
+    }
+
+    /// Until when a message call waits.
+    pub const fn deadline(&self) -> u64 {
+        self.x[DEADLINE]
+    }
+
+    pub fn message_words(&self) -> [u64; MESSAGE_WORDS] {
+        WORDS.map(|register| self.x[register])
+    }
+
+    pub const fn set_result(&mut self, outcome: Outcome) {
+        self.x[ARGUMENT] = outcome.status;
+        self.x[ARGUMENT + 1] = outcome.value;
+    }
+
+    pub fn set_message(&mut self, status: u64, badge: u64, info: u64, words: [u64; MESSAGE_WORDS]) {
+        self.set_result(Outcome { status, value: info });
+        self.x[NUMBER] = badge;
+        for (register, word) in WORDS.into_iter().zip(words) {
+            self.x[register] = word;
+        }
+    }
+
+    /// Moves the pc behind the call instruction again.
+    pub const fn finish_call(&mut self) {
+        self.pc += CALL_SIZE;
+    }
+
+    /// Moves the pc from behind the call instruction back onto it; the number is still in its register.
+    pub const fn restart_call(&mut self) {
+        self.pc -= CALL_SIZE;
+    }
+}
+
+/// Prints all of `x`, some a line; the last line is left open.
+pub fn write_registers(f: &mut fmt::Formatter<'_>, x: &[u64; 31]) -> fmt::Result {
+    for (index, (name, value)) in NAMES.iter().zip(x).enumerate() {
+        let lead = if index % PER_LINE == 0 { "  " } else { " " };
+        let end = if index % PER_LINE == PER_LINE - 1 { "\n" } else { "" };
+        write!(f, "{lead}{name:<3}={value:016x}{end}")?;
+    }
+    Ok(())
+}

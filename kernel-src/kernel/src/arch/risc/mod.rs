@@ -1,0 +1,114 @@
+//! What machines of AArch64 and RISC-V have in common: a device tree, and 31 registers.
+
+#![allow(unsafe_code)]
+
+pub mod frame;
+pub mod uart;
+
+use crate::{
+    addr::{HardwareId, PhysAddr, PhysRange, VirtAddr},
+    bootinfo::{BootInfo, Tables},
+    config::{MAX_CPUS, MAX_RANGES},
+    fdt::{Fdt, FdtError, HEADER_SIZE},
+};
+use arrayvec::ArrayVec;
+use core::{
+    cell::UnsafeCell,
+    sync::atomic::{AtomicBool, Ordering},
+};
+
+/// A value that the boot CPU finds out once, before another CPU runs or an interrupt comes.
+pub struct Once<T> {
+    known: AtomicBool,
+    value: UnsafeCell<Option<T>>,
+}
+
+// SAFETY: `set` runs on the boot CPU alone, before there is anybody else; from then on the value is only read.
+unsafe impl<T: Send + Sync> Sync for Once<T> {}
+
+impl<T> Once<T> {
+    pub const fn new() -> Self {
+        Self { known: AtomicBool::new(false), value: UnsafeCell::new(None) }
+    }
+
+    pub fn set(&self, value: T) {
+        assert!(!self.known.load(Ordering::Acquire), "a fact of the machine is found out once");
+        // SAFETY: `known` is false, so `get` has given out no reference, and only the boot CPU comes here.
+        unsafe { *self.value.get() = Some(value) };
+        self.known.store(true, Ordering::Release);
+    }
+
+    pub fn get(&self) -> Option<&T> {
+        // SAFETY: once `known` is true nobody writes the value.
+        self.known.load(Ordering::Acquire).then(|| unsafe { (*self.value.get()).as_ref() }).flatten()
+    }
+}
+
+static TREE: Once<Fdt<'static>> = Once::new();
+
+/// The machine's device tree, through the direct map.
+pub fn tree() -> Fdt<'static> {
+    *TREE.get().expect("the boot code refuses to start without a device tree")
+}
+
+/// The tree at `address`, as it is seen at `base` and up, and its size; an address of 0 is none.
+///
+/// # Safety
+/// What lies there stays as it is, for ever if the lifetime says so, and is mapped as far as its own header says, if it
+/// has a tree's header.
+pub unsafe fn tree_at<'a>(base: usize, address: usize) -> Result<(Fdt<'a>, usize), FdtError> {
+    if address == 0 {
+        return Err(FdtError::Truncated { wanted: HEADER_SIZE, found: 0 });
+    }
+    let start = (base + address) as *const u8;
+    // SAFETY: the caller's promise; the size of a header first, then the size that the header tells.
+    unsafe {
+        let size = Fdt::total_size(&*start.cast())?;
+        Ok((Fdt::parse(core::slice::from_raw_parts(start, size))?, size))
+    }
+}
+
+/// The hand-over, and the beginning of `tree`. What the direct map does not reach of memory cannot be used, and more
+/// ranges than the kernel keeps are left alone.
+///
+/// # Safety
+/// As of [`tree_at`] for the tree at the physical address `tree`, seen in the direct map for ever.
+#[unsafe(link_section = ".init.text")]
+pub unsafe fn boot_info(
+    tree: usize,
+    image: PhysRange,
+    slide: usize,
+    direct_base: VirtAddr,
+    reach: PhysAddr,
+    user_limit: VirtAddr,
+    boot_cpu: HardwareId,
+) -> Result<BootInfo, FdtError> {
+    // SAFETY: the caller's promise.
+    let (fdt, size) = unsafe { tree_at(direct_base.0, tree)? };
+    TREE.set(fdt);
+    let tree = PhysRange::new(tree, size);
+    let within = |range: PhysRange| PhysRange { size: range.size.min(reach.0 - range.start.0), ..range };
+    let mut reserved = ArrayVec::new();
+    for range in fdt.reservations().chain([tree]) {
+        assert!(reserved.try_push(range).is_ok(), "the device tree reserves more than {MAX_RANGES} ranges of memory");
+    }
+    Ok(BootInfo {
+        image,
+        slide,
+        direct_base,
+        direct_boot_limit: reach,
+        user_limit,
+        ram: fdt.memory().filter(|range| range.start < reach).map(within).take(MAX_RANGES).collect(),
+        reserved,
+        archive: fdt.initrd(),
+        command_line: fdt.command_line().unwrap_or(""),
+        tables: Tables::DeviceTree(tree),
+        boot_cpu,
+    })
+}
+
+/// All CPUs that the tree allows to run, the boot CPU first. Their numbers may be any.
+pub fn cpus(info: &BootInfo) -> ArrayVec<HardwareId, MAX_CPUS> {
+    let others = tree().cpus().filter(|cpu| cpu.enabled && cpu.hardware != info.boot_cpu).map(|cpu| cpu.hardware);
+    core::iter::once(info.boot_cpu).chain(others).take(MAX_CPUS).collect()
+}
