@@ -48,95 +48,58 @@ pub struct Cpu<'a> {
 }
 
 /// Why a blob is refused. Offsets named `at` count from the structure block's begin, others from the blob's.
+///
+/// `ReservationsEnd`: the reservation block has no entry of zeros. `Misplaced`: a token that is legal elsewhere.
+/// `StructureEnd`: the structure block ends within something.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum FdtError {
-    Truncated {
-        wanted: usize,
-        found: usize,
-    },
-    Magic {
-        found: u32,
-    },
-    Version {
-        found: u32,
-        compatible: u32,
-    },
-    TotalSize {
-        found: usize,
-    },
-    Block {
-        name: &'static str,
-        offset: usize,
-        size: usize,
-        total: usize,
-    },
-    /// The reservation block has no entry of zeros.
+    Truncated { wanted: usize, found: usize },
+    Magic { found: u32 },
+    Version { found: u32, compatible: u32 },
+    TotalSize { found: usize },
+    Block { name: &'static str, offset: usize, size: usize, total: usize },
     ReservationsEnd,
-    Token {
-        at: usize,
-        found: u32,
-    },
-    /// A token that is legal elsewhere.
-    Misplaced {
-        at: usize,
-        wanted: &'static str,
-    },
-    Name {
-        at: usize,
-    },
-    PropertyName {
-        at: usize,
-        string: usize,
-    },
-    Depth {
-        at: usize,
-    },
-    /// The structure block ends within something.
-    StructureEnd {
-        at: usize,
-        size: usize,
-    },
+    Token { at: usize, found: u32 },
+    Misplaced { at: usize, wanted: &'static str },
+    Name { at: usize },
+    PropertyName { at: usize, string: usize },
+    Depth { at: usize },
+    StructureEnd { at: usize, size: usize },
 }
 
 impl fmt::Display for FdtError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("device tree: ")?;
+        f.write_str("device tree: wanted ")?;
         match *self {
-            Self::Truncated { wanted, found } => write!(f, "wanted {wanted:#x} bytes, found {found:#x}"),
-            Self::Magic { found } => write!(f, "wanted magic {MAGIC:#x}, found {found:#x}"),
+            Self::Truncated { wanted, found } => write!(f, "{wanted:#x} bytes, found {found:#x}"),
+            Self::Magic { found } => write!(f, "magic {MAGIC:#x}, found {found:#x}"),
             Self::Version { found, compatible } => {
-                write!(f, "wanted version {VERSION}, found {found}, compatible with {compatible}")
+                write!(f, "version {VERSION}, found {found}, compatible with {compatible}")
             }
             Self::TotalSize { found } => {
-                write!(f, "wanted a total size of {HEADER_SIZE:#x} to {MAX_SIZE:#x} bytes, found {found:#x}")
+                write!(f, "a total size of {HEADER_SIZE:#x} to {MAX_SIZE:#x} bytes, found {found:#x}")
             }
             Self::Block { name, offset, size, total } => {
-                write!(
-                    f,
-                    "wanted the {name} block aligned and within {total:#x} bytes, found it at {offset:#x}, {size:#x} bytes"
-                )
+                write!(f, "the {name} block aligned and within {total:#x} bytes, ")?;
+                write!(f, "found it at {offset:#x}, {size:#x} bytes")
             }
             Self::ReservationsEnd => {
-                f.write_str("wanted an entry of zeros at the end of the memory reservation block, found none")
+                f.write_str("an entry of zeros at the end of the memory reservation block, found none")
             }
-            Self::Token { at, found } => write!(f, "wanted a token at structure offset {at:#x}, found {found:#x}"),
-            Self::Misplaced { at, wanted } => {
-                write!(f, "wanted {wanted} at structure offset {at:#x}, found another token")
-            }
-            Self::Name { at } => {
-                write!(f, "wanted a name in UTF-8 that ends with a zero byte at structure offset {at:#x}")
-            }
+            Self::Token { at, found } => write!(f, "a token at structure offset {at:#x}, found {found:#x}"),
+            Self::Misplaced { at, wanted } => write!(f, "{wanted} at structure offset {at:#x}, found another token"),
+            Self::Name { at } => write!(f, "a name in UTF-8 that ends with a zero byte at structure offset {at:#x}"),
             Self::PropertyName { at, string } => {
                 write!(
                     f,
-                    "wanted the name of the property at structure offset {at:#x} at string offset {string:#x}, found none"
+                    "the name of the property at structure offset {at:#x} at string offset {string:#x}, found none"
                 )
             }
             Self::Depth { at } => {
-                write!(f, "wanted at most {MAX_DEPTH} levels of nodes, found more at structure offset {at:#x}")
+                write!(f, "at most {MAX_DEPTH} levels of nodes, found more at structure offset {at:#x}")
             }
             Self::StructureEnd { at, size } => {
-                write!(f, "wanted more at structure offset {at:#x}, but the block has {size:#x} bytes")
+                write!(f, "more at structure offset {at:#x}, but the block has {size:#x} bytes")
             }
         }
     }
@@ -193,20 +156,17 @@ impl<'a> Fdt<'a> {
         let (mut at, mut depth, mut properties_allowed, mut root_seen) = (0, 0, false, false);
         loop {
             let (token, next) = self.token(at)?;
+            let misplaced = |wanted| Err(FdtError::Misplaced { at, wanted });
             match token {
-                Token::Begin(_) if depth == 0 && root_seen => {
-                    return Err(FdtError::Misplaced { at, wanted: "the end of the tree" });
-                }
+                Token::Begin(_) if depth == 0 && root_seen => return misplaced("the end of the tree"),
                 Token::Begin(_) if depth == MAX_DEPTH => return Err(FdtError::Depth { at }),
                 Token::Begin(_) => (depth, properties_allowed, root_seen) = (depth + 1, true, true),
-                Token::Property(..) if !properties_allowed => {
-                    return Err(FdtError::Misplaced { at, wanted: "no property" });
-                }
+                Token::Property(..) if !properties_allowed => return misplaced("no property"),
                 Token::Property(..) => {}
-                Token::EndNode if depth == 0 => return Err(FdtError::Misplaced { at, wanted: "a node" }),
+                Token::EndNode if depth == 0 => return misplaced("a node"),
                 Token::EndNode => (depth, properties_allowed) = (depth - 1, false),
                 Token::End if depth == 0 && root_seen => return Ok(()),
-                Token::End => return Err(FdtError::Misplaced { at, wanted: "the end of a node" }),
+                Token::End => return misplaced("the end of a node"),
             }
             at = next;
         }
@@ -230,7 +190,7 @@ impl<'a> Fdt<'a> {
                 let offset = cell(self.structure, body + 4).ok_or(short(body))? as usize;
                 let name = string(self.strings, offset).ok_or(FdtError::PropertyName { at, string: offset })?;
                 let value = self.structure.get(body + 8..body + 8 + size).ok_or(short(body + 8))?;
-                (Token::Property(name, Property::new(value)), (body + 8 + size).next_multiple_of(4))
+                (Token::Property(name, Property(value)), (body + 8 + size).next_multiple_of(4))
             }
             END => (Token::End, body),
             found => return Err(FdtError::Token { at, found }),
@@ -265,15 +225,24 @@ impl<'a> Fdt<'a> {
 
     /// All nodes, depth first.
     pub fn nodes(self) -> impl Iterator<Item = Node<'a>> {
-        let mut at = 0;
+        self.walk(0).map(|(_, node)| node)
+    }
+
+    /// Nodes from `at` on until the one around it ends, depth first, and how deep they are.
+    fn walk(self, mut at: usize) -> impl Iterator<Item = (usize, Node<'a>)> {
+        let mut depth = 0_usize;
         core::iter::from_fn(move || {
             loop {
                 let (token, next) = self.token(at).ok()?;
                 let node = Node::new(self, core::mem::replace(&mut at, next));
                 match token {
-                    Token::Begin(_) => return Some(node),
+                    Token::Begin(_) => {
+                        depth += 1;
+                        return Some((depth, node));
+                    }
+                    Token::EndNode => depth = depth.checked_sub(1)?,
+                    Token::Property(..) => {}
                     Token::End => return None,
-                    Token::EndNode | Token::Property(..) => {}
                 }
             }
         })
@@ -294,7 +263,7 @@ impl<'a> Fdt<'a> {
     pub fn reservations(self) -> impl Iterator<Item = PhysRange> {
         let block = self.reservations.chunks_exact(RESERVATION_SIZE).filter_map(|entry| {
             let (start, size) = entry.split_at(RESERVATION_SIZE / 2);
-            Some(PhysRange::new(Property::new(start).u64()? as usize, Property::new(size).u64()? as usize))
+            Some(PhysRange::new(Property(start).u64()? as usize, Property(size).u64()? as usize))
         });
         let nodes = self.node("/reserved-memory").into_iter().flat_map(Node::children);
         block.chain(nodes.filter(|node| node.enabled()).flat_map(Node::reg)).filter(|range| range.size > 0)

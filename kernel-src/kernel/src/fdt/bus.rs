@@ -1,11 +1,7 @@
 //! From a bus's addresses to a CPU's: `reg` and `ranges` (2.3.6 and 2.3.8).
 
-use super::{
-    Fdt, MAX_DEPTH,
-    node::{Cells, Node, Property},
-};
+use super::node::{Cells, Node, Property};
 use crate::addr::PhysRange;
-use arrayvec::ArrayVec;
 
 /// Most cells of an address or a size that the specification's buses use (PCI: 3 and 2).
 const MAX_CELLS: usize = 4;
@@ -14,39 +10,18 @@ const PCI_CELLS: usize = 3;
 const PCI_SPACE: u128 = 0x0300_0000 << 64;
 const PCI_OFFSET: u128 = u64::MAX as u128;
 
-/// The buses between the root and a node.
-pub(super) struct Route<'a> {
-    fdt: Fdt<'a>,
-    /// From the root down to the node's parent.
-    buses: ArrayVec<usize, MAX_DEPTH>,
-}
-
-impl<'a> Route<'a> {
-    pub(super) fn to(node: Node<'a>) -> Self {
-        Self { fdt: node.fdt, buses: node.ancestors() }
-    }
-
-    /// The regions of a `reg`, up to the first that does not reach the root.
-    pub(super) fn regions(self, reg: Option<Property<'a>>) -> impl Iterator<Item = PhysRange> {
-        let mut cells = reg.map(Property::cells);
-        core::iter::from_fn(move || {
-            let cells = cells.as_mut()?;
-            let bus = Node::new(self.fdt, *self.buses.last()?);
-            let (address_cells, size_cells) = (address_cells(bus)?, size_cells(bus)?);
-            if address_cells == 0 {
-                return None;
-            }
-            let address = cells.take_front(address_cells)?.number();
-            let size = cells.take_front(size_cells)?.number();
-            self.translate(address, size)
-        })
-    }
-
-    /// Upwards, from the address space of the last bus to the root's.
-    fn translate(&self, mut address: u128, size: u128) -> Option<PhysRange> {
-        for pair in self.buses.windows(2).rev() {
-            let [parent, bus] = *pair else { return None };
-            let (parent, bus) = (Node::new(self.fdt, parent), Node::new(self.fdt, bus));
+/// The regions of a node's `reg`, up to the first that does not reach the root.
+pub(super) fn regions(node: Node<'_>) -> impl Iterator<Item = PhysRange> {
+    let buses = node.ancestors();
+    let mut cells = node.property("reg").unwrap_or(Property(&[])).cells();
+    core::iter::from_fn(move || {
+        let bus = Node::new(node.fdt, *buses.last()?);
+        let address_cells = address_cells(bus).filter(|count| *count > 0)?;
+        let mut address = cells.take_front(address_cells)?.number();
+        let size = cells.take_front(size_cells(bus)?)?.number();
+        // Upwards, from the address space of the last bus to the root's.
+        for pair in buses.windows(2).rev() {
+            let (parent, bus) = (Node::new(node.fdt, pair[0]), Node::new(node.fdt, pair[1]));
             let ranges = bus.property("ranges")?;
             if !ranges.bytes().is_empty() {
                 address = through(ranges.cells(), parent, bus, address, size)?;
@@ -54,7 +29,7 @@ impl<'a> Route<'a> {
         }
         let (start, size) = (usize::try_from(address).ok()?, usize::try_from(size).ok()?);
         start.checked_add(size).map(|_| PhysRange::new(start, size))
-    }
+    })
 }
 
 /// The parent's address for all of `size` bytes from `address` of the bus.

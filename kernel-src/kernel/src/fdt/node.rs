@@ -20,7 +20,7 @@ impl PartialEq for Node<'_> {
 
 /// The value of a property.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Property<'a>(&'a [u8]);
+pub struct Property<'a>(pub(super) &'a [u8]);
 
 /// Some 32-bit cells of a value; an iterator over them, too.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -64,23 +64,7 @@ impl<'a> Node<'a> {
     }
 
     pub fn children(self) -> impl Iterator<Item = Node<'a>> {
-        let (mut at, mut depth) = (self.body(), 0_usize);
-        core::iter::from_fn(move || {
-            loop {
-                let (token, next) = self.fdt.token(at).ok()?;
-                let child = Node::new(self.fdt, at);
-                match token {
-                    Token::Begin(_) => depth += 1,
-                    Token::EndNode => depth = depth.checked_sub(1)?,
-                    Token::Property(..) => {}
-                    Token::End => return None,
-                }
-                at = next;
-                if matches!(token, Token::Begin(_)) && depth == 1 {
-                    return Some(child);
-                }
-            }
-        })
+        self.fdt.walk(self.body()).filter(|(depth, _)| *depth == 1).map(|(_, node)| node)
     }
 
     #[must_use]
@@ -123,7 +107,7 @@ impl<'a> Node<'a> {
 
     /// Where the device is, as a CPU sees it; ends at the first place that a CPU cannot see.
     pub fn reg(self) -> impl Iterator<Item = PhysRange> {
-        bus::Route::to(self).regions(self.property("reg"))
+        bus::regions(self)
     }
 
     /// The cells of each interrupt, where it is clear who takes them.
@@ -176,10 +160,6 @@ impl<'a> Node<'a> {
 }
 
 impl<'a> Property<'a> {
-    pub(super) const fn new(value: &'a [u8]) -> Self {
-        Self(value)
-    }
-
     #[must_use]
     pub const fn bytes(self) -> &'a [u8] {
         self.0
