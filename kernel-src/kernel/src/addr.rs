@@ -83,6 +83,20 @@ impl PhysRange {
         PhysAddr(self.start.0.saturating_add(self.size))
     }
 
+    /// Whole pages inside.
+    #[must_use]
+    pub const fn inner_pages(self) -> Self {
+        let start = self.start.page_up().0;
+        Self::new(start, self.end().page_down().0.saturating_sub(start))
+    }
+
+    /// Pages that it touches.
+    #[must_use]
+    pub const fn outer_pages(self) -> Self {
+        let start = self.start.page_down().0;
+        Self::new(start, self.end().page_up().0 - start)
+    }
+
     #[must_use]
     pub const fn contains(self, address: PhysAddr) -> bool {
         address.0 >= self.start.0 && address.0 - self.start.0 < self.size

@@ -128,26 +128,28 @@ pub fn check_lock_order() {
 }
 
 #[cfg(debug_assertions)]
-pub fn lock_taken(rank: Rank) {
+fn change_held(change: impl FnOnce(u32) -> u32) {
     if CHECKING.load(Ordering::Acquire) {
-        let held = this().held.get();
-        assert!(held >> rank as u8 == 0, "lock of rank {rank:?} wanted while holding ranks {held:#b}");
-        this().held.set(held | 1 << rank as u8);
+        this().held.set(change(this().held.get()));
     }
+}
+
+#[cfg(debug_assertions)]
+pub fn lock_taken(rank: Rank) {
+    change_held(|held| {
+        assert!(held >> rank as u8 == 0, "lock of rank {rank:?} wanted while holding ranks {held:#b}");
+        held | 1 << rank as u8
+    });
 }
 
 #[cfg(debug_assertions)]
 pub fn lock_taken_out_of_order(rank: Rank) {
-    if CHECKING.load(Ordering::Acquire) {
-        this().held.set(this().held.get() | 1 << rank as u8);
-    }
+    change_held(|held| held | 1 << rank as u8);
 }
 
 #[cfg(debug_assertions)]
 pub fn lock_released(rank: Rank) {
-    if CHECKING.load(Ordering::Acquire) {
-        this().held.set(this().held.get() & !(1 << rank as u8));
-    }
+    change_held(|held| held & !(1 << rank as u8));
 }
 
 /// Adds one to a counter that only this CPU writes.

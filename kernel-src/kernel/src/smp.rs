@@ -10,7 +10,10 @@ use crate::{
     sched,
 };
 use arrayvec::ArrayVec;
-use core::sync::atomic::{AtomicUsize, Ordering};
+use core::{
+    fmt,
+    sync::atomic::{AtomicUsize, Ordering},
+};
 
 /// Why a CPU could not be told to start.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -51,23 +54,19 @@ fn arrived() {
 pub fn start(limit: usize) {
     arrived();
     for cpu in percpu::all().iter().skip(1).take(limit.saturating_sub(1)) {
-        let name = (cpu.id.0, cpu.hardware.0);
-        match arch::cpu::start(cpu.hardware, cpu) {
-            Err(error) => {
-                log::stage(format_args!("cpus: cpu{} (hardware {:#x}) did not start: {error:?}", name.0, name.1))
-            }
-            Ok(()) => {
-                let deadline = Nanos(arch::timer::now().0 + CPU_START_WAIT_NS);
-                while !cpu.online.load(Ordering::Acquire) && arch::timer::now() < deadline {
-                    arch::cpu::relax();
-                }
-                if !cpu.online.load(Ordering::Acquire) {
-                    log::stage(format_args!(
-                        "cpus: cpu{} (hardware {:#x}) was started and did not arrive",
-                        name.0, name.1
-                    ));
-                }
-            }
+        let told = |what: fmt::Arguments<'_>| {
+            log::stage(format_args!("cpus: cpu{} (hardware {:#x}) {what}", cpu.id.0, cpu.hardware.0));
+        };
+        if let Err(error) = arch::cpu::start(cpu.hardware, cpu) {
+            told(format_args!("did not start: {error:?}"));
+            continue;
+        }
+        let deadline = Nanos(arch::timer::now().0 + CPU_START_WAIT_NS);
+        while !cpu.online.load(Ordering::Acquire) && arch::timer::now() < deadline {
+            arch::cpu::relax();
+        }
+        if !cpu.online.load(Ordering::Acquire) {
+            told(format_args!("was started and did not arrive"));
         }
     }
 }

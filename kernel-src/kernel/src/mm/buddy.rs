@@ -5,7 +5,7 @@
 //! order `n` is `1 << n` frames, aligned to its size by frame number, and its
 //! buddy is the block that differs in bit `n` only (Knuth, TAOCP 1, 2.5).
 
-use core::{fmt, ops::Range};
+use core::ops::Range;
 
 /// The largest block: 4 MiB.
 pub const MAX_ORDER: usize = 10;
@@ -45,14 +45,6 @@ pub struct NotAllocated {
     pub frame: usize,
     pub order: usize,
 }
-
-impl fmt::Display for NotAllocated {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "frame {:#x} begins no allocated block of order {}", self.frame, self.order)
-    }
-}
-
-impl core::error::Error for NotAllocated {}
 
 pub struct Buddy<'a> {
     info: &'a mut [FrameInfo],

@@ -36,38 +36,21 @@ fn subtract(ranges: &Ranges, hole: PhysRange) -> Option<Ranges> {
     Some(left)
 }
 
-/// Whole pages inside `range`.
-fn inner_pages(range: PhysRange) -> PhysRange {
-    let start = range.start.page_up().0;
-    PhysRange::new(start, range.end().page_down().0.saturating_sub(start))
-}
-
-/// Pages that `range` touches.
-fn outer_pages(range: PhysRange) -> PhysRange {
-    let start = range.start.page_down().0;
-    PhysRange::new(start, range.end().page_up().0 - start)
-}
-
 /// Fills the allocator from the boot tables; returns where the log ring is, at a place that is the same after a reset.
 pub fn init(info: &BootInfo, ring_size: usize) -> PhysRange {
     let mut free = Ranges::new();
-    for range in &info.ram {
-        TOTAL.fetch_add(range.size, Ordering::Relaxed);
-        let pages = inner_pages(*range);
-        if pages.size > 0 {
-            free.push(pages);
-        }
-    }
+    TOTAL.store(info.ram.iter().map(|range| range.size).sum(), Ordering::Relaxed);
+    free.extend(info.ram.iter().map(|range| range.inner_pages()).filter(|pages| pages.size > 0));
     let held = info.reserved.iter().copied().chain([info.image]).chain(info.archive);
     for range in held.filter(|range| range.size > 0) {
-        free = subtract(&free, outer_pages(range))
+        free = subtract(&free, range.outer_pages())
             .expect("the machine's tables list more ranges of memory than the kernel keeps");
     }
     let ring = top_of(&free, ring_size, info);
     free = subtract(&free, ring).expect("room for one more range");
 
     // The image is counted in, for parts of it are given back.
-    let covered = || free.iter().copied().chain([outer_pages(info.image)]);
+    let covered = || free.iter().copied().chain([info.image.outer_pages()]);
     let first = covered().map(|range| range.start.page_number()).min().unwrap_or(0);
     let last = covered().map(|range| range.end().page_number()).max().unwrap_or(first);
     let table_size = PhysRange::new(0, (last - first) * size_of::<FrameInfo>()).end().page_up().0;
@@ -90,7 +73,7 @@ pub fn init(info: &BootInfo, ring_size: usize) -> PhysRange {
     for range in &free {
         buddy.add(range.start.page_number()..range.end().page_number());
     }
-    KERNEL.store(outer_pages(info.image).size + table.size + ring.size, Ordering::Relaxed);
+    KERNEL.store(info.image.outer_pages().size + table.size + ring.size, Ordering::Relaxed);
     *FRAMES.lock() = Some(buddy);
     ring
 }
@@ -101,11 +84,7 @@ fn top_of(free: &Ranges, size: usize, info: &BootInfo) -> PhysRange {
         let end = range.end().0.min(info.direct_boot_limit.0);
         (end >= range.start.0 + size).then(|| PhysRange::new((end - size) & !(PAGE_SIZE - 1), size))
     };
-    free.iter()
-        .filter_map(fits)
-        .filter(|ring| free.iter().any(|range| range.contains(ring.start)))
-        .max_by_key(|ring| ring.start)
-        .expect("memory for the log ring")
+    free.iter().filter_map(fits).max_by_key(|ring| ring.start).expect("memory for the log ring")
 }
 
 fn allocate(order: usize) -> Result<PhysAddr, abi::Error> {
@@ -150,7 +129,7 @@ pub fn free_user(page: PhysAddr) {
 
 /// Adds part of the image that is needed no more.
 pub fn give_back(range: PhysRange) {
-    let pages = inner_pages(range);
+    let pages = range.inner_pages();
     let frames = pages.start.page_number()..pages.end().page_number();
     if FRAMES.lock().as_mut().is_some_and(|buddy| buddy.add(frames)) {
         KERNEL.fetch_sub(pages.size, Ordering::Relaxed);

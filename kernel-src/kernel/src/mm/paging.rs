@@ -36,6 +36,12 @@ pub fn direct(address: PhysAddr) -> *mut u8 {
     (DIRECT_BASE.load(Ordering::Relaxed) + address.0) as *mut u8
 }
 
+/// Physical memory that the boot tables said is there and that nobody writes: tables and the boot archive.
+pub fn firmware_bytes(range: PhysRange) -> &'static [u8] {
+    // SAFETY: the range is reserved in `BootInfo`, so no allocator hands it out, and the direct map reaches it.
+    unsafe { core::slice::from_raw_parts(direct(range.start), range.size) }
+}
+
 /// First address that user programs cannot have.
 pub fn user_limit() -> VirtAddr {
     VirtAddr(USER_LIMIT.load(Ordering::Relaxed))
@@ -55,7 +61,17 @@ macro_rules! symbol {
         &raw const $name as usize
     }};
 }
+#[cfg(not(target_arch = "x86_64"))]
 pub(crate) use symbol;
+
+/// The GNU build id of the image, as its note holds it.
+pub fn build_id() -> &'static [u8] {
+    /// A note's header (three words) and the name "GNU\0" come before the id (ELF specification, note section).
+    const HEADER: usize = 16;
+    let start = symbol!(__build_id_start) + HEADER;
+    // SAFETY: the linker script puts the two symbols round the note, in read-only data.
+    unsafe { core::slice::from_raw_parts(start as *const u8, symbol!(__build_id_end).saturating_sub(start)) }
+}
 
 /// Where something of the image lies.
 pub fn image_address(address: usize) -> PhysAddr {
@@ -81,14 +97,13 @@ fn entry_at(table: PhysAddr, address: VirtAddr, level: usize) -> *mut u64 {
 
 /// A tree of page tables under one root. Whoever holds it mutably is its only writer.
 pub struct Tables {
+    /// Frames of all its tables count as the kernel's.
     pub root: PhysAddr,
-    /// Frames of its tables count as the kernel's.
-    tables: usize,
 }
 
 impl Tables {
     pub fn new() -> Result<Self, abi::Error> {
-        Ok(Self { root: frames::allocate_kernel(0)?, tables: 1 })
+        Ok(Self { root: frames::allocate_kernel(0)? })
     }
 
     /// Maps `range` from `at`, with the largest pages that both allow up to `largest` level.
@@ -130,7 +145,6 @@ impl Tables {
             let value = unsafe { *entry };
             table = if !arch::mm::is_present(value) {
                 let next = frames::allocate_kernel(0)?;
-                self.tables += 1;
                 // SAFETY: as in `map_page`; a zeroed frame is an empty table on all three architectures.
                 unsafe { arch::mm::write_entry(entry, arch::mm::table(next)) };
                 next
@@ -141,24 +155,6 @@ impl Tables {
             };
         }
         Ok(table)
-    }
-
-    /// What `va` is mapped to.
-    pub fn look_up(&self, va: VirtAddr) -> Option<(PhysAddr, MapFlags)> {
-        let mut table = self.root;
-        for level in (0..arch::mm::levels()).rev() {
-            // SAFETY: `entry_at` gives an entry of a table of this tree.
-            let value = unsafe { *entry_at(table, va, level) };
-            if !arch::mm::is_present(value) {
-                return None;
-            }
-            if arch::mm::is_leaf(value, level) {
-                let inside = va.0 & (level_size(level) - 1);
-                return Some((arch::mm::address(value, level).add(inside), arch::mm::flags(value, level)));
-            }
-            table = arch::mm::address(value, level);
-        }
-        None
     }
 
     /// Frees the tables below the first `entries` entries of the root, and hands every 4 KiB page mapped there to `page`.
@@ -183,7 +179,6 @@ impl Tables {
             } else {
                 self.clear(address, level - 1, ENTRIES, page);
                 frames::free_kernel(address, 0);
-                self.tables -= 1;
             }
         }
     }
@@ -201,17 +196,18 @@ fn boot_only() -> Range<usize> {
 pub fn init(info: &BootInfo) -> Result<(), abi::Error> {
     let mut tables = Tables::new()?;
     for range in &info.ram {
-        let start = range.start.page_down();
-        let whole = PhysRange::new(start.0, range.end().page_up().0 - start.0);
-        tables.map(VirtAddr(info.direct_base.0 + start.0), whole, MapFlags::KERNEL_DATA, 1)?;
+        let pages = range.outer_pages();
+        tables.map(VirtAddr(info.direct_base.0 + pages.start.0), pages, MapFlags::KERNEL_DATA, 1)?;
     }
     // Firmware's tables, where they are not in memory that is listed as such. What is larger are windows of devices.
     for range in info.reserved.iter().filter(|range| range.size <= FIRMWARE_MAX) {
-        let first = range.start.page_down();
-        for page in (first.0..range.end().page_up().0).step_by(PAGE_SIZE) {
+        let pages = range.outer_pages();
+        for page in (pages.start.0..pages.end().0).step_by(PAGE_SIZE) {
             let at = VirtAddr(info.direct_base.0 + page);
-            if tables.look_up(at).is_none() {
-                tables.map(at, PhysRange::new(page, PAGE_SIZE), MapFlags::KERNEL_RODATA, 0)?;
+            match tables.map_page(at, PhysAddr(page), MapFlags::KERNEL_RODATA, 0) {
+                // Mapped already, as memory.
+                Ok(()) | Err(abi::Error::InvalidArgument) => {}
+                error => return error,
             }
         }
     }
@@ -257,11 +253,10 @@ fn with_kernel<R>(change: impl FnOnce(&mut Tables) -> R) -> R {
 /// # Panics
 /// If the window or memory is used up: no machine has that many devices at boot.
 pub fn map_device(registers: PhysRange) -> VirtAddr {
-    let first = registers.start.page_down();
-    let size = registers.end().page_up().0 - first.0;
-    let mapped = reserve(size).and_then(|at| {
-        with_kernel(|tables| tables.map(at, PhysRange::new(first.0, size), MapFlags::DEVICE, 0))?;
-        Ok(at.add(registers.start.0 - first.0))
+    let pages = registers.outer_pages();
+    let mapped = reserve(pages.size).and_then(|at| {
+        with_kernel(|tables| tables.map(at, pages, MapFlags::DEVICE, 0))?;
+        Ok(at.add(registers.start.0 - pages.start.0))
     });
     mapped.expect("room to map a device's registers")
 }

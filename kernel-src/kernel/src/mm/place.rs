@@ -5,18 +5,9 @@
 use super::{direct, frames};
 use crate::config::PAGE_SIZE;
 
-fn order_for(bytes: usize) -> usize {
-    bytes.div_ceil(PAGE_SIZE).next_power_of_two().ilog2() as usize
-}
-
 /// An object in pages of its own, so that no other CPU's data shares a cache line with it.
-pub fn object<T>(make: impl FnOnce() -> T) -> Result<&'static mut T, abi::Error> {
-    let at = direct(frames::allocate_kernel(order_for(size_of::<T>()))?).cast::<T>();
-    // SAFETY: the block is large enough, page aligned, mapped, and nobody else's for ever.
-    unsafe {
-        at.write(make());
-        Ok(&mut *at)
-    }
+pub fn object<T>(make: impl Fn() -> T) -> Result<&'static mut T, abi::Error> {
+    slice(1, |_| Ok(make())).map(|one| &mut one[0])
 }
 
 /// A slice of `count` elements, made in order.
@@ -24,7 +15,8 @@ pub fn slice<T>(
     count: usize,
     mut make: impl FnMut(usize) -> Result<T, abi::Error>,
 ) -> Result<&'static mut [T], abi::Error> {
-    let at = direct(frames::allocate_kernel(order_for(count * size_of::<T>()))?).cast::<T>();
+    let pages = (count * size_of::<T>()).div_ceil(PAGE_SIZE);
+    let at = direct(frames::allocate_kernel(pages.next_power_of_two().ilog2() as usize)?).cast::<T>();
     for index in 0..count {
         let value = make(index)?;
         // SAFETY: `index` is below `count`, for which the block is large enough.

@@ -26,12 +26,6 @@ pub struct Slab<T> {
     free: Spin<Free<T>>,
 }
 
-impl<T> Default for Slab<T> {
-    fn default() -> Self {
-        Self::new()
-    }
-}
-
 impl<T> Slab<T> {
     /// Frames taken at once: the fewest in which at least four objects fit.
     const ORDER: usize = {

@@ -4,25 +4,23 @@
 
 use super::{frames, paging};
 use crate::{addr::PhysAddr, config::PAGE_SIZE, sync::Slot};
-use core::{ops::Deref, slice};
+use core::{mem, ops::Deref, slice};
 
 pub struct SlotTable {
-    first: *const Slot,
-    count: usize,
+    /// None of them any more once they were given back.
+    slots: &'static [Slot],
     bits: u32,
     block: PhysAddr,
 }
-
-// SAFETY: the frames are this table's own, and slots may be used from any CPU.
-unsafe impl Send for SlotTable {}
-// SAFETY: as above.
-unsafe impl Sync for SlotTable {}
 
 impl SlotTable {
     /// `1 << bits` empty slots; `NoMemory` if there is no room.
     pub fn new(bits: u32) -> Result<Self, abi::Error> {
         let block = frames::allocate_kernel(Self::order(bits))?;
-        Ok(Self { first: paging::direct(block).cast(), count: 1 << bits, bits, block })
+        // SAFETY: the block is this table's own until `free`, which drops this reference first, has room for that many,
+        // and was zeroed: zeros are empty slots.
+        let slots = unsafe { slice::from_raw_parts(paging::direct(block).cast(), 1 << bits) };
+        Ok(Self { slots, bits, block })
     }
 
     pub const fn bits(&self) -> u32 {
@@ -31,8 +29,7 @@ impl SlotTable {
 
     /// Gives the frames back; there are no slots any more.
     pub fn free(&mut self) {
-        if self.count != 0 {
-            self.count = 0;
+        if !mem::take(&mut self.slots).is_empty() {
             frames::free_kernel(self.block, Self::order(self.bits));
         }
     }
@@ -46,9 +43,7 @@ impl Deref for SlotTable {
     type Target = [Slot];
 
     fn deref(&self) -> &[Slot] {
-        // SAFETY: the block is this table's own until `free`, has room for `count`, and was zeroed: zeros are empty
-        // slots.
-        unsafe { slice::from_raw_parts(self.first, self.count) }
+        self.slots
     }
 }
 

@@ -81,8 +81,8 @@ pub fn install(cpu: &'static PerCpu) {
 pub fn init_cpu() {
     let has_pan = read_register!("id_aa64mmfr1_el1") >> 20 & 0xF != 0;
     if smp::online() == 0 {
-        mm::set_pan(has_pan);
-    } else if mm::has_pan() && !has_pan {
+        mm::PAN.store(has_pan, Ordering::Relaxed);
+    } else if mm::PAN.load(Ordering::Relaxed) && !has_pan {
         // The boot CPU's instructions would be undefined here.
         leave();
     }

@@ -15,7 +15,7 @@ use crate::{
 };
 use core::{
     arch::{asm, naked_asm},
-    sync::atomic::{AtomicBool, Ordering},
+    sync::atomic::AtomicBool,
 };
 
 const VALID: u64 = 1;
@@ -176,16 +176,16 @@ pub fn flush_all() {
     unsafe { asm!("dsb ishst", "tlbi vmalle1is", "dsb ish", "isb", options(nostack, preserves_flags)) };
 }
 
-/// Bytes of the smallest line of the data caches (`CTR_EL0.DminLine`).
-fn data_line() -> usize {
-    4 << (read_register!("ctr_el0") >> 16 & 0xF)
+/// Where the lines of the data caches begin that have part of a range, by the smallest line (`CTR_EL0.DminLine`).
+fn lines(start: VirtAddr, size: usize) -> impl Iterator<Item = usize> {
+    let line = 4 << (read_register!("ctr_el0") >> 16 & 0xF);
+    (start.0 & !(line - 1)..start.0 + size).step_by(line)
 }
 
 /// Writes data through to where instruction fetch and table walks of all CPUs see it, and drops fetched instructions
 /// everywhere (B2.7.4.2). All of the instruction cache goes, since it may hold the page under another address.
 pub fn code_written(start: VirtAddr, size: usize) {
-    let line = data_line();
-    for at in (start.0 & !(line - 1)..start.0 + size).step_by(line) {
+    for at in lines(start, size) {
         // SAFETY: cleaning changes no data.
         unsafe { asm!("dc cvau, {}", in(reg) at, options(nostack, preserves_flags)) };
     }
@@ -195,8 +195,7 @@ pub fn code_written(start: VirtAddr, size: usize) {
 
 /// Writes data through to memory, for a CPU that runs with its caches off (D7.5.9).
 pub(super) fn clean_to_memory(start: VirtAddr, size: usize) {
-    let line = data_line();
-    for at in (start.0 & !(line - 1)..start.0 + size).step_by(line) {
+    for at in lines(start, size) {
         // SAFETY: cleaning changes no data.
         unsafe { asm!("dc civac, {}", in(reg) at, options(nostack, preserves_flags)) };
     }
@@ -205,15 +204,7 @@ pub(super) fn clean_to_memory(start: VirtAddr, size: usize) {
 }
 
 /// Whether the CPUs have privileged access never (FEAT_PAN); set by the first that initialises itself.
-static PAN: AtomicBool = AtomicBool::new(false);
-
-pub(super) fn set_pan(on: bool) {
-    PAN.store(on, Ordering::Relaxed);
-}
-
-pub(super) fn has_pan() -> bool {
-    PAN.load(Ordering::Relaxed)
-}
+pub(super) static PAN: AtomicBool = AtomicBool::new(false);
 
 /// Where to go on after a fault at `pc`, if it happened in `copy_user`.
 pub(super) fn fixup(pc: usize) -> Option<usize> {

@@ -33,7 +33,7 @@ pub(crate) use read_register;
 
 /// Writes a system register; what that does is for the caller to prove.
 macro_rules! write_register {
-    ($name:literal, $value:expr) => {
+    ($name:expr, $value:expr) => {
         core::arch::asm!(concat!("msr ", $name, ", {}"), in(reg) u64::from($value), options(nostack, preserves_flags))
     };
 }

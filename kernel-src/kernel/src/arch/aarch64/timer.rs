@@ -94,14 +94,21 @@ pub fn now() -> Nanos {
     Nanos(scale(counter(timer.is_physical).wrapping_sub(timer.origin), timer.tick_nanos))
 }
 
+/// Writes a register of the comparator in use.
+macro_rules! write_timer {
+    ($name:literal, $value:expr) => {
+        if timer().is_physical {
+            write_register!(concat!("cntp_", $name, "_el0"), $value);
+        } else {
+            write_register!(concat!("cntv_", $name, "_el0"), $value);
+        }
+    };
+}
+
 fn set_control(value: u64) {
     // SAFETY: switches this CPU's comparator, which only this module uses.
     unsafe {
-        if timer().is_physical {
-            write_register!("cntp_ctl_el0", value);
-        } else {
-            write_register!("cntv_ctl_el0", value);
-        }
+        write_timer!("ctl", value);
         asm!("isb", options(nostack, preserves_flags));
     }
 }
@@ -112,13 +119,7 @@ pub fn arm(deadline: Option<Nanos>) {
     let timer = timer();
     let compare = timer.origin.saturating_add(scale(deadline.0, timer.nano_ticks).saturating_add(1));
     // SAFETY: as in `set_control`.
-    unsafe {
-        if timer.is_physical {
-            write_register!("cntp_cval_el0", compare);
-        } else {
-            write_register!("cntv_cval_el0", compare);
-        }
-    }
+    unsafe { write_timer!("cval", compare) };
     set_control(ENABLE);
 }
 

@@ -15,7 +15,7 @@ use core::{
     cell::Cell,
     convert::Infallible,
     mem::offset_of,
-    sync::atomic::{AtomicU64, AtomicUsize, Ordering, fence},
+    sync::atomic::{AtomicU64, Ordering, fence},
 };
 
 // Bits of `sstatus` (Privileged 4.1.1).
@@ -99,22 +99,14 @@ pub fn init_cpu() {
     this_arch().emergency_stack.set(stack);
 }
 
-/// What a starting hart needs while its MMU is off.
-#[repr(C)]
-struct Arrival {
-    satp: AtomicU64,
-    target: AtomicUsize,
-}
-static ARRIVAL: Arrival = Arrival { satp: AtomicU64::new(0), target: AtomicUsize::new(0) };
-
 /// # Errors
 /// The firmware's answer.
 pub fn start(hardware: HardwareId, cpu: &'static PerCpu) -> Result<(), StartError> {
     if !sbi::has(sbi::Extension::Ipi) {
         return Err(StartError::Unsupported);
     }
-    ARRIVAL.satp.store(mm::kernel_satp(), Ordering::Relaxed);
-    ARRIVAL.target.store(arrive_mapped as *const () as usize, Ordering::Relaxed);
+    STARTING.satp.store(mm::kernel_satp(), Ordering::Relaxed);
+    STARTING.target.store(arrive_mapped as *const () as u64, Ordering::Relaxed);
     fence(Ordering::SeqCst);
     let entry = paging::image_address(arrive as *const () as usize).0 as u64;
     let argument = &raw const *cpu as u64;
@@ -127,14 +119,22 @@ pub fn start(hardware: HardwareId, cpu: &'static PerCpu) -> Result<(), StartErro
     })
 }
 
-/// The hart that is being started, one at a time, for one that firmware sends to the image's entry instead.
+/// What a starting hart needs while its MMU is off. One is started at a time: `hart` and `cpu` are for one that firmware
+/// sends to the image's entry instead.
 pub(super) struct Starting {
     pub(super) hart: AtomicU64,
     pub(super) cpu: AtomicU64,
+    satp: AtomicU64,
+    target: AtomicU64,
 }
 
 /// Not in `.bss`, so that a hart may read it while the first one clears that.
-pub(super) static STARTING: Starting = Starting { hart: AtomicU64::new(u64::MAX), cpu: AtomicU64::new(0) };
+pub(super) static STARTING: Starting = Starting {
+    hart: AtomicU64::new(u64::MAX),
+    cpu: AtomicU64::new(0),
+    satp: AtomicU64::new(0),
+    target: AtomicU64::new(0),
+};
 
 /// A started hart, MMU off, `a1` its `PerCpu`. The final tables do not map this code where it lies, so the
 /// fetch after the write of `satp` faults, and the trap goes on where it is mapped.
@@ -145,7 +145,7 @@ pub(super) unsafe extern "C" fn arrive() -> ! {
         "csrw sie, zero",
         "fence.i",
         "mv tp, a1",
-        "lla t0, {arrival}",
+        "lla t0, {starting}",
         "ld t1, {target}(t0)",
         "csrw stvec, t1",
         "ld t1, {satp}(t0)",
@@ -154,9 +154,9 @@ pub(super) unsafe extern "C" fn arrive() -> ! {
         "2:",
         "wfi",
         "j 2b",
-        arrival = sym ARRIVAL,
-        satp = const offset_of!(Arrival, satp),
-        target = const offset_of!(Arrival, target),
+        starting = sym STARTING,
+        satp = const offset_of!(Starting, satp),
+        target = const offset_of!(Starting, target),
     )
 }
 

@@ -3,7 +3,7 @@
 //!
 //! Wired interrupts come to the boot hart. Only the console's is on.
 
-use super::{sbi, timer};
+use super::{read_csr, sbi, timer};
 use crate::{
     addr::{CpuId, PhysRange},
     arch::risc::{Once, tree, uart},
@@ -168,11 +168,9 @@ pub fn dispatch(code: u64) {
 
 /// Handles what is pending on an idle CPU.
 pub fn dispatch_pending() {
-    let (pending, enabled): (u64, u64);
-    // SAFETY: reads two registers.
-    unsafe { asm!("csrr {}, sip", "csrr {}, sie", out(reg) pending, out(reg) enabled, options(nomem, nostack)) };
+    let ready = read_csr!("sip") & read_csr!("sie");
     for code in [EXTERNAL, SOFTWARE, TIMER] {
-        if pending & enabled & 1 << code != 0 {
+        if ready & 1 << code != 0 {
             dispatch(code);
         }
     }

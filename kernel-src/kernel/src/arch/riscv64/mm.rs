@@ -1,6 +1,6 @@
 //! Page tables of Sv39 and Sv48 (Privileged 4.4, 4.5), and the one way to user memory.
 
-use super::cpu;
+use super::{cpu, read_csr};
 use crate::{
     addr::{PhysAddr, VirtAddr},
     mm::{
@@ -43,10 +43,7 @@ static CODE_GENERATION: AtomicU64 = AtomicU64::new(0);
 
 /// Keeps the mode that boot code has found.
 pub fn note_mode() {
-    let satp: u64;
-    // SAFETY: reads a register.
-    unsafe { asm!("csrr {}, satp", out(reg) satp, options(nomem, nostack)) };
-    MODE.store(satp & MODE_MASK, Ordering::Relaxed);
+    MODE.store(read_csr!("satp") & MODE_MASK, Ordering::Relaxed);
 }
 
 /// Base of the direct map, and the first address that programs cannot have.

@@ -22,3 +22,14 @@ mod trap;
 
 /// As the first line on the console names it.
 pub const NAME: &str = "riscv64";
+
+/// The value of a control and status register. Reading one has no effect.
+macro_rules! read_csr {
+    ($name:literal) => {{
+        let value: u64;
+        // SAFETY: reads a register that supervisor mode has, and changes nothing.
+        unsafe { core::arch::asm!(concat!("csrr {}, ", $name), out(reg) value, options(nomem, nostack)) };
+        value
+    }};
+}
+pub(crate) use read_csr;

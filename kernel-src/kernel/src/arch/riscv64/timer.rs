@@ -4,7 +4,7 @@
 //! The comparator is written at every arm: an emulator that loads a snapshot
 //! leaves an older value running, so a copy kept here proves nothing.
 
-use super::{boot, cpu, sbi};
+use super::{boot, cpu, read_csr, sbi};
 use crate::{addr::Nanos, arch::risc::tree, bootinfo::BootInfo};
 use core::{
     arch::asm,
@@ -60,10 +60,7 @@ pub fn init_cpu() {
 }
 
 fn ticks() -> u64 {
-    let ticks;
-    // SAFETY: reads a counter.
-    unsafe { asm!("rdtime {}", out(reg) ticks, options(nomem, nostack)) };
-    ticks
+    read_csr!("time")
 }
 
 /// Ticks since the start; the difference also holds where the counter wraps.
@@ -122,11 +119,8 @@ pub fn disarm() {
 /// Sleeps for a moment in the middle of a spin, and leaves the comparator as it should be.
 pub fn nap() {
     const NAPS_PER_SECOND: u64 = 100_000;
-    let enabled: u64;
-    // SAFETY: reads a register.
-    unsafe { asm!("csrr {}, sie", out(reg) enabled, options(nomem, nostack)) };
     // Without the timer's interrupt nothing would end the sleep.
-    if enabled & STIE != 0 {
+    if read_csr!("sie") & STIE != 0 {
         compare(ticks() + FREQUENCY.load(Ordering::Relaxed) / NAPS_PER_SECOND);
         cpu::wait();
         arm(cpu::this_arch().deadline.get());

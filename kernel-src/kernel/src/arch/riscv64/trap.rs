@@ -7,7 +7,7 @@
 
 use super::{
     cpu::ArchCpu,
-    irq, mm,
+    irq, mm, read_csr,
     task::{self, Frame},
 };
 use crate::{
@@ -175,28 +175,18 @@ pub unsafe extern "C" fn entry() {
     )
 }
 
-fn cause_and_value() -> (u64, u64) {
-    let (cause, value);
-    // SAFETY: reads two registers.
-    unsafe { asm!("csrr {}, scause", "csrr {}, stval", out(reg) cause, out(reg) value, options(nomem, nostack)) };
-    (cause, value)
-}
-
 extern "C" fn from_user() -> ! {
-    let (code, value) = cause_and_value();
+    let (code, value) = (read_csr!("scause"), read_csr!("stval"));
     if code & INTERRUPT != 0 {
         irq::dispatch(code & !INTERRUPT);
         trap::interrupted()
     }
-    let pc: usize;
-    // SAFETY: reads a register, unchanged since the trap.
-    unsafe { asm!("csrr {}, sepc", out(reg) pc, options(nomem, nostack)) };
-    trap::fault(fault(code, value, pc))
+    trap::fault(fault(code, value, read_csr!("sepc") as usize))
 }
 
 /// Returns only to the way on after a faulted copy.
 extern "C" fn from_kernel(frame: &mut Frame) {
-    let (code, value) = cause_and_value();
+    let (code, value) = (read_csr!("scause"), read_csr!("stval"));
     let cause = decode(code, value);
     let is_access = matches!(cause, Cause::Misaligned | Cause::ReadFault | Cause::WriteFault);
     match mm::fixup(frame.pc as usize).filter(|_| is_access) {
