@@ -10,30 +10,17 @@ use super::{
 };
 use crate::{
     addr::Nanos,
-    arch,
-    mm::slab::Slab,
-    sched,
-    sync::{Counted, Found, Header, Object, Ref, Slot, Step},
+    arch, sched,
+    sync::{Found, Header, Ref, Slot, Step},
 };
-use abi::{Call, DEADLINE, Error, Kind, MESSAGE_WORDS, MessageInfo, REPLY_LOST, SIGNALLED};
-use core::mem::offset_of;
+use abi::{Call, DEADLINE, Error, MESSAGE_WORDS, MessageInfo, REPLY_LOST, SIGNALLED};
 
 pub struct Endpoint {
     header: Header,
     meeting: Meeting,
 }
 
-static SLAB: Slab<Endpoint> = Slab::new();
-
-impl Counted for Endpoint {
-    fn header(&self) -> &Header {
-        &self.header
-    }
-
-    fn slab() -> &'static Slab<Self> {
-        &SLAB
-    }
-
+crate::object!(Endpoint as Endpoint {
     fn end_step(&self) -> Step {
         if wait::dismiss(&self.meeting) { Step::More } else { Step::Done }
     }
@@ -41,12 +28,7 @@ impl Counted for Endpoint {
     fn settle(&self) {
         wait::settle(&self.meeting);
     }
-}
-
-impl Object for Endpoint {
-    const KIND: Kind = Kind::Endpoint;
-    const HEADER: usize = offset_of!(Self, header);
-}
+});
 
 /// In the number of a call that starts again as a receive: the reply before it found nobody.
 const LOST: u64 = 1 << 9;

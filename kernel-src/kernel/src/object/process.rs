@@ -12,16 +12,13 @@ use crate::{
     config::CSPACE_BITS,
     cpio::Archive,
     elf::Program,
-    mm::{MapFlags, paging, slab::Slab, space::Space},
+    mm::{MapFlags, paging, space::Space},
     sched,
-    sync::{Claimed, Counted, Found, Header, Link, List, Object, Rank, Ref, Slot, Spin, Step, tree},
+    sync::{Claimed, Found, Header, Link, List, Object, Rank, Ref, Slot, Spin, Step, tree},
 };
-use abi::{ADDRESS_BITS, ANY_SLOT, Error, Kind, NAME_MAX, ProcessInfo, Rights, SpawnRequest};
+use abi::{ADDRESS_BITS, ANY_SLOT, Error, NAME_MAX, ProcessInfo, Rights, SpawnRequest};
 use arrayvec::ArrayString;
-use core::{
-    mem::offset_of,
-    sync::atomic::{AtomicBool, AtomicU64, Ordering},
-};
+use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 struct Life {
     threads: List<Ref<Thread>, Member>,
@@ -49,29 +46,14 @@ pub struct Process {
     registered: Link<Process, Registered>,
 }
 
-static SLAB: Slab<Process> = Slab::new();
 static NEXT_ID: AtomicU64 = AtomicU64::new(1);
 static ALL: Spin<List<Ref<Process>, Registered>> = Spin::new(Rank::Registry, List::new());
 
-impl Counted for Process {
-    fn header(&self) -> &Header {
-        &self.header
-    }
-
-    fn slab() -> &'static Slab<Self> {
-        &SLAB
-    }
-
+crate::object!(Process as Process {
     fn settle(&self) {
         drop(self.life.lock());
     }
-}
-
-impl Object for Process {
-    const KIND: Kind = Kind::Process;
-    const HEADER: usize = offset_of!(Self, header);
-}
-
+});
 crate::sync::linked!(Process, Registered, registered);
 
 impl Process {
@@ -83,7 +65,7 @@ impl Process {
             name: ArrayString::from(name).map_err(|_| Error::InvalidArgument)?,
             root: space.root(),
             space: Spin::new(Rank::Space, Some(space)),
-            roots: [Slot::new(), Slot::new()],
+            roots: [Slot::default(), Slot::default()],
             second_root: AtomicBool::new(false),
             life: Spin::new(Rank::Process, life),
             registered: Link::new(),

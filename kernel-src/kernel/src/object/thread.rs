@@ -9,9 +9,8 @@ use crate::{
     addr::{CpuId, VirtAddr},
     arch::task::Frame,
     config::DEFAULT_PRIORITY,
-    mm::slab::Slab,
     percpu, sched,
-    sync::{Anchor, Counted, Header, Link, Owned, Rank, Ref, Spin, Via},
+    sync::{Anchor, Header, Link, Owned, Rank, Ref, Spin, Via},
 };
 use abi::{Error, MESSAGE_WORDS};
 use core::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
@@ -77,23 +76,13 @@ pub struct Thread {
     member: Link<Thread, Member>,
 }
 
-static SLAB: Slab<Thread> = Slab::new();
 static NEXT_ID: AtomicU64 = AtomicU64::new(1);
 
-impl Counted for Thread {
-    fn header(&self) -> &Header {
-        &self.header
-    }
-
-    fn slab() -> &'static Slab<Self> {
-        &SLAB
-    }
-
+crate::object!(Thread {
     fn is_looked_up(&self) -> bool {
         false
     }
-}
-
+});
 crate::sync::linked!(Thread, Queued, queued);
 crate::sync::linked!(Thread, Waiting, waiting);
 crate::sync::linked!(Thread, Member, member);
@@ -119,7 +108,7 @@ impl Thread {
             state: AtomicU8::new(State::Runnable as u8),
             doomed: AtomicBool::new(false),
             wake_at: AtomicU64::new(0),
-            via: Via::new(),
+            via: Via::default(),
             listed: Anchor::new(),
             token: AtomicU64::new(0),
             calls: AtomicU64::new(0),
