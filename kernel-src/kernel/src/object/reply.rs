@@ -70,3 +70,8 @@ impl Reply {
         endpoint::reply(replier, taken)
     }
 }
+
+/// A Reply answers once, so there is one capability to it, which may move only.
+pub fn may_copy(found: &Found) -> Result<(), Error> {
+    if found.kind() == Kind::Reply as u64 { Err(Error::WrongObject) } else { Ok(()) }
+}
