@@ -97,9 +97,10 @@ pub fn wake(thread: Ref<Thread>) -> bool {
 
 /// Queues a thread whose wait the caller has ended.
 pub fn ready(thread: Ref<Thread>) {
-    let limited = thread.wake_at.swap(0, Ordering::Relaxed) != 0;
     let home = thread.home;
     let mut queues = percpu::all()[home.0].queue.queues.lock();
+    // Not before: the order of the sleepers is that of their times.
+    let limited = thread.wake_at.swap(0, Ordering::Relaxed) != 0;
     let sleeper = if limited { queues.sleepers.remove(&thread) } else { None };
     queues.push(thread);
     drop(queues);
@@ -136,8 +137,11 @@ pub fn limit(thread: &Thread, deadline: Nanos) {
 pub fn wait_no_more(thread: &Thread) {
     let cpu = percpu::this();
     cpu.blocked.set(false);
-    if thread.wake_at.swap(0, Ordering::Relaxed) != 0 {
-        let sleeper = cpu.queue.queues.lock().sleepers.remove(thread);
+    if thread.wake_at.load(Ordering::Relaxed) != 0 {
+        let mut queues = cpu.queue.queues.lock();
+        thread.wake_at.store(0, Ordering::Relaxed);
+        let sleeper = queues.sleepers.remove(thread);
+        drop(queues);
         drop(sleeper);
     }
 }

@@ -221,6 +221,7 @@ simple! {
         let (to_depth, from_depth) = depths(how);
         let (from, generation) = slot_at(from, from_index, from_depth, Rights::READ)?;
         let found = held(from, generation)?;
+        object::may_copy(&found)?;
         let badge = new_badge(&found, badge)?;
         let (to, generation) = slot_at(to, to_index, to_depth, Rights::WRITE)?;
         let to = object::claim(to, generation)?;
@@ -468,8 +469,9 @@ fn message(thread: &Thread, number: u64) -> Result<(), Error> {
     if rights.have(Rights::WRITE) {
         return endpoint.send(thread, slot, &found);
     }
-    if number == Call::ReplyReceive as u64 {
-        object::reply_before_receive(thread)?;
+    match number {
+        n if n == Call::ReplyReceive as u64 => object::reply_before_receive(thread)?,
+        _ => object::check_info(thread)?,
     }
     endpoint.receive(thread, slot, &found)
 }

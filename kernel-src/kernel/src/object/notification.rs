@@ -129,6 +129,11 @@ impl Notification {
 /// `thread` ends.
 pub fn unbind(thread: &Thread) {
     if let Some(notification) = thread.bound.get() {
-        notification.unbind();
+        let mut bound = notification.bound.lock();
+        // Others may have unbound it, and bound themselves.
+        let own = bound.take_if(|bound| bound.is(thread));
+        thread.bound.let_go();
+        drop(bound);
+        drop(own);
     }
 }

@@ -2,7 +2,7 @@
 
 use super::{
     cnode::{self, CNode},
-    endpoint, notification,
+    endpoint, notification, reply,
     thread::{Member, Start, State, Thread},
     wait::{self, WaitList},
 };
@@ -236,6 +236,8 @@ impl Drop for Process {
 
 /// Removes a doomed thread, on its home CPU, which no longer runs it; the last one takes the process's memory along.
 pub fn reap(thread: Ref<Thread>) {
+    // A call of it may have been received after its end was asked for.
+    thread.token.store(0, Ordering::SeqCst);
     endpoint::abandon(&thread);
     notification::unbind(&thread);
     wait::unlist(&thread);
@@ -301,6 +303,7 @@ pub fn spawn_requested(parent: &Process, archive: &Archive<'_>, request: &SpawnR
         for (slot, given) in slots.iter().zip(request.capabilities) {
             if given != abi::NO_CAPABILITY {
                 let (from, found) = parent.capability(given)?;
+                reply::may_copy(&found)?;
                 if !tree::derive(from, &found, claim(slot, 0)?, found.content.badge, found.rights()) {
                     return Err(Error::InvalidCapability);
                 }

@@ -5,7 +5,7 @@ use super::{
     thread::{Owed, Thread},
 };
 use crate::sync::{Found, Header, Rank, Ref, Slot, Spin, Step};
-use abi::Error;
+use abi::{Error, Kind};
 
 pub struct Reply {
     header: Header,
@@ -50,4 +50,9 @@ impl Reply {
         drop(owed);
         endpoint::reply(replier, taken)
     }
+}
+
+/// A Reply answers once, so there is one capability to it, which may move only.
+pub fn may_copy(found: &Found) -> Result<(), Error> {
+    if found.kind() == Kind::Reply as u64 { Err(Error::WrongObject) } else { Ok(()) }
 }

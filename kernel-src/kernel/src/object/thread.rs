@@ -170,13 +170,18 @@ impl Thread {
     /// Its time is up, on its home CPU: whether that ended its wait. A call whose answer is due has that as its result;
     /// any other starts again and finds that the time has passed.
     pub fn expire(&self) -> bool {
-        if self.state.load(Ordering::SeqCst) == State::Replying as u8 {
+        let state = self.state.load(Ordering::SeqCst);
+        if state == State::Runnable as u8 {
+            return false;
+        }
+        if state == State::Replying as u8 {
             if !self.end_call(self.token.load(Ordering::SeqCst)) {
                 return false;
             }
             self.frame.with(|frame| frame.set_message(Error::TimedOut.status(), 0, 0, [0; MESSAGE_WORDS]));
         }
-        self.end_wait()
+        // Who has ended the wait meanwhile may have made another of it, and looks at the time then.
+        self.state.compare_exchange(state, State::Runnable as u8, Ordering::SeqCst, Ordering::Relaxed).is_ok()
     }
 
     pub fn is_doomed(&self) -> bool {
