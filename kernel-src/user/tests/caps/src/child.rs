@@ -71,18 +71,18 @@ impl Agent {
 
     pub fn call(&self, number: Call, arguments: [u64; 6]) -> Result<u64, Error> {
         let [a, b, c, d, e, f] = arguments;
-        let [status, value, ..] = self.ask(number as u64, [a, b, c, d, e, f, 0, 0]);
+        let [status, value, ..] = self.ask(number as u64, [a, b, c, d, e, f, 0, 0])?;
         Error::from_status(status).map_or(Ok(value), Err)
     }
 
     /// What a name of its leads to: kind, rights, badge, generation.
     pub fn read(&self, name: Capability) -> Result<[u64; 4], Error> {
-        let [status, kind, rights, badge, generation, ..] = self.ask(READ, [name.0, 0, 0, 0, 0, 0, 0, 0]);
+        let [status, kind, rights, badge, generation, ..] = self.ask(READ, [name.0, 0, 0, 0, 0, 0, 0, 0])?;
         Error::from_status(status).map_or(Ok([kind, rights, badge, generation]), Err)
     }
 
-    fn ask(&self, label: u64, words: [u64; 8]) -> [u64; 8] {
-        assert_ok!(call::call(self.control, Message::new(label, words))).words
+    fn ask(&self, label: u64, words: [u64; 8]) -> Result<[u64; 8], Error> {
+        call::call(self.control, Message::new(label, words)).map(|answer| answer.words)
     }
 
     /// Takes the way away by which it is asked, and sees it end for that.
@@ -99,8 +99,11 @@ fn agent() -> u32 {
     loop {
         request = match request {
             Ok(message) => call::reply_receive(CONTROL, answer(&message)),
-            // The slot by which it waited is gone: there may be another at its name.
-            Err(Error::PartnerGone) => call::receive(CONTROL),
+            // The slot by which it waited, or was about to, is gone: there may be another at its name.
+            Err(Error::PartnerGone | Error::InvalidCapability) => match call::receive(CONTROL) {
+                Err(Error::InvalidCapability) => return Error::InvalidCapability as u32,
+                received => received,
+            },
             Err(error) => return error as u32,
         }
     }

@@ -179,7 +179,7 @@ test! {
 test! {
     fn a_copy_does_not_outlive_a_revoke() requires("TST-23 CAP-12") needs("smp>=2") {
         // CASE-CAP-016
-        const ROUNDS: u64 = 300;
+        const ROUNDS: u64 = 60;
         let table = Table::new(6);
         table.put_endpoint(0);
         let over = Arc::new(AtomicBool::new(false));
