@@ -33,6 +33,8 @@ pub const ENDED: u32 = 2;
 const CONTROL: Capability = Capability(1);
 /// Label that asks for a read of a slot.
 const READ: u64 = 1000;
+/// Label that asks for a receive, which must fail.
+const RECEIVE: u64 = 1001;
 /// Names of the CNode that a `ROOT_LOSER` takes, as it has them then.
 pub const LOSER_BITS: u32 = 6;
 
@@ -81,6 +83,12 @@ impl Agent {
         Error::from_status(status).map_or(Ok([kind, rights, badge, generation]), Err)
     }
 
+    /// How a receive by a name of its fails.
+    pub fn receive(&self, name: Capability) -> Result<u64, Error> {
+        let [status, ..] = self.ask(RECEIVE, [name.0, 0, 0, 0, 0, 0, 0, 0])?;
+        Error::from_status(status).map_or(Ok(0), Err)
+    }
+
     fn ask(&self, label: u64, words: [u64; 8]) -> Result<[u64; 8], Error> {
         call::call(self.control, Message::new(label, words)).map(|answer| answer.words)
     }
@@ -111,14 +119,16 @@ fn agent() -> u32 {
 
 fn answer(request: &Message) -> Message {
     let [a, b, c, d, e, f, ..] = request.words;
-    let words = if request.info.label() == READ {
-        match call::cap_read(Capability(a)) {
+    let words = match request.info.label() {
+        READ => match call::cap_read(Capability(a)) {
             Ok(info) => [0, info.kind, info.rights, info.badge, info.generation, 0, 0, 0],
             Err(error) => [error.status(), 0, 0, 0, 0, 0, 0, 0],
+        },
+        RECEIVE => [call::receive(Capability(a)).map_or_else(Error::status, |_| 0), 0, 0, 0, 0, 0, 0, 0],
+        number => {
+            let outcome = probe::raw_call(number, [a, b, c, d, e, f]);
+            [outcome.status, outcome.value, 0, 0, 0, 0, 0, 0]
         }
-    } else {
-        let outcome = probe::raw_call(request.info.label(), [a, b, c, d, e, f]);
-        [outcome.status, outcome.value, 0, 0, 0, 0, 0, 0]
     };
     Message::new(0, words)
 }

@@ -40,7 +40,7 @@ test! {
         for agent in &agents {
             for name in [0, 10, 11, 12, 13] {
                 kernel_assert_eq!(assert_ok!(agent.read(Capability(name)))[0], 0);
-                assert_err!(agent.call(Call::Receive, [name, 0, 0, 0, 0, 0]), Error::InvalidCapability);
+                assert_err!(agent.receive(Capability(name)), Error::InvalidCapability);
             }
             kernel_assert_eq!(assert_ok!(agent.read(Capability(2)))[0], endpoint);
         }

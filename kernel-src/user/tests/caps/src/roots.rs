@@ -2,7 +2,7 @@
 
 use crate::{
     child::{self, Agent},
-    support::{Table, cpus, marked, use_endpoint, wait_until},
+    support::{Table, cpus, gives_back_all, marked, use_endpoint, wait_until},
 };
 use alloc::{sync::Arc, vec::Vec};
 use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -98,7 +98,7 @@ test! {
             let root = Table::new(child::LOSER_BITS);
             root.put_endpoint(1);
             assert_ok!(call::cap_move(root.at(2), marked(7)));
-            let process = child::start(child::ROOT_LOSER, [root.name, assert_ok!(bystander()), Capability::NONE, Capability::NONE]);
+            let process = child::start(child::ROOT_LOSER, [root.name, Capability::NONE, Capability::NONE, Capability::NONE]);
             wait_until("the process has taken its root", || root.holds(3));
             assert_ok!(call::cap_revoke(root.name));
             kernel_assert_eq!(assert_ok!(call::wait(process)), Exit::Status(child::DONE));
@@ -112,20 +112,14 @@ test! {
     }
 }
 
-/// An endpoint that a child is given only so that its first names are not empty.
-fn bystander() -> Result<Capability, Error> {
-    call::endpoint_create()
-}
-
 test! {
     fn a_root_may_name_itself() requires("CAP-13 CAP-07") {
         // CASE-CNODE-014
-        let before = crate::support::free_memory();
-        let process = child::start(child::SELF_NAMED_ROOT, [Capability::NONE; 4]);
-        kernel_assert_eq!(assert_ok!(call::wait(process)), Exit::Status(child::DONE));
-        assert_ok!(call::close(process));
-        let after = crate::support::free_memory();
-        kernel_assert!(after + (32 << 10) >= before, "{before} bytes were free, {after} are");
+        gives_back_all(|| {
+            let process = child::start(child::SELF_NAMED_ROOT, [Capability::NONE; 4]);
+            kernel_assert_eq!(assert_ok!(call::wait(process)), Exit::Status(child::DONE));
+            assert_ok!(call::close(process));
+        });
     }
 }
 

@@ -111,6 +111,20 @@ pub fn free_memory() -> u64 {
     info(Info::MemoryFree)
 }
 
+/// Sees that what is done over and over costs no memory, but for what slabs keep that have grown.
+pub fn gives_back_all(mut run: impl FnMut()) {
+    const ROUNDS: u64 = 8;
+    /// So the least that a leak has to lose in a round, and the most that slabs may grow by, is a frame or so.
+    const SLACK: u64 = ROUNDS * 4096 - 1;
+    let mut round = || {
+        run();
+        free_memory()
+    };
+    let before = round();
+    let after = (0..ROUNDS).fold(before, |_, _| round());
+    kernel_assert!(after + SLACK >= before, "{before} bytes were free, {after} are");
+}
+
 /// Numbers that look like chance, the same in each run (xorshift64, Marsaglia 2003).
 pub struct Random(u64);
 
