@@ -89,17 +89,18 @@ fn own() -> &'static Process {
     sched::current().process()
 }
 
-/// A slot as calls on slots name it, and the generation that goes with it; see [`abi::copy_how`].
+/// A slot as calls on slots name it, in a CNode of which the capability has `rights`, and the generation that goes with
+/// it; see [`abi::copy_how`].
 fn slot_at(node: u64, index: u64, depth: u64, rights: Rights) -> Result<(&'static Slot, u64), Error> {
     let process = own();
     if depth == 0 {
-        return Ok((object::resolve(process.names(), node, ADDRESS_BITS)?, node >> ADDRESS_BITS));
+        return Ok((object::resolve(process.names(), node, ADDRESS_BITS, rights)?, node >> ADDRESS_BITS));
     }
     if depth > u64::from(ADDRESS_BITS) {
         return Err(Error::InvalidArgument);
     }
-    let (_, slot, _) = process.object::<CNode>(node, rights)?;
-    Ok((object::resolve(slot, index & u64::from(u32::MAX), depth as u32)?, index >> ADDRESS_BITS))
+    let (_, slot, _) = process.object::<CNode>(node, Rights::NONE)?;
+    Ok((object::resolve(slot, index & u64::from(u32::MAX), depth as u32, rights)?, index >> ADDRESS_BITS))
 }
 
 /// The capability in a slot, if it is the filling of that generation.
@@ -243,10 +244,7 @@ simple! {
     CapDelete = fn cap_delete(node, index, depth) {
         let done = (|| {
             let (slot, generation) = slot_at(node, index, depth, Rights::WRITE)?;
-            if generation != 0 && generation != slot.generation() {
-                return Err(Error::InvalidCapability);
-            }
-            tree::delete(slot, CAPABILITY_STEPS).map(steps_left).ok_or(Error::InvalidCapability)
+            tree::delete(slot, generation, CAPABILITY_STEPS).map(steps_left).ok_or(Error::InvalidCapability)
         })();
         ending::quiescent(percpu::this());
         done

@@ -67,7 +67,9 @@ impl Found {
 /// An empty slot that is this caller's to fill; given up, it is empty again.
 pub struct Claimed<'a> {
     slot: &'a Slot,
-    busy: u64,
+    /// The tag as it was when the slot was claimed.
+    empty: u64,
+    generation: u64,
 }
 
 /// How far a long operation has come.
@@ -125,11 +127,10 @@ impl Slot {
         if tag & STATE != EMPTY {
             return None;
         }
-        let busy = with_state(tag, BUSY);
-        self.tag.compare_exchange(tag, busy, Ordering::Acquire, Ordering::Relaxed).ok()?;
+        self.tag.compare_exchange(tag, with_state(tag, BUSY), Ordering::Acquire, Ordering::Relaxed).ok()?;
         // Whoever sees the new content sees that the tag has changed.
         fence(Ordering::Release);
-        Some(Claimed { slot: self, busy })
+        Some(Claimed { slot: self, empty: tag, generation: counted_up(tag) >> GENERATION_SHIFT })
     }
 
     /// Closes an empty slot for ever; false where it is not empty.
@@ -151,17 +152,16 @@ impl Claimed<'_> {
     /// Number of the filling that is to come.
     #[must_use]
     pub const fn generation(&self) -> u64 {
-        counted_up(self.busy) >> GENERATION_SHIFT
+        self.generation
     }
 
     /// Makes this filling the one of that number, if none so high has been.
     #[must_use]
     pub fn at_generation(mut self, generation: u64) -> Option<Self> {
-        let next = self.generation();
-        if generation < next || generation >= GENERATION_MAX {
+        if generation < self.generation || generation >= GENERATION_MAX {
             return None;
         }
-        self.busy += (generation - next) << GENERATION_SHIFT;
+        self.generation = generation;
         Some(self)
     }
 
@@ -169,14 +169,14 @@ impl Claimed<'_> {
         self.slot.object.store(content.object, Ordering::Relaxed);
         self.slot.badge.store(content.badge, Ordering::Relaxed);
         self.slot.facts.store(content.facts, Ordering::Relaxed);
-        self.slot.tag.store(with_state(counted_up(self.busy), FULL), Ordering::Release);
+        self.slot.tag.store(self.generation << GENERATION_SHIFT | FULL, Ordering::Release);
         core::mem::forget(self);
     }
 }
 
 impl Drop for Claimed<'_> {
     fn drop(&mut self) {
-        self.slot.tag.store(with_state(self.busy, EMPTY), Ordering::Release);
+        self.slot.tag.store(self.empty, Ordering::Release);
     }
 }
 
