@@ -223,7 +223,7 @@ fn reap(cpu: &PerCpu, thread: Ref<Thread>) {
     object::reap(thread);
 }
 
-fn activate(cpu: &PerCpu, root: PhysAddr) {
+pub fn activate(cpu: &PerCpu, root: PhysAddr) {
     if cpu.active_root.replace(root) != root {
         if root == paging::kernel_root() {
             arch::mm::activate_kernel(root);

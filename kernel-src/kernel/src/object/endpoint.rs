@@ -31,7 +31,7 @@ crate::object!(Endpoint as Endpoint {
 });
 
 /// In the number of a call that starts again as a receive: the reply before it found nobody.
-const LOST: u64 = 1 << 9;
+pub const LOST: u64 = 1 << 9;
 
 /// The numbers that a thread may enter a message call with.
 pub const fn flags_of(number: u64) -> (u64, bool) {
@@ -75,6 +75,10 @@ pub fn may_wait(thread: &Thread) -> Result<(), Error> {
 }
 
 impl Endpoint {
+    pub const fn meeting(&self) -> &Meeting {
+        &self.meeting
+    }
+
     pub fn new() -> Result<Ref<Self>, Error> {
         Ref::new(Self { header: Header::new(), meeting: Queues::meeting() })
     }

@@ -2,6 +2,7 @@
 
 mod cnode;
 mod endpoint;
+mod fast;
 mod notification;
 mod process;
 mod reply;
@@ -11,6 +12,7 @@ mod wait;
 
 pub use cnode::{CNode, resolve};
 pub use endpoint::{Endpoint, check_info, flags_of, reply_before_receive, reply_owed};
+pub use fast::switch;
 pub use notification::Notification;
 pub use process::{Process, claim, end_process, process_info, reap, spawn, spawn_requested};
 pub use reply::{Reply, may_copy};

@@ -128,6 +128,10 @@ impl Thread {
         &self.process
     }
 
+    pub fn waits_for(&self, state: State) -> bool {
+        self.state.load(Ordering::Acquire) == state as u8
+    }
+
     pub fn is_waiting(&self) -> bool {
         self.state.load(Ordering::Acquire) != State::Runnable as u8
     }
