@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from harness.build.artifacts import TOP
 from harness.build.errors import BuildError
 from harness.cli import mutants
 from harness.cli.mutants import Mutant, fate_of, read_mutant, run_test, worktree
@@ -117,11 +118,11 @@ def test_each_mutant_of_the_tree_applies_and_names_a_test_that_is_there() -> Non
         file, _, case = read_mutant(path).kills.partition("::")
         name = case.partition("[")[0]
         # Cases of kernel tests are in programs; running the mutant tells whether they are there.
-        there = (mutants.TOP / file).is_file() and f"def {name}" in (mutants.TOP / file).read_text()
+        there = (TOP / file).is_file() and f"def {name}" in (TOP / file).read_text()
         if not there and not file.endswith(".yaml"):
             wrong.append(f"{path.name}: {file} has no test {name}")
         applied = subprocess.run(
-            ["git", "apply", "--check", str(path)], cwd=mutants.TOP, capture_output=True, text=True, check=False
+            ["git", "apply", "--check", str(path)], cwd=TOP, capture_output=True, text=True, check=False
         )
         if applied.returncode != 0:
             wrong.append(f"{path.name}: {applied.stderr.strip()}")
