@@ -16,11 +16,13 @@ import time
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
+from harness.board import LabError
 from harness.console.errors import ConsoleFault
 from harness.console.framing import Frame, SequenceCheck, Torn, decode
 from harness.console.hang_clock import Deadline
+from harness.console.line_faults import garbage
 from harness.console.lines import SOH, Direction, Line, LineCutter, Lines, Recent
 from harness.console.log import Sink
 from harness.console.panic import PanicWatcher
@@ -35,6 +37,8 @@ _RECENT_LINES = 4000
 _SMALL, _CLOSE_S, _MANY, _GATHER_S = 4096, 0.005, 64, 0.001
 # Firmware talks before the kernel does.
 _FIRST_LINES = 200
+# Where one looks for what a line did to a frame.
+_NEWEST_LINES = 400
 
 
 class Transport(Protocol):
@@ -42,6 +46,15 @@ class Transport(Protocol):
 
     def fileno(self) -> int: ...
     def close(self) -> None: ...
+
+
+@runtime_checkable
+class SerialLine(Transport, Protocol):
+    """A transport that may hang up and come back, and hides that bytes are lost (harness.hardware.SerialTty)."""
+
+    baud: int
+
+    def reopen(self, pause: Callable[[float], bool]) -> str: ...
 
 
 class Window:
@@ -86,6 +99,8 @@ class Broker:
         self.frames: deque[Frame | Torn] = deque()
         self.panic = PanicWatcher(panic, prompt)
         self.closed: str | None = None
+        # Why there is a hole in what was received, until `forgive`.
+        self.fault: str | None = None
         # Why the target will print nothing more, though its console is open.
         self.stopped: str | None = None
         # By which waits of this console end; a session puts its machine's hang clock here.
@@ -93,7 +108,9 @@ class Broker:
         # The host's time, in which the target is not held; no wait is much longer than its limit by this one.
         self.host_clock: Callable[[], float] = time.monotonic
         self.received = 0
+        self.serial_line = transport if isinstance(transport, SerialLine) else None
         self._transport = transport
+        self._away = False
         self._sinks: list[Sink] = []
         self._taps: list[Callable[[bytes], None]] = []
         self._cutter = LineCutter()
@@ -130,6 +147,36 @@ class Broker:
     def ended(self) -> str | None:
         """Why nothing more will come, if so."""
         return self.closed or self.stopped
+
+    @property
+    def unfinished(self) -> bytes:
+        """The line that has not ended yet."""
+        return self._cutter.rest
+
+    def check(self) -> None:
+        """Raise ConsoleFault where what was received has a hole. Called with the lock held."""
+        if self.fault is not None:
+            # Bounded by the transport, which then says what became of it.
+            self.changed.wait_for(lambda: not self._away)
+            raise ConsoleFault(self.fault)
+
+    def newest_lines(self) -> list[bytes]:
+        """The target's newest lines, frames and the unfinished one among them."""
+        with self.changed:
+            lines = self.recent.since(max(self.recent.count - _NEWEST_LINES, 0))
+            texts = [line.text for line in lines if line.direction is Direction.FROM_TARGET]
+            return [*texts, self._cutter.rest]
+
+    def check_text(self) -> None:
+        """Raise ConsoleFault where a serial line brings no text, at a wrong baud rate for example."""
+        if self.serial_line is not None and (fault := garbage(b"\n".join(self.newest_lines()))) is not None:
+            raise ConsoleFault(f"{fault}; the port is set to {self.serial_line.baud}: give it the target's baud rate")
+
+    def forgive(self) -> None:
+        """Who waits from now on does not mind what was lost before."""
+        with self.changed:
+            if self.closed is None and not self._away:
+                self.fault = None
 
     # Who listens.
 
@@ -216,8 +263,29 @@ class Broker:
     # The thread.
 
     def _run(self) -> None:
+        reason = self._serve()
+        while self.serial_line is not None and not self._ending:
+            self._lose(f"the serial line hung up: {reason}")
+            try:
+                reason = self.serial_line.reopen(self._pause)
+            except (LabError, OSError) as error:
+                reason = str(error)
+                break
+            self._lose(reason, away=False)
+            reason = self._serve()
+        with self.changed:
+            self._end_line()
+            self.closed = reason
+            if self._away:
+                self._away, self.fault = False, reason
+            for drained in self._drains:
+                drained.set()
+            self._flush()
+            self.changed.notify_all()
+
+    def _serve(self) -> str:
+        """Read and write until the lab or the other end closes the console; which of them, and why."""
         fd = self._transport.fileno()
-        reason = "closed by the lab"
         with selectors.DefaultSelector() as selector:
             selector.register(fd, selectors.EVENT_READ)
             selector.register(self._waker, selectors.EVENT_READ)
@@ -230,18 +298,32 @@ class Broker:
                     select.select([self._waker], [], [], _GATHER_S)
                 try:
                     if not self._turn(fd, selector.select()) or not self._drain(fd):
-                        reason = "the other end closed it"
-                        break
+                        return "the other end closed it"
                 except OSError as error:
-                    reason = f"{error.strerror or error}"
-                    break
+                    return f"{error.strerror or error}"
+        return "closed by the lab"
+
+    def _lose(self, why: str, *, away: bool = True) -> None:
+        """Begin anew behind a hole; `away` while nothing can come at all."""
         with self.changed:
-            if self._cutter.rest:
-                self._publish(Lines(self._cutter.rest + b"\n", time.monotonic(), Direction.FROM_TARGET))
-            self.closed = reason
-            for drained in self._drains:
-                drained.set()
-            self._flush()
+            self._end_line()
+            self._cutter, self._shown = LineCutter(), 0
+            self.window.add(b"\n")
+            self.restart_frames()
+            self._outgoing.clear()
+            self.fault, self._away = why, away
+            self.note(why)
+            self.changed.notify_all()
+
+    def _end_line(self) -> None:
+        if self._cutter.rest:
+            self._publish(Lines(self._cutter.rest + b"\n", time.monotonic(), Direction.FROM_TARGET))
+
+    def _pause(self, seconds: float) -> bool:
+        """Wait, less long where somebody wakes the thread; False when the console is to end."""
+        if select.select([self._waker], [], [], seconds)[0]:
+            self._waker.clear()
+        return not self._ending
 
     def _turn(self, fd: int, ready: list[tuple[selectors.SelectorKey, int]]) -> bool:
         for key, mask in ready:

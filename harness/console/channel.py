@@ -6,12 +6,15 @@ from collections.abc import Iterator
 
 from harness.console.broker import Broker
 from harness.console.errors import ConsoleClosed, ConsoleFault, ExpectTimeout, TargetPanicked
-from harness.console.framing import MODULUS, Frame, Torn, encode
+from harness.console.framing import MODULUS, Frame, Torn, decode, encode
 from harness.console.hang_clock import Deadline
+from harness.console.line_faults import frame_fault, lost_frame
+from harness.console.lines import SOH
 from harness.console.panic import PanicReport
 
 RESEND_S = 0.2
 _REPORT_GRACE_S = 2.0
+_REST_S, _REST_LINES = 0.5, 3
 
 
 class Channel:
@@ -47,7 +50,8 @@ class Channel:
                 if not answer.startswith("ack "):
                     self._ready.append(answer)
         raise ExpectTimeout(
-            f"the target acknowledged no frame within {timeout_s:g} s ({tries} tries); is its test daemon running?"
+            f"the target acknowledged no frame within {timeout_s:g} s ({tries} tries){self._why()}; "
+            "is its test daemon running?"
         )
 
     def receive(self, timeout_s: float) -> str:
@@ -58,7 +62,7 @@ class Channel:
                 return self._ready.pop(0)
             answer = self._next(deadline)
             if answer is None:
-                raise ExpectTimeout(f"no frame from the target within {timeout_s:g} s")
+                raise ExpectTimeout(f"no frame from the target within {timeout_s:g} s{self._why()}")
             if not answer.startswith("ack "):
                 return answer
 
@@ -77,6 +81,7 @@ class Channel:
     def _next(self, deadline: Deadline) -> str | None:
         broker = self._broker
         with broker.changed:
+            broker.check()
             while not broker.frames:
                 report = broker.panic.report
                 if report is not None and not report.acknowledged:
@@ -91,14 +96,44 @@ class Channel:
                 if left == 0:
                     return None
                 broker.changed.wait(left)
+                broker.check()
             frame = broker.frames.popleft()
         if isinstance(frame, Torn):
             raise ConsoleFault(
-                f"a frame from the target was damaged: {frame.reason}. The line: {frame.line!r}. "
+                f"{self._fault(frame)}. A frame from the target was damaged: {frame.reason}. The line: {frame.line!r}. "
                 "No result of this run can be trusted; look at the console log around it"
             )
         assert isinstance(frame, Frame)
         return frame.payload
+
+    def _fault(self, torn: Torn) -> str:
+        """What happened to a frame, as far as that can be told; raises as Broker.check_text."""
+        broker = self._broker
+        broker.check_text()
+        if isinstance(decode(torn.line), Frame):
+            lines = broker.newest_lines()
+            twice = "console: bytes doubled: a frame came twice" if lines.count(torn.line) > 1 else None
+            return twice or lost_frame(lines) or "console: bytes lost between frames"
+        fault = frame_fault(torn.line)
+        if fault is None:
+            # Where another's line has cut it, its other half comes right behind that.
+            with broker.changed:
+                broker.changed.wait_for(lambda: broker.ended is not None or len(self._behind(torn)) > 1, _REST_S)
+            fault = frame_fault(torn.line, self._behind(torn)[:_REST_LINES])
+        return fault or "console: more than one byte lost or changed in a frame"
+
+    def _behind(self, torn: Torn) -> list[bytes]:
+        lines = self._broker.newest_lines()
+        return lines[len(lines) - lines[::-1].index(torn.line) :] if torn.line in lines else []
+
+    def _why(self) -> str:
+        """What the line did to the frame that does not come, if that can be told; raises as Broker.check_text."""
+        self._broker.check_text()
+        lines = self._broker.newest_lines()
+        if lines[-1].startswith(SOH):
+            return f"; console: bytes delayed or lost: a frame has begun and not ended: {lines[-1]!r}"
+        fault = lost_frame(lines)
+        return "" if fault is None else f"; {fault}"
 
     def _whole(self, report: PanicReport) -> None:
         """Wait a little for the rest of a report. Called with the broker's lock held."""

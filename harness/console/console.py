@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import re
+import time
 
 from harness.console.broker import WINDOW, Broker
 from harness.console.errors import ConsoleClosed, ExpectTimeout, TargetPanicked
+from harness.console.hang_clock import Deadline
+from harness.console.line_faults import begun, text_fault
 from harness.console.lines import Line
 from harness.console.panic import PanicReport
 from harness.console.patterns import text_in
@@ -14,6 +17,8 @@ DEFAULT_TIMEOUT_S = 10.0
 # A match may reach this far back over the edge between two pieces.
 OVERLAP = 4096
 _REPORT_GRACE_S = 2.0
+# After its limit a wait goes on for so long where the text has begun, or a prompt is due: late is not never.
+LATE_S = 1.0
 
 
 class Console:
@@ -40,24 +45,45 @@ class Console:
 
     def expect_any(self, patterns: list[str], timeout_s: float = DEFAULT_TIMEOUT_S) -> tuple[int, re.Match[bytes]]:
         """Which of `patterns` matches first in the text, and its match; raises as `expect`."""
+        return self._expect(patterns, timeout_s, late="")
+
+    def _expect(self, patterns: list[str], timeout_s: float, *, late: str) -> tuple[int, re.Match[bytes]]:
+        """As `expect_any`; `late` is what to call it when it comes just after its limit, as a prompt may."""
         compiled = [(re.compile(pattern.encode(), re.MULTILINE), text_in(pattern)) for pattern in patterns]
         deadline = self.broker.deadline(timeout_s)
         scanned = self._cursor
         broker = self.broker
+        over = ""
         with broker.changed:
             while True:
+                broker.check()
                 found = self._search(compiled, max(self._cursor, scanned - OVERLAP))
-                if found is not None:
+                if found is not None and not over:
                     return found
+                if found is not None:
+                    raise ExpectTimeout(f"console: {late}: {_names(patterns)} came after its limit of {timeout_s:g} s")
                 scanned = broker.window.end
                 self._check_alive(patterns)
                 left = deadline.left_s()
+                if left == 0 and not over:
+                    over = f"no {_names(patterns)} on the console within {timeout_s:g} s"
+                    if not late and any(begun(pattern, broker.unfinished) for pattern in patterns):
+                        late = "bytes delayed"
+                    if late:
+                        broker.note(f"{over}; {LATE_S:g} s more for what is late")
+                        deadline = Deadline(time.monotonic, LATE_S)
+                        left = LATE_S
                 if left == 0:
-                    raise ExpectTimeout(
-                        f"no {_names(patterns)} on the console within {timeout_s:g} s "
-                        f"({broker.received} bytes received in all)"
-                    )
+                    raise ExpectTimeout(f"{over} ({broker.received} bytes received in all){self._why(patterns)}")
                 broker.changed.wait(left)
+
+    def _why(self, patterns: list[str]) -> str:
+        """What the line did to the awaited text, if that can be told. Raises ConsoleFault where it brings no text."""
+        text = bytes(self.broker.window.text[max(self._cursor - self.broker.window.start, 0) :])
+        self.broker.check_text()
+        awaited = [*patterns, self.broker.panic.pattern]
+        fault = next(filter(None, (text_fault(pattern, text) for pattern in awaited)), None)
+        return "" if fault is None else f"; {fault}"
 
     def expect_panic(self, timeout_s: float = DEFAULT_TIMEOUT_S) -> PanicReport:
         """The whole report of a panic that this test provokes."""
@@ -65,11 +91,12 @@ class Console:
         deadline = broker.deadline(timeout_s)
         with broker.changed:
             watcher = broker.panic
-            while watcher.report is None and broker.ended is None:
+            while watcher.report is None and broker.ended is None and broker.fault is None:
                 if (left := deadline.left_s()) == 0:
                     raise ExpectTimeout(f"no panic within {timeout_s:g} s")
                 broker.changed.wait(left)
             if watcher.report is None:
+                broker.check()
                 raise ConsoleClosed(f"the console ended without a panic: {broker.ended}")
             report = self._whole(watcher.report)
             report.acknowledged = True
@@ -88,13 +115,14 @@ class Console:
         """Run a shell command and return what it printed, without echo and prompt."""
         self.sendline(text)
         self.expect(re.escape(text) + r"\n", timeout_s)
-        self.expect(rf"^{self.prompt}\Z", timeout_s)
+        self._expect([rf"^{self.prompt}\Z"], timeout_s, late="late prompt")
         return self.before.decode(errors="replace")
 
     def skip(self) -> None:
         """Forget all text received so far."""
         with self.broker.changed:
             self._cursor = self.broker.window.end
+            self.broker.forgive()
 
     @property
     def unseen(self) -> int:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import re
 import zlib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 MAX_PAYLOAD = 960
 MODULUS = 1 << 16
+_HEAD = re.compile(rb"[0-9a-f]{4} [0-9a-f]{8} ")
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,12 +42,9 @@ def encode(sequence: int, payload: str) -> bytes:
 def decode(line: bytes) -> Frame | Torn:
     """Read a line that begins with SOH, without its line end."""
     head, data = line[1:15], line[15:]
-    if len(head) != 14 or head[4:5] != b" " or head[13:14] != b" ":
+    if not _HEAD.fullmatch(head):
         return Torn(line, "its head is not a sequence number and a check sum")
-    try:
-        sequence, claimed = int(head[:4], 16), int(head[5:13], 16)
-    except ValueError:
-        return Torn(line, "its head is not hexadecimal")
+    sequence, claimed = int(head[:4], 16), int(head[5:13], 16)
     found = zlib.crc32(head[:5] + data)
     if found != claimed:
         return Torn(line, f"check sum {claimed:08x} was sent, {found:08x} is right")

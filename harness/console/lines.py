@@ -106,12 +106,12 @@ class LineCutter:
 
     def cut(self, piece: bytes) -> bytes:
         """Lines completed by `piece`, each with `\\n` for its line end."""
+        data = self._rest + piece
         if SOH in piece:
-            piece = piece.replace(SOH, b"\n" + SOH)
-            if not self._rest:
-                piece = piece.removeprefix(b"\n")
-            piece = piece.replace(b"\n\n" + SOH, b"\n" + SOH)
-        whole, end, rest = (self._rest + piece).rpartition(b"\n")
+            # Before each SOH a line end, but no second one, and none before the first byte.
+            begins = data.startswith(SOH)
+            data = data.replace(b"\n" + SOH, SOH).replace(SOH, b"\n" + SOH)[begins:]
+        whole, end, rest = data.rpartition(b"\n")
         lines = _shortened(whole + end)
         while len(rest) > LONGEST:
             lines += rest[:LONGEST] + b"\n"

@@ -42,6 +42,7 @@ class PanicWatcher:
     """
 
     def __init__(self, pattern: str, prompt: str) -> None:
+        self.pattern = pattern
         self._pattern = re.compile(pattern)
         self._prompt = re.compile(prompt)
         self._text = text_in(pattern)
@@ -49,7 +50,7 @@ class PanicWatcher:
 
     def anew(self) -> PanicWatcher:
         """A watcher for the same patterns that has seen nothing."""
-        return PanicWatcher(self._pattern.pattern, self._prompt.pattern)
+        return PanicWatcher(self.pattern, self._prompt.pattern)
 
     def see(self, lines: Lines) -> None:
         """Look at lines; quick where none of them can begin a panic or belong to one."""
