@@ -50,7 +50,7 @@ def test_the_kernels_pure_parts_pass_on_the_host(toolchain: Toolchain, name: str
     assert sum(counts) > 0, "no host-side test ran\n" + end_of(lines)
 
 
-@pytest.mark.requirement("DEV-01")
+@pytest.mark.requirement("TST-06")
 def test_host_side_tests_say_which_requirements_they_prove(tmp_path: Path) -> None:
     file = tmp_path / "kernel/tests/parts.rs"
     file.parent.mkdir(parents=True)
