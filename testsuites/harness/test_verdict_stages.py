@@ -28,6 +28,7 @@ def test_the_kernel_has_stages() -> None:
     assert STAGES[0] == "entry" and STAGES[-1] == "user" and len(STAGES) > 4, STAGES
 
 
+@pytest.mark.needs("release")
 @pytest.mark.requirement("DEV-02", "BTC-02")
 @pytest.mark.parametrize("reached", [None, *STAGES])
 def test_a_kernel_that_is_stuck_before_it_is_ready(
