@@ -80,7 +80,8 @@ def test_assertion_panic_and_hang_leave_what_is_needed(board: Board, tmp_path: P
     told = (found["test_assertion"].path / "README").read_text()
     assert "told by the test" in told
     assert told.count("kernel::sched::idle") >= board.smp - 1, "idle CPUs stand in the kernel's idle loop"
-    assert "illegal instruction" in (found["test_panic"].path / "README").read_text()
+    panicked = (found["test_panic"].path / "README").read_text()
+    assert "illegal instruction" in panicked, panicked
     hang = (found["test_hang"].path / "README").read_text()
     assert found["test_hang"].verdict == "spinning"
     assert re.search(r"#\d+ 0x[0-9a-f]+ planted: planted::spins_for_ever\+0x[0-9a-f]+ at \S+main.rs:\d+", hang), hang
