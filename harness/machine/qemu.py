@@ -265,7 +265,7 @@ class QemuMachine:
         # CPUs that take turns on one host thread change after 100 ms of guest time: of 128 ns an instruction, so that
         # one that spins does not hold the others up for seconds.
         shift = 0 if board.seed is None else 7
-        # An idle machine's clock jumps to its next timer; RISC-V's is at the end of time, unless cases never let it idle.
+        # An idle machine's clock jumps to its next timer, and RISC-V's may be at the end of time.
         sleep = "on" if board.arch == "riscv64" and board.seed is None else "off"
         words += ["-icount", f"shift={shift},align=off,sleep={sleep}"] if board.icount else []
         if board.seed is not None:  # nothing of the machine may come from the host's clock or chance
