@@ -46,8 +46,9 @@ class Image:
         except (OSError, ELFError) as error:
             raise LabError(f"{path}: coverage wants an ELF file with line numbers: {error}") from error
         table = json.loads(kept.read_text())
-        self._spans: list[tuple[int, int, list[tuple[str, int]]]] = [
-            (start, end, [(table["files"][file], line) for file, line in sources])
+        # Tuples all the way down: Python's garbage collector soon leaves those alone, and there are a hundred thousand.
+        self._spans: list[tuple[int, int, tuple[_Line, ...]]] = [
+            (start, end, tuple((table["files"][file], line) for file, line in sources))
             for start, end, sources in table["spans"]
         ]
         self._starts = [start for start, _, _ in self._spans]
