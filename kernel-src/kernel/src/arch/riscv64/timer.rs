@@ -86,7 +86,7 @@ pub fn now() -> Nanos {
 fn tick_of(at: Nanos, now: u64) -> u64 {
     let frequency = FREQUENCY.load(Ordering::Relaxed);
     let (seconds, nanos) = (at.0 / NANOS_PER_SECOND, at.0 % NANOS_PER_SECOND);
-    let rest = (nanos * frequency + (NANOS_PER_SECOND - 1)) / NANOS_PER_SECOND;
+    let rest = (nanos * frequency).div_ceil(NANOS_PER_SECOND);
     let since_start = seconds.saturating_mul(frequency).saturating_add(rest);
     now.saturating_add(since_start.saturating_sub(elapsed(now))).min(NEVER - (frequency >> 10))
 }
