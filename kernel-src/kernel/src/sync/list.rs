@@ -74,6 +74,9 @@ impl<P: Linked<K>, K> List<P, K> {
 
     /// Puts `item` before the first element that `goes_after` holds for.
     pub fn insert_before(&mut self, item: P, goes_after: impl Fn(&P) -> bool) {
+        if self.is_empty() {
+            return self.push(item);
+        }
         let mut earlier = Self::new();
         while self.head.as_ref().is_some_and(|next| !goes_after(next)) {
             if let Some(next) = self.pop() {
