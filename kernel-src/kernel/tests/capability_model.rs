@@ -5,6 +5,8 @@
 //! lock and quiescence before memory is used again. A `Cell` stands for the
 //! memory of an object, so that loom itself finds a read that runs beside the
 //! write of its next owner.
+//!
+//! Proves: CAP-12, TST-23, TST-30
 
 use loom::{
     cell::UnsafeCell,

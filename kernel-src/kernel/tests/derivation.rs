@@ -1,4 +1,6 @@
 //! The derivation tree against a model that keeps parents in a table.
+//!
+//! Proves: CAP-12, CAP-13, CAP-25, PRF-08, TST-24
 
 use kernel::sync::{Content, Derivation, Slot, Step};
 use proptest::prelude::*;
