@@ -3,7 +3,7 @@
 //!
 //! Wired interrupts come to the boot hart. Only the console's is on.
 
-use super::{read_csr, sbi, timer};
+use super::{read_csr, sbi};
 use crate::{
     addr::{CpuId, PhysRange},
     arch::risc::{Once, tree, uart},
@@ -157,10 +157,8 @@ pub fn dispatch(code: u64) {
             unsafe { asm!("csrc sip, {}", in(reg) 1_u64 << SOFTWARE, options(nostack)) };
             irq::ipi();
         }
-        TIMER => {
-            timer::disarm();
-            irq::timer();
-        }
+        // It stays pending until the comparator is written again, which the scheduler does before it leaves.
+        TIMER => irq::timer(),
         EXTERNAL => external(),
         other => panic!("interrupt {other}, which was never enabled"),
     }
