@@ -9,7 +9,7 @@
 use super::{
     cpu::{self, IST_DOUBLE_FAULT, IST_MACHINE_CHECK, IST_NMI},
     irq, mm,
-    task::Frame,
+    task::{BY_SYSCALL, Registers, pop_general, push_general},
 };
 use crate::{
     addr::{CpuId, VirtAddr},
@@ -84,47 +84,6 @@ fn gate(vector: usize) -> u128 {
     handler & 0xFFFF | u128::from(cpu::KERNEL_CODE) << 16 | u128::from(ist) << 32 | access << 40 | (handler >> 16) << 48
 }
 
-/// What an entry from kernel mode saves, on the stack that it finds or on the vector's own.
-#[repr(C)]
-struct Registers {
-    r15: u64,
-    r14: u64,
-    r13: u64,
-    r12: u64,
-    r11: u64,
-    r10: u64,
-    r9: u64,
-    r8: u64,
-    rbp: u64,
-    rdi: u64,
-    rsi: u64,
-    rdx: u64,
-    rcx: u64,
-    rbx: u64,
-    rax: u64,
-    vector: u64,
-    error: u64,
-    rip: u64,
-    cs: u64,
-    rflags: u64,
-    rsp: u64,
-    ss: u64,
-}
-
-impl fmt::Display for Registers {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        writeln!(f, "  rax={:016x} rbx={:016x} rcx={:016x} rdx={:016x}", self.rax, self.rbx, self.rcx, self.rdx)?;
-        writeln!(f, "  rsi={:016x} rdi={:016x} rbp={:016x} rsp={:016x}", self.rsi, self.rdi, self.rbp, self.rsp)?;
-        writeln!(f, "  r8 ={:016x} r9 ={:016x} r10={:016x} r11={:016x}", self.r8, self.r9, self.r10, self.r11)?;
-        writeln!(f, "  r12={:016x} r13={:016x} r14={:016x} r15={:016x}", self.r12, self.r13, self.r14, self.r15)?;
-        write!(
-            f,
-            "  rip={:016x} rflags={:08x} cs={:02x} ss={:02x} vector={} error={:x}",
-            self.rip, self.rflags, self.cs, self.ss, self.vector, self.error
-        )
-    }
-}
-
 /// A stub a vector, all of one size: makes up for a missing error code, names the vector.
 #[unsafe(naked)]
 unsafe extern "C" fn stubs() {
@@ -159,30 +118,18 @@ unsafe extern "C" fn common() {
         entry_stage!(),
         "push 2",
         "popfq",
-        "push rax",
-        "mov rax, gs:[{current}]",
-        "mov [rax + {rbx}], rbx",
-        "mov [rax + {rcx}], rcx",
-        "mov [rax + {rdx}], rdx",
-        "mov [rax + {rsi}], rsi",
-        "mov [rax + {rdi}], rdi",
-        "mov [rax + {rbp}], rbp",
-        "mov [rax + {r8}], r8",
-        "mov [rax + {r9}], r9",
-        "mov [rax + {r10}], r10",
-        "mov [rax + {r11}], r11",
-        "mov [rax + {r12}], r12",
-        "mov [rax + {r13}], r13",
-        "mov [rax + {r14}], r14",
-        "mov [rax + {r15}], r15",
-        "pop qword ptr [rax + {rax}]",
-        "pop rdi",
-        "pop rsi",
-        "pop qword ptr [rax + {rip}]",
-        "pop rcx",
-        "pop qword ptr [rax + {rflags}]",
-        "pop qword ptr [rax + {rsp}]",
-        "mov qword ptr [rax + {by_syscall}], 0",
+        "mov gs:[{scratch}], rsp",
+        "mov rsp, gs:[{current}]",
+        "add rsp, {vector}",
+        push_general!(),
+        "mov rax, rsp",
+        "mov rsp, gs:[{scratch}]",
+        // What stub and CPU pushed, seven words.
+        ".irp word, 0, 1, 2, 3, 4, 5, 6",
+        "pop qword ptr [rax + {vector} + 8 * \\word]",
+        ".endr",
+        "mov rdi, [rax + {vector}]",
+        "mov rsi, [rax + {vector} + 8]",
         "mov rsp, gs:[{stack_top}]",
         "xor ebp, ebp",
         "call {from_user}",
@@ -190,21 +137,7 @@ unsafe extern "C" fn common() {
 
         // From kernel mode.
         "2:",
-        "push rax",
-        "push rbx",
-        "push rcx",
-        "push rdx",
-        "push rsi",
-        "push rdi",
-        "push rbp",
-        "push r8",
-        "push r9",
-        "push r10",
-        "push r11",
-        "push r12",
-        "push r13",
-        "push r14",
-        "push r15",
+        push_general!(),
         "push 2",
         "popfq",
         "xor r12d, r12d",
@@ -218,8 +151,8 @@ unsafe extern "C" fn common() {
         "mov rdi, rsp",
         "mov rbx, rsp",
         // A frame record for backtraces, as if the interrupted code had called.
-        "push qword ptr [rdi + {saved_rip}]",
-        "push qword ptr [rdi + {saved_rbp}]",
+        "push qword ptr [rdi + {rip}]",
+        "push rbp",
         "mov rbp, rsp",
         "and rsp, -16",
         "call {from_kernel}",
@@ -228,47 +161,15 @@ unsafe extern "C" fn common() {
         "jz 4f",
         "swapgs",
         "4:",
-        "pop r15",
-        "pop r14",
-        "pop r13",
-        "pop r12",
-        "pop r11",
-        "pop r10",
-        "pop r9",
-        "pop r8",
-        "pop rbp",
-        "pop rdi",
-        "pop rsi",
-        "pop rdx",
-        "pop rcx",
-        "pop rbx",
-        "pop rax",
+        pop_general!(),
         "add rsp, 16",
         "iretq",
         current = const offset_of!(PerCpu, current),
         stack_top = const offset_of!(PerCpu, stack_top),
         msr_gs_base = const cpu::MSR_GS_BASE,
-        saved_rip = const offset_of!(Registers, rip),
-        saved_rbp = const offset_of!(Registers, rbp),
-        rax = const offset_of!(Frame, rax),
-        rbx = const offset_of!(Frame, rbx),
-        rcx = const offset_of!(Frame, rcx),
-        rdx = const offset_of!(Frame, rdx),
-        rsi = const offset_of!(Frame, rsi),
-        rdi = const offset_of!(Frame, rdi),
-        rbp = const offset_of!(Frame, rbp),
-        rsp = const offset_of!(Frame, rsp),
-        r8 = const offset_of!(Frame, r8),
-        r9 = const offset_of!(Frame, r9),
-        r10 = const offset_of!(Frame, r10),
-        r11 = const offset_of!(Frame, r11),
-        r12 = const offset_of!(Frame, r12),
-        r13 = const offset_of!(Frame, r13),
-        r14 = const offset_of!(Frame, r14),
-        r15 = const offset_of!(Frame, r15),
-        rip = const offset_of!(Frame, rip),
-        rflags = const offset_of!(Frame, rflags),
-        by_syscall = const offset_of!(Frame, by_syscall),
+        scratch = const offset_of!(PerCpu, scratch),
+        vector = const offset_of!(Registers, vector),
+        rip = const offset_of!(Registers, rip),
         from_user = sym from_user,
         from_kernel = sym from_kernel,
     )
@@ -313,26 +214,15 @@ pub unsafe extern "C" fn syscall_entry() {
 
         "2:",
         "mov rsp, gs:[{current}]",
-        "mov [rsp + {rax}], rax",
-        "mov [rsp + {rbx}], rbx",
-        "mov [rsp + {rcx}], rcx",
-        "mov [rsp + {rdx}], rdx",
-        "mov [rsp + {rsi}], rsi",
-        "mov [rsp + {rdi}], rdi",
-        "mov [rsp + {rbp}], rbp",
-        "mov [rsp + {r8}], r8",
-        "mov [rsp + {r9}], r9",
-        "mov [rsp + {r10}], r10",
-        "mov [rsp + {r11}], r11",
-        "mov [rsp + {r12}], r12",
-        "mov [rsp + {r13}], r13",
-        "mov [rsp + {r14}], r14",
-        "mov [rsp + {r15}], r15",
-        "mov [rsp + {rip}], rcx",
-        "mov [rsp + {rflags}], r11",
-        "mov rax, gs:[{scratch}]",
-        "mov [rsp + {rsp}], rax",
-        "mov qword ptr [rsp + {by_syscall}], 1",
+        "add rsp, {size}",
+        "push {user_data}",
+        "push qword ptr gs:[{scratch}]",
+        "push r11",
+        "push {user_code}",
+        "push rcx",
+        "push 0",
+        "push {by_syscall}",
+        push_general!(),
         "mov rsp, gs:[{stack_top}]",
         "xor ebp, ebp",
         "call {system_call}",
@@ -343,25 +233,10 @@ pub unsafe extern "C" fn syscall_entry() {
         scratch = const offset_of!(PerCpu, scratch),
         current = const offset_of!(PerCpu, current),
         stack_top = const offset_of!(PerCpu, stack_top),
-        rax = const offset_of!(Frame, rax),
-        rbx = const offset_of!(Frame, rbx),
-        rcx = const offset_of!(Frame, rcx),
-        rdx = const offset_of!(Frame, rdx),
-        rsi = const offset_of!(Frame, rsi),
-        rdi = const offset_of!(Frame, rdi),
-        rbp = const offset_of!(Frame, rbp),
-        rsp = const offset_of!(Frame, rsp),
-        r8 = const offset_of!(Frame, r8),
-        r9 = const offset_of!(Frame, r9),
-        r10 = const offset_of!(Frame, r10),
-        r11 = const offset_of!(Frame, r11),
-        r12 = const offset_of!(Frame, r12),
-        r13 = const offset_of!(Frame, r13),
-        r14 = const offset_of!(Frame, r14),
-        r15 = const offset_of!(Frame, r15),
-        rip = const offset_of!(Frame, rip),
-        rflags = const offset_of!(Frame, rflags),
-        by_syscall = const offset_of!(Frame, by_syscall),
+        size = const size_of::<Registers>(),
+        user_data = const cpu::USER_DATA,
+        user_code = const cpu::USER_CODE,
+        by_syscall = const BY_SYSCALL,
     )
 }
 
@@ -439,7 +314,7 @@ extern "C" fn from_kernel(registers: &mut Registers) {
     }
     let (vector, error) = (registers.vector, registers.error);
     let fault = Fault { cause: kernel_cause(vector, error), address: address(vector), pc, code: code(vector, error) };
-    panic::exception(fault, VirtAddr(registers.rbp as usize), registers)
+    panic::exception(fault, registers.frame_pointer(), registers)
 }
 
 /// The address that could not be reached. A double fault is a stack's end, and CR2 still has where.
@@ -514,4 +389,4 @@ fn is_privileged(pc: VirtAddr) -> bool {
     }
 }
 
-const _: () = assert!(offset_of!(PerCpu, this) == 0 && size_of::<Registers>() == 22 * 8);
+const _: () = assert!(offset_of!(PerCpu, this) == 0);
