@@ -18,39 +18,41 @@ const CALL_SIZE: u64 = 2;
 // Places of general registers in [`Registers`].
 const RAX: usize = 0;
 const RBX: usize = 1;
-const RDX: usize = 3;
-const RSI: usize = 4;
-const RDI: usize = 5;
-const RBP: usize = 6;
-const NAMES: [&str; 15] =
-    ["rax", "rbx", "rcx", "rdx", "rsi", "rdi", "rbp", "r8", "r9", "r10", "r11", "r12", "r13", "r14", "r15"];
+const RDX: usize = 2;
+const RSI: usize = 3;
+const RDI: usize = 4;
+const RBP: usize = 5;
+const NAMES: [&str; 13] = ["rax", "rbx", "rdx", "rsi", "rdi", "rbp", "r8", "r9", "r10", "r12", "r13", "r14", "r15"];
 /// Arguments 0 to 5 of a plain call: `rdi rsi rdx r10 r8 r9`.
-const ARGUMENTS: [usize; 6] = [RDI, RSI, RDX, 9, 7, 8];
+const ARGUMENTS: [usize; 6] = [RDI, RSI, RDX, 8, 6, 7];
 /// Payload words 0 to 7: `rdx r8 r9 r10 r12 r13 r14 r15`.
-const WORDS: [usize; MESSAGE_WORDS] = [RDX, 7, 8, 9, 11, 12, 13, 14];
+const WORDS: [usize; MESSAGE_WORDS] = [RDX, 6, 7, 8, 9, 10, 11, 12];
 
-/// Pushes the general registers, so that they lie as in [`Registers`].
-macro_rules! push_general {
+/// Pushes the general registers that a system call keeps, so that they lie as in [`Registers`].
+macro_rules! push_kept {
     () => {
-        ".irp register, r15, r14, r13, r12, r11, r10, r9, r8, rbp, rdi, rsi, rdx, rcx, rbx, rax
+        ".irp register, r15, r14, r13, r12, r10, r9, r8, rbp, rdi, rsi, rdx, rbx, rax
         push \\register
         .endr"
     };
 }
-macro_rules! pop_general {
+macro_rules! pop_kept {
     () => {
-        ".irp register, rax, rbx, rcx, rdx, rsi, rdi, rbp, r8, r9, r10, r11, r12, r13, r14, r15
+        ".irp register, rax, rbx, rdx, rsi, rdi, rbp, r8, r9, r10, r12, r13, r14, r15
         pop \\register
         .endr"
     };
 }
-pub(super) use {pop_general, push_general};
+pub(super) use {pop_kept, push_kept};
 
 /// What every entry saves; from `vector` on, as the stubs and the CPU push it.
 #[repr(C)]
 pub(super) struct Registers {
-    /// As in [`NAMES`].
-    general: [u64; 15],
+    /// Those that a system call keeps; places are above.
+    kept: [u64; 13],
+    /// As they were at the last entry by a vector, like `r11`.
+    pub rcx: u64,
+    r11: u64,
     /// By which the kernel was entered, or [`BY_SYSCALL`].
     pub vector: u64,
     pub error: u64,
@@ -66,15 +68,15 @@ pub(super) const BY_SYSCALL: u64 = 256;
 
 impl Registers {
     pub const fn frame_pointer(&self) -> VirtAddr {
-        VirtAddr(self.general[RBP] as usize)
+        VirtAddr(self.kept[RBP] as usize)
     }
 }
 
 impl fmt::Display for Registers {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let named = NAMES.iter().zip(&self.general);
-        let above = named.clone().take(RBP + 1).chain([(&"rsp", &self.rsp)]);
-        for (index, (name, value)) in above.chain(named.skip(RBP + 1)).enumerate() {
+        let kept = NAMES.iter().zip(&self.kept);
+        let others = [(&"rcx", &self.rcx), (&"r11", &self.r11), (&"rsp", &self.rsp)];
+        for (index, (name, value)) in kept.chain(others).enumerate() {
             let lead = if index % 4 == 0 { "  " } else { " " };
             let end = if index % 4 == 3 { "\n" } else { "" };
             write!(f, "{lead}{name:<3}={value:016x}{end}")?;
@@ -98,38 +100,39 @@ impl Frame {
     /// A thread that has not run: every register is set, those without a meaning to 0.
     #[must_use]
     pub const fn new(entry: VirtAddr, stack: VirtAddr, argument: u64, tls: u64) -> Self {
-        let mut general = [0; 15];
-        general[RDI] = argument;
+        let mut kept = [0; 13];
+        kept[RDI] = argument;
         let (rip, rsp) = (entry.0 as u64, stack.0 as u64);
         let (cs, ss) = (cpu::USER_CODE as u64, cpu::USER_DATA as u64);
-        let registers = Registers { general, vector: 0, error: 0, rip, cs, rflags: INITIAL_FLAGS, rsp, ss };
+        let registers =
+            Registers { kept, rcx: 0, r11: 0, vector: 0, error: 0, rip, cs, rflags: INITIAL_FLAGS, rsp, ss };
         Self { registers, fs_base: tls }
     }
 
     #[must_use]
     pub const fn call_number(&self) -> u64 {
-        self.registers.general[RAX]
+        self.registers.kept[RAX]
     }
 
     /// Argument `index`, 0 to 5, of a plain call.
     #[must_use]
     pub const fn argument(&self, index: usize) -> u64 {
-        self.registers.general[ARGUMENTS[index]]
+        self.registers.kept[ARGUMENTS[index]]
     }
 
     #[must_use]
     pub const fn capability(&self) -> u64 {
-        self.registers.general[RDI]
+        self.registers.kept[RDI]
     }
 
     #[must_use]
     pub const fn info(&self) -> u64 {
-        self.registers.general[RSI]
+        self.registers.kept[RSI]
     }
 
     #[must_use]
     pub fn message_words(&self) -> [u64; MESSAGE_WORDS] {
-        WORDS.map(|register| self.registers.general[register])
+        WORDS.map(|register| self.registers.kept[register])
     }
 
     #[must_use]
@@ -138,24 +141,24 @@ impl Frame {
     }
 
     pub const fn set_result(&mut self, outcome: abi::Outcome) {
-        self.registers.general[RAX] = outcome.status;
-        self.registers.general[RDX] = outcome.value;
+        self.registers.kept[RAX] = outcome.status;
+        self.registers.kept[RDX] = outcome.value;
     }
 
     pub fn set_message(&mut self, status: u64, badge: u64, info: u64, words: [u64; MESSAGE_WORDS]) {
-        let general = &mut self.registers.general;
-        [general[RAX], general[RDI], general[RSI]] = [status, badge, info];
-        WORDS.iter().zip(words).for_each(|(&register, word)| general[register] = word);
+        let kept = &mut self.registers.kept;
+        [kept[RAX], kept[RDI], kept[RSI]] = [status, badge, info];
+        WORDS.iter().zip(words).for_each(|(&register, word)| kept[register] = word);
     }
 
     pub const fn set_call_number(&mut self, number: u64) {
-        self.registers.general[RAX] = number;
+        self.registers.kept[RAX] = number;
     }
 
     /// Until when a message call waits.
     #[must_use]
     pub const fn deadline(&self) -> u64 {
-        self.registers.general[RBX]
+        self.registers.kept[RBX]
     }
 
     /// Moves the pc behind the call instruction again.
@@ -215,16 +218,19 @@ unsafe extern "C" fn leave(frame: *const Frame) -> ! {
         "mov ecx, {msr_fs_base}",
         "wrmsr",
         "mov rsp, rdi",
-        pop_general!(),
-        "cmp qword ptr [rsp], {by_syscall}",
+        pop_kept!(),
+        "cmp qword ptr [rsp + {vector} - {rcx}], {by_syscall}",
         "jne 2f",
-        "mov rcx, [rsp + {rip} - {vector}]",
-        "mov r11, [rsp + {rflags} - {vector}]",
-        "mov rsp, [rsp + {rsp} - {vector}]",
+        "mov rcx, [rsp + {rip} - {rcx}]",
+        "mov r11, [rsp + {rflags} - {rcx}]",
+        "mov rsp, [rsp + {rsp} - {rcx}]",
         trap::exit_stage!(),
         "sysretq",
         "2:",
-        "add rsp, {rip} - {vector}",
+        "pop rcx",
+        "pop r11",
+        // Vector and error code.
+        "add rsp, 16",
         trap::exit_stage!(),
         "iretq",
         "3:",
@@ -234,10 +240,11 @@ unsafe extern "C" fn leave(frame: *const Frame) -> ! {
         lower_half_bits = const LOWER_HALF_BITS,
         msr_fs_base = const cpu::MSR_FS_BASE,
         by_syscall = const BY_SYSCALL,
-        vector = const offset_of!(Frame, registers.vector),
-        rip = const offset_of!(Frame, registers.rip),
-        rflags = const offset_of!(Frame, registers.rflags),
-        rsp = const offset_of!(Frame, registers.rsp),
+        rcx = const offset_of!(Registers, rcx),
+        vector = const offset_of!(Registers, vector),
+        rip = const offset_of!(Registers, rip),
+        rflags = const offset_of!(Registers, rflags),
+        rsp = const offset_of!(Registers, rsp),
         fs_base = const offset_of!(Frame, fs_base),
         bad_pc = sym trap::bad_pc,
     )

@@ -7,18 +7,24 @@
 //! and a program cannot set its own (`CR4.FSGSBASE` is off).
 
 use super::{
-    cpu::{self, IST_DOUBLE_FAULT, IST_MACHINE_CHECK, IST_NMI},
+    Shared,
+    cpu::{self, IST_DOUBLE_FAULT, IST_MACHINE_CHECK, IST_NMI, TablePointer},
     irq, mm,
-    task::{BY_SYSCALL, Registers, pop_general, push_general},
+    task::{BY_SYSCALL, Registers, pop_kept, push_kept},
 };
 use crate::{
     addr::{CpuId, VirtAddr},
+    mm::user::UserBytes,
     panic,
     percpu::PerCpu,
     sched, syscall,
     trap::{self, Cause, Fault},
 };
-use core::{arch::naked_asm, cell::UnsafeCell, fmt, mem::offset_of};
+use core::{
+    arch::{asm, naked_asm},
+    cell::UnsafeCell,
+    mem::offset_of,
+};
 
 const VECTORS: usize = 256;
 /// Bytes from one vector's stub to the next.
@@ -49,26 +55,19 @@ macro_rules! exit_stage {
 }
 pub(super) use exit_stage;
 
-/// Interrupt gates for all vectors; written once, by the boot CPU.
-#[repr(C, align(16))]
-struct Idt(UnsafeCell<[u128; VECTORS]>);
-
-// SAFETY: written by the boot CPU before any CPU loads it, read by hardware from then on.
-unsafe impl Sync for Idt {}
-
-static IDT: Idt = Idt(UnsafeCell::new([0; VECTORS]));
+/// Interrupt gates for all vectors; written once, by the boot CPU, and read by hardware from then on.
+static IDT: Shared<UnsafeCell<[u128; VECTORS]>> = Shared(UnsafeCell::new([0; VECTORS]));
 
 /// Loads the vectors; the boot CPU builds them first.
 pub fn load_vectors(cpu: CpuId) {
     let table = IDT.0.get();
     if cpu == CpuId(0) {
-        for vector in 0..VECTORS {
-            // SAFETY: the boot CPU runs this once, before any CPU has loaded the table.
-            unsafe { (*table)[vector] = gate(vector) };
-        }
+        // SAFETY: the boot CPU runs this once, before any CPU has loaded the table.
+        unsafe { *table = core::array::from_fn(gate) };
     }
-    // SAFETY: the table was built by the boot CPU, before it started others.
-    unsafe { cpu::load_idt(table.cast(), VECTORS) };
+    let pointer = TablePointer { limit: size_of_val(&IDT) as u16 - 1, base: table as u64 };
+    // SAFETY: the table was built by the boot CPU, before it started others, and never changes.
+    unsafe { asm!("lidt [{}]", in(reg) &raw const pointer, options(readonly, nostack, preserves_flags)) };
 }
 
 /// A 64-bit interrupt gate (SDM vol. 3A, 6.14.1): interrupts go off. Programs may raise only the breakpoint.
@@ -121,7 +120,9 @@ unsafe extern "C" fn common() {
         "mov gs:[{scratch}], rsp",
         "mov rsp, gs:[{current}]",
         "add rsp, {vector}",
-        push_general!(),
+        "push r11",
+        "push rcx",
+        push_kept!(),
         "mov rax, rsp",
         "mov rsp, gs:[{scratch}]",
         // What stub and CPU pushed, seven words.
@@ -137,7 +138,9 @@ unsafe extern "C" fn common() {
 
         // From kernel mode.
         "2:",
-        push_general!(),
+        "push r11",
+        "push rcx",
+        push_kept!(),
         "push 2",
         "popfq",
         "xor r12d, r12d",
@@ -161,7 +164,9 @@ unsafe extern "C" fn common() {
         "jz 4f",
         "swapgs",
         "4:",
-        pop_general!(),
+        pop_kept!(),
+        "pop rcx",
+        "pop r11",
         "add rsp, 16",
         "iretq",
         current = const offset_of!(PerCpu, current),
@@ -214,15 +219,13 @@ pub unsafe extern "C" fn syscall_entry() {
 
         "2:",
         "mov rsp, gs:[{current}]",
-        "add rsp, {size}",
-        "push {user_data}",
+        "mov [rsp + {rip}], rcx",
+        "mov [rsp + {rflags}], r11",
+        "mov qword ptr [rsp + {vector}], {by_syscall}",
+        "add rsp, {rsp} + 8",
         "push qword ptr gs:[{scratch}]",
-        "push r11",
-        "push {user_code}",
-        "push rcx",
-        "push 0",
-        "push {by_syscall}",
-        push_general!(),
+        "sub rsp, {rsp} - {rcx}",
+        push_kept!(),
         "mov rsp, gs:[{stack_top}]",
         "xor ebp, ebp",
         "call {system_call}",
@@ -233,9 +236,11 @@ pub unsafe extern "C" fn syscall_entry() {
         scratch = const offset_of!(PerCpu, scratch),
         current = const offset_of!(PerCpu, current),
         stack_top = const offset_of!(PerCpu, stack_top),
-        size = const size_of::<Registers>(),
-        user_data = const cpu::USER_DATA,
-        user_code = const cpu::USER_CODE,
+        rcx = const offset_of!(Registers, rcx),
+        vector = const offset_of!(Registers, vector),
+        rip = const offset_of!(Registers, rip),
+        rflags = const offset_of!(Registers, rflags),
+        rsp = const offset_of!(Registers, rsp),
         by_syscall = const BY_SYSCALL,
     )
 }
@@ -250,27 +255,20 @@ extern "C" fn from_user(vector: u64, error: u64) -> ! {
         irq::dispatch(vector as u8);
         trap::interrupted();
     }
-    if vector == NMI {
-        end_by_nmi();
+    if vector == NMI && panic::stop_requested() {
+        panic::stopped();
     }
     let pc = sched::current().frame.with(|frame| frame.pc());
-    let fault = Fault { cause: cause(vector, error, pc), address: address(vector), pc, code: code(vector, error) };
-    if vector == MACHINE_CHECK && !machine_check_restartable() {
-        panic::exception(fault, NO_FRAME, &User);
+    let cause = match vector {
+        GENERAL_PROTECTION if error == 0 && is_privileged(pc) => Cause::PrivilegedInstruction,
+        _ => cause(vector, error),
+    };
+    let fault = Fault { cause, address: address(vector), pc, code: code(vector, error) };
+    // An NMI with no panic is somebody's wish to see where this CPU is. A program's frames are none of the kernel's.
+    if vector == NMI || vector == MACHINE_CHECK && !machine_check_restartable() {
+        sched::current().frame.with(|frame| panic::exception(fault, VirtAddr(0), frame));
     }
     trap::fault(fault)
-}
-
-/// A program's frames are none of the kernel's.
-const NO_FRAME: VirtAddr = VirtAddr(0);
-
-/// Stands for registers that are already in the thread.
-struct User;
-
-impl fmt::Display for User {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        sched::current().frame.with(|frame| fmt::Display::fmt(frame, f))
-    }
 }
 
 /// Whether the program alone is hurt: RIPV tells that it could go on. Taking note of it clears MCIP, without which the
@@ -282,15 +280,6 @@ fn machine_check_restartable() -> bool {
         cpu::write_msr(cpu::MSR_MCG_STATUS, 0);
         status & 1 != 0
     }
-}
-
-/// NMI in user mode: a panic elsewhere, or somebody's wish to see where this CPU is.
-fn end_by_nmi() -> ! {
-    if panic::stop_requested() {
-        panic::stopped();
-    }
-    let pc = sched::current().frame.with(|frame| frame.pc());
-    panic::exception(Fault { cause: Cause::NonMaskable, address: None, pc, code: NMI }, NO_FRAME, &User)
 }
 
 /// A pc that no instruction can have: of a thread that is about to leave the kernel.
@@ -313,7 +302,7 @@ extern "C" fn from_kernel(registers: &mut Registers) {
         _ => {}
     }
     let (vector, error) = (registers.vector, registers.error);
-    let fault = Fault { cause: kernel_cause(vector, error), address: address(vector), pc, code: code(vector, error) };
+    let fault = Fault { cause: cause(vector, error), address: address(vector), pc, code: code(vector, error) };
     panic::exception(fault, registers.frame_pointer(), registers)
 }
 
@@ -322,15 +311,8 @@ fn address(vector: u64) -> Option<VirtAddr> {
     matches!(vector, PAGE_FAULT | DOUBLE_FAULT).then(cpu::fault_address)
 }
 
-fn cause(vector: u64, error: u64, pc: VirtAddr) -> Cause {
-    match vector {
-        GENERAL_PROTECTION if error == 0 && is_privileged(pc) => Cause::PrivilegedInstruction,
-        _ => kernel_cause(vector, error),
-    }
-}
-
 /// Exceptions by vector (SDM vol. 3A, table 6-1).
-const fn kernel_cause(vector: u64, error: u64) -> Cause {
+const fn cause(vector: u64, error: u64) -> Cause {
     const WRITE: u64 = 1 << 1;
     const FETCH: u64 = 1 << 4;
     match vector {
@@ -367,26 +349,19 @@ fn is_privileged(pc: VirtAddr) -> bool {
     const LONGEST: usize = 15;
     let mut bytes = [0; LONGEST];
     // An instruction may end at the end of its page: take what is there.
-    let read = |size: usize| {
-        crate::mm::user::UserBytes::new(pc.0 as u64, size as u64)
-            .and_then(|text| text.read(&mut bytes[..size]).map(<[u8]>::len))
-    };
-    let Some(size) = (1..=LONGEST).rev().find_map({
-        let mut read = read;
-        move |size| read(size).ok()
-    }) else {
-        return false;
-    };
+    let mut read =
+        |size| UserBytes::new(pc.0 as u64, size as u64).is_ok_and(|text| text.read(&mut bytes[..size]).is_ok());
+    let Some(size) = (1..=LONGEST).rev().find(|&size| read(size)) else { return false };
     let is_prefix =
         |byte: &u8| matches!(byte, 0x26 | 0x2E | 0x36 | 0x3E | 0x40..=0x4F | 0x64..=0x67 | 0xF0 | 0xF2 | 0xF3);
     let start = bytes[..size].iter().position(|byte| !is_prefix(byte)).unwrap_or(size);
-    match bytes[start..size] {
+    matches!(
+        bytes[start..size],
         // Port input and output, hlt, cli, sti.
-        [0x6C..=0x6F | 0xE4..=0xE7 | 0xEC..=0xEF | 0xF4 | 0xFA | 0xFB, ..] => true,
+        [0x6C..=0x6F | 0xE4..=0xE7 | 0xEC..=0xEF | 0xF4 | 0xFA | 0xFB, ..]
         // System tables, clts, invd, wbinvd, control and debug registers, wrmsr, rdtsc, rdmsr, rdpmc.
-        [0x0F, 0x00 | 0x01 | 0x06 | 0x08 | 0x09 | 0x20..=0x23 | 0x30..=0x33, ..] => true,
-        _ => false,
-    }
+        | [0x0F, 0x00 | 0x01 | 0x06 | 0x08 | 0x09 | 0x20..=0x23 | 0x30..=0x33, ..]
+    )
 }
 
 const _: () = assert!(offset_of!(PerCpu, this) == 0);
