@@ -85,42 +85,14 @@ pub struct GenericAddress {
 /// Why the tables are refused.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum AcpiError {
-    Unreachable {
-        at: PhysAddr,
-        size: usize,
-    },
-    RootSignature {
-        at: PhysAddr,
-    },
-    Signature {
-        at: PhysAddr,
-        wanted: Signature,
-        found: Signature,
-    },
-    Checksum {
-        at: PhysAddr,
-        table: Signature,
-        sum: u8,
-    },
-    Size {
-        at: PhysAddr,
-        table: Signature,
-        wanted: usize,
-        found: usize,
-    },
-    Missing {
-        table: Signature,
-    },
-    /// `offset` is in the MADT.
-    MadtEntry {
-        offset: usize,
-        kind: u8,
-        size: usize,
-    },
-    TooMany {
-        what: &'static str,
-        limit: usize,
-    },
+    Unreachable { at: PhysAddr, size: usize },
+    RootSignature { at: PhysAddr },
+    Signature { at: PhysAddr, wanted: Signature, found: Signature },
+    Checksum { at: PhysAddr, table: Signature, sum: u8 },
+    Size { at: PhysAddr, table: Signature, wanted: usize, found: usize },
+    Missing { table: Signature },
+    MadtEntry { offset: usize, kind: u8, size: usize },
+    TooMany { what: &'static str, limit: usize },
 }
 
 impl fmt::Display for AcpiError {
@@ -138,7 +110,7 @@ impl fmt::Display for AcpiError {
             }
             Self::Missing { table } => write!(f, "wanted a table {table}, found none"),
             Self::MadtEntry { offset, kind, size } => {
-                write!(f, "APIC entry of type {kind} at offset {offset:#x} cannot have {size} bytes")
+                write!(f, "entry of type {kind} at offset {offset:#x} of the MADT cannot have {size} bytes")
             }
             Self::TooMany { what, limit } => write!(f, "wanted at most {limit} {what}, found more"),
         }
@@ -147,18 +119,12 @@ impl fmt::Display for AcpiError {
 
 impl core::error::Error for AcpiError {}
 
-#[derive(Clone, Copy, PartialEq, Eq)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Signature(pub [u8; 4]);
 
 impl fmt::Display for Signature {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "'{}'", self.0.escape_ascii())
-    }
-}
-
-impl fmt::Debug for Signature {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        fmt::Display::fmt(self, f)
     }
 }
 
