@@ -106,10 +106,29 @@ pub enum Call {
     NotificationSignal = 46,
 }
 
-/// Everything that can go wrong, in every call.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[repr(u64)]
-pub enum Error {
+macro_rules! errors {
+    ($($(#[$text:meta])* $name:ident = $number:literal,)*) => {
+        /// Everything that can go wrong, in every call.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+        #[repr(u64)]
+        pub enum Error {
+            $($(#[$text])* $name = $number,)*
+        }
+
+        impl Error {
+            /// The error of a status word, if it is one.
+            #[must_use]
+            pub const fn from_status(status: u64) -> Option<Self> {
+                match status.wrapping_neg() {
+                    $($number => Some(Self::$name),)*
+                    _ => None,
+                }
+            }
+        }
+    };
+}
+
+errors! {
     /// No system call has this number.
     InvalidCall = 1,
     /// An argument is outside what the call takes.
@@ -151,34 +170,6 @@ pub enum Error {
 }
 
 impl Error {
-    /// The error of a status word, if it is one.
-    #[must_use]
-    pub fn from_status(status: u64) -> Option<Self> {
-        use Error::*;
-        let all = [
-            InvalidCall,
-            InvalidArgument,
-            InvalidAddress,
-            InvalidCapability,
-            WrongObject,
-            NoMemory,
-            NoSlot,
-            NotFound,
-            PartnerGone,
-            InvalidProgram,
-            Unsupported,
-            NoCaller,
-            NoRight,
-            Occupied,
-            GuardMismatch,
-            DepthTooShort,
-            DepthTooLong,
-            TimedOut,
-            Bound,
-        ];
-        all.into_iter().find(|error| error.status() == status)
-    }
-
     /// The status word of this error.
     #[must_use]
     pub const fn status(self) -> u64 {

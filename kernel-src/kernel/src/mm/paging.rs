@@ -198,13 +198,6 @@ fn sections() -> [Section; 4] {
     ]
 }
 
-/// The part of the image that is needed only at boot, in physical memory.
-pub fn boot_only(info: &BootInfo) -> PhysRange {
-    let [.., init] = sections();
-    let base = crate::config::IMAGE_BASE + info.slide;
-    PhysRange::new(info.image.start.0 + (init.start - base), init.end - init.start)
-}
-
 /// Builds the final tables and switches this CPU to them: the identity map ends, W^X begins.
 pub fn init(info: &BootInfo) -> Result<(), abi::Error> {
     let mut tables = Tables::new()?;
@@ -278,23 +271,20 @@ pub fn allocate_stack(size: usize) -> Result<VirtAddr, abi::Error> {
     Ok(at.add(size))
 }
 
-/// Unmaps what is needed no more of the image, and gives its memory back.
-pub fn give_back_boot_memory(part: PhysRange, at: VirtAddr) {
-    with_kernel(|tables| {
-        for offset in (0..part.size).step_by(PAGE_SIZE) {
-            let table = tables.table_for(at.add(offset), 0).expect("the image's tables exist");
+/// Unmaps what is needed only at boot of the image, and gives its memory back.
+pub fn give_back_boot_memory() {
+    let [.., init] = sections();
+    let start = with_kernel(|tables| {
+        let (start, _) = tables.look_up(VirtAddr(init.start)).expect("the image is mapped, in one piece");
+        for at in (init.start..init.end).step_by(PAGE_SIZE).map(VirtAddr) {
+            let table = tables.table_for(at, 0).expect("the image's tables exist");
             // SAFETY: an entry of the kernel's tables, locked.
-            unsafe { arch::mm::write_entry(entry_at(table, at.add(offset), 0), 0) };
+            unsafe { arch::mm::write_entry(entry_at(table, at, 0), 0) };
         }
+        start
     });
     arch::mm::flush_all();
-    frames::give_back(part);
-}
-
-/// Where the boot-only part of the image is mapped.
-pub fn boot_only_address() -> VirtAddr {
-    let [.., init] = sections();
-    VirtAddr(init.start)
+    frames::give_back(PhysRange { start, size: init.end - init.start });
 }
 
 /// Gives a user root the kernel's half.
