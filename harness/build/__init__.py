@@ -41,9 +41,16 @@ __all__ = ["ARCHES", "PROFILES", "Arch", "Artifacts", "BuildError", "Profile", "
 _IMAGE_RULES = ("images.py", "cargo.py")  # a change of these changes what a build leaves
 
 
-def build(arch: Arch, profile: Profile = "release", *, on_line: Callable[[str], None] | None = None) -> Artifacts:
+def build(
+    arch: Arch,
+    profile: Profile = "release",
+    *,
+    own_target: bool = False,
+    on_line: Callable[[str], None] | None = None,
+) -> Artifacts:
     """The kernel and its programs for `arch`, built if anything has changed since the last time.
 
+    `own_target` builds for the specification in kernel-src/targets, into a directory of its own.
     `on_line` gets each line worth showing. Raises BuildError.
     """
     say: OnLine = on_line if on_line is not None else _silent
@@ -52,7 +59,7 @@ def build(arch: Arch, profile: Profile = "release", *, on_line: Callable[[str], 
             f"an architecture of {', '.join(ARCHES)} and a profile of {', '.join(PROFILES)}",
             f"{arch} {profile}",
         )
-    directory = directory_of(arch, profile)
+    directory = directory_of(arch, profile, own_target=own_target)
     with _held(directory):
         toolchain = discover()
         now = fingerprint(SOURCE, toolchain.identity)
@@ -61,7 +68,9 @@ def build(arch: Arch, profile: Profile = "release", *, on_line: Callable[[str], 
             say(f"{arch} {profile}: nothing changed, nothing built ({directory.relative_to(TOP)})")
             return kept
         say(f"{arch} {profile}: building with {toolchain.describe()}")
-        artifacts = _assemble(toolchain, arch, profile, directory, now, say)
+        (directory / MANIFEST).unlink(missing_ok=True)  # what follows is not whole until the new one stands
+        found = build_workspace(toolchain, arch, profile, directory / "build.log", say, own_target=own_target)
+        artifacts = _assemble(found, toolchain, arch, profile, directory, now)
     for line in size_lines(artifacts):
         say(line)
     return artifacts
@@ -71,9 +80,9 @@ def _silent(line: str) -> None:
     """Where lines go that nobody asked for."""
 
 
-def _assemble(toolchain: Toolchain, arch: Arch, profile: Profile, directory: Path, now: str, say: OnLine) -> Artifacts:
-    (directory / MANIFEST).unlink(missing_ok=True)  # what follows is not whole until the new one stands
-    found = build_workspace(toolchain, arch, profile, directory / "build.log", say)
+def _assemble(
+    found: list[Binary], toolchain: Toolchain, arch: Arch, profile: Profile, directory: Path, now: str
+) -> Artifacts:
     kernel = _the_kernel(found, arch)
     users = [read_elf(b.path) for b in found if not b.is_kernel]
     image = boot_image(kernel)

@@ -43,9 +43,9 @@ class Artifacts:
     fresh: bool
 
 
-def directory_of(arch: Arch, profile: Profile, top: Path = TOP) -> Path:
+def directory_of(arch: Arch, profile: Profile, top: Path = TOP, *, own_target: bool = False) -> Path:
     """Where the build of `arch` and `profile` lives."""
-    return top / "build" / f"{arch}-{profile}"
+    return top / "build" / f"{arch}-{profile}{'-own-target' if own_target else ''}"
 
 
 def write_atomically(path: Path, data: bytes) -> None:

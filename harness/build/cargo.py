@@ -13,6 +13,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from harness.build import own_targets
 from harness.build.artifacts import SOURCE, TOP, Arch, OnLine, Profile
 from harness.build.errors import BuildError
 from harness.build.process import stream, stream_apart
@@ -77,25 +78,37 @@ def build_workspace(
     on_line: OnLine,
     source: Path = SOURCE,
     target_directory: Path = TARGET_DIRECTORY,
+    *,
+    own_target: bool = False,
 ) -> list[Binary]:
-    """Compile and link every binary of the workspace for `arch`; `log` keeps cargo's own words. Raises BuildError."""
+    """Compile and link every binary of the workspace for `arch`; `log` keeps cargo's own words. Raises BuildError.
+
+    `own_target` compiles for the specification in kernel-src/targets, and not for the standard one.
+    """
     if not (source / "Cargo.toml").is_file():
         raise BuildError(
             f"the kernel's workspace at {source}", "no Cargo.toml there", next_step="git checkout kernel-src"
         )
+    target: str | Path = TARGETS[arch]
+    more: list[str] = []
+    if own_target:
+        toolchain = own_targets.with_source(toolchain)
+        target = own_targets.write_specification(toolchain, arch, log.parent)
+        more = own_targets.cargo_flags(toolchain)
     command: list[str | Path] = [
         str(toolchain.cargo),
         "build",
         "--workspace",
         "--bins",
         "--target",
-        TARGETS[arch],
+        target,
         "--target-dir",
         str(target_directory),
         "--message-format",
         "json-render-diagnostics",
         *(["--release"] if profile == "release" else []),
         *toolchain.cargo_flags(),
+        *more,
     ]
     told: list[str] = []
     try:
@@ -121,13 +134,16 @@ def build_workspace(
     return binaries(messages, source)
 
 
-def host_tests(toolchain: Toolchain, on_line: OnLine, source: Path = SOURCE) -> tuple[int, list[str]]:
-    """`cargo test` of the crates whose pure parts run on this machine: exit status and output."""
+def run_host_test(
+    toolchain: Toolchain, name: str, on_line: OnLine, source: Path = SOURCE
+) -> tuple[int, list[str]]:
+    """`cargo test` of one file of the kernel's tests, on this machine: exit status and output."""
     command: list[str | Path] = [
         toolchain.cargo,
         "test",
         *_HOST_CRATES,
-        "--tests",
+        "--test",
+        name,
         "--target-dir",
         TARGET_DIRECTORY / "host",
     ]

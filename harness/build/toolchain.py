@@ -34,6 +34,11 @@ NAMED = "QUOIN_RUSTC"
 DESCRIBE_LIMIT_S = 20.0
 
 
+def own_target(arch: Arch) -> str:
+    """The name of the target that kernel-src/targets specifies for `arch`."""
+    return f"quoin-{arch}"
+
+
 def dotted(version: Version) -> str:
     """`(1, 88, 0)` as people write it."""
     return ".".join(str(part) for part in version)
@@ -98,7 +103,7 @@ class Toolchain:
         if self.build_std:
             environment["RUSTC_BOOTSTRAP"] = "1"
         if self.linker is not None:
-            for target in TARGETS.values():
+            for target in [*TARGETS.values(), *map(own_target, TARGETS)]:
                 key = f"CARGO_TARGET_{target.upper().replace('-', '_')}_LINKER"
                 environment[key] = str(self.linker)
         return environment

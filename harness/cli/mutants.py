@@ -154,6 +154,8 @@ def run_test(tree: Path, mutant: Mutant, kind: str) -> int:
     command = [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", mutant.kills]
     if mutant.board:
         command += ["--board", mutant.board]
+        if not mutant.touches_kernel:
+            command += ["--lab-retries", "0"]  # a fault planted in the lab is a lab fault, and would be forgiven
     return _run(tree, command, _log(mutant, kind))
 
 

@@ -1,7 +1,8 @@
 """`quoin requirements`: each row of testsuites/requirements.tsv, the tests that prove it, their verdicts.
 
-Marks are read from the sources without importing them, kernel tests from the records in the
-programs' ELF files, verdicts from the JUnit files of the last runs. No board is touched.
+Marks are read from the sources without importing them (of the kernel's tests on the host, the line at
+their top), kernel tests from the records in the programs' ELF files, verdicts from the JUnit files of the
+last runs. No board is touched.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ PASSES_ON = False
 
 SUITES = TOP / "testsuites"
 MARK = "requirement"
+HOST_TEST = "testsuites.harness.test_build_checks::test_the_kernels_pure_parts_pass_on_the_host"
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +36,7 @@ class Row:
 
 @dataclass(frozen=True, slots=True)
 class Proof:
-    """A test that says that it proves `requirement`. `key` is how a JUnit file names it, without parameters."""
+    """A test that says that it proves `requirement`. `key` is its name in a JUnit file, mostly without parameters."""
 
     requirement: str
     test: str
@@ -97,7 +99,16 @@ def proofs(suites: Path) -> list[Proof]:
     found: list[Proof] = []
     for path in sorted(suites.rglob("test_*.py")):
         found += marks_in(path.read_text(encoding="utf-8"), str(path.relative_to(suites.parent)))
-    return found + list(kernel_proofs(suites))
+    return found + list(host_proofs()) + list(kernel_proofs(suites))
+
+
+def host_proofs() -> Iterator[Proof]:
+    """Proofs by the kernel's tests on the host: each file of them is one parameter of one test."""
+    from harness.build.host_tests import host_tests
+
+    for test in host_tests():
+        for requirement in test.requirements:
+            yield Proof(requirement, f"kernel-src/{test.path}", f"{HOST_TEST}[{test.name}]")
 
 
 def kernel_proofs(suites: Path) -> Iterator[Proof]:
@@ -129,10 +140,11 @@ def verdicts(files: Iterable[Path]) -> Mapping[str, Mapping[str, str]]:
     found: dict[str, dict[str, str]] = {}
     for path in files:
         for result in read_junit(path):
-            own = found.setdefault(result.name.split("[", 1)[0], {})
-            # Parameters other than the board share an entry: one that failed decides.
-            if own.get(result.board, "passed") in ("passed", "skipped") or result.outcome == "failed":
-                own[result.board] = result.verdict
+            # Parameters other than the board share an entry: one that failed decides. Each has one of its own, too.
+            for name in {result.name, result.name.split("[", 1)[0]}:
+                own = found.setdefault(name, {})
+                if own.get(result.board, "passed") in ("passed", "skipped") or result.outcome == "failed":
+                    own[result.board] = result.verdict
     return found
 
 

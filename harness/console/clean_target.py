@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from harness.console.broker import Mark
 from harness.console.session import Session
 from harness.machine import snapshot
+from harness.machine.memory import Contents
 from harness.machine.snapshot import NoSnapshot
 
 _IDLE_TIMEOUT_S = 5.0
@@ -19,8 +20,9 @@ _IDLE_TIMEOUT_S = 5.0
 
 @dataclass(frozen=True, slots=True)
 class CleanPoint:
-    """What this end of the console must be, for the guest that was saved."""
+    """The guest's memory, and what this end of the console must be for the guest that was saved."""
 
+    memory: Contents
     broker: Mark
     sequence: int
     unseen: int
@@ -41,9 +43,9 @@ def save(session: Session) -> CleanPoint:
     wait_idle(session)
     session.qmp("stop")
     try:
-        snapshot.save(session.machine)
+        memory = snapshot.save(session.machine)
         session.broker.drain()
-        return CleanPoint(session.broker.mark(), session.channel.sequence, session.console.unseen)
+        return CleanPoint(memory, session.broker.mark(), session.channel.sequence, session.console.unseen)
     finally:
         session.qmp("cont")
 
@@ -51,7 +53,7 @@ def save(session: Session) -> CleanPoint:
 def load(session: Session, point: CleanPoint) -> None:
     """Make the session what it was when `point` was saved. Raises NoSnapshot."""
     session.broker.discard_input()
-    snapshot.load(session.machine)
+    snapshot.load(session.machine, point.memory)
     session.broker.drain()
     session.broker.rewind(point.broker)
     session.channel.restart(point.sequence)

@@ -34,6 +34,7 @@ from harness.machine.errors import ImageError, MachineError, QemuDied
 from harness.machine.events import Event, Kind
 from harness.machine.gdbstub import GdbStub
 from harness.machine.image import check_image
+from harness.machine.memory import GuestMemory
 from harness.machine.qemu_binary import find_qemu
 from harness.machine.scratch import Scratch
 
@@ -101,6 +102,7 @@ class QemuMachine:
         self._made_way = False
         self.lease: Lease | None = None
         self._directory: Scratch | None = None
+        self._memory: GuestMemory | None = None
         self.started_s = 0.0
 
     # Power.
@@ -128,6 +130,7 @@ class QemuMachine:
             if self.admit == "budget":
                 self._admit()
             self._directory = Scratch()
+            self._memory = GuestMemory(self.board.memory_mib << 20)
             loop.run(self._start(guard, binary), START_TIMEOUT_S + 1)
         except BaseException:
             self.off()
@@ -158,6 +161,9 @@ class QemuMachine:
             if self._console is not None:
                 self._console.close()
                 self._console = None
+            if self._memory is not None:
+                self._memory.close()
+                self._memory = None
             if self._directory is not None:
                 self._directory.close()
                 self._directory = None
@@ -232,6 +238,13 @@ class QemuMachine:
         return self._directory.path
 
     @property
+    def memory(self) -> GuestMemory:
+        """The main memory."""
+        if self._memory is None:
+            raise MachineError(f"{self.board.id} is off; its memory exists while it is on")
+        return self._memory
+
+    @property
     def held(self) -> bool:
         """Whether another process holds the machine under gdb."""
         return self._directory is not None and held(self._directory.path)
@@ -252,7 +265,9 @@ class QemuMachine:
         # CPUs that take turns on one host thread change after 100 ms of guest time: of 128 ns an instruction, so that
         # one that spins does not hold the others up for seconds.
         shift = 0 if board.seed is None else 7
-        words += ["-icount", f"shift={shift},align=off,sleep=off"] if board.icount else []
+        # An idle machine's clock jumps to its next timer, and RISC-V's may be at the end of time.
+        sleep = "on" if board.arch == "riscv64" and board.seed is None else "off"
+        words += ["-icount", f"shift={shift},align=off,sleep={sleep}"] if board.icount else []
         if board.seed is not None:  # nothing of the machine may come from the host's clock or chance
             words += ["-seed", str(board.seed), "-rtc", "base=2026-01-01T00:00:00,clock=vm"]
         words += ["-cpu", board.cpu]
@@ -293,6 +308,7 @@ class QemuMachine:
         # A second monitor, for gdb from another process.
         command += ["-chardev", f"socket,id=attach,path={self.scratch / MONITOR},server=on,wait=off"]
         command += ["-mon", "chardev=attach,mode=control"]
+        command += self.memory.arguments()
         self._stderr = b""
         self._console = console
         self._stderr_fd = stderr
@@ -303,7 +319,7 @@ class QemuMachine:
                 stdin=subprocess.DEVNULL,
                 stdout=stderr_end,
                 stderr=stderr_end,
-                pass_fds=[console_end.fileno(), monitor_end.fileno()],
+                pass_fds=[console_end.fileno(), monitor_end.fileno(), self.memory.fd],
                 start_new_session=True,
             )
         except OSError as error:
@@ -491,6 +507,10 @@ class QemuMachine:
     def status(self) -> str:
         """QEMU's run state: `running`, `paused`, `shutdown`, ..."""
         return str(self.qmp("query-status")["status"])
+
+    def leave_out_memory(self, leave_out: bool) -> None:
+        """Whether what QEMU saves of the machine from now on is without its main memory."""
+        self.qmp("migrate-set-capabilities", capabilities=[{"capability": "x-ignore-shared", "state": leave_out}])
 
     def vcpu_threads(self) -> list[int]:
         """Host thread of each CPU, by CPU number."""

@@ -1,9 +1,10 @@
 """A whole machine saved once and loaded again, within the life of one QEMU.
 
-Memory and devices go into a qcow2 image that no device uses and that is added
-to the running machine, so that a board without a disk can be saved too. HMP's
-`savevm` and `loadvm` are one round trip each; the QMP jobs that do the same need
-several and are no faster.
+Devices go into a qcow2 image that no device uses and that is added to the
+running machine, so that a board without a disk can be saved too. HMP's `savevm`
+and `loadvm` are one round trip each; the QMP jobs that do the same need several
+and are no faster. Main memory, which takes QEMU longer than all else together,
+is left out of it and kept by the lab (harness/machine/memory.py).
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import time
 from pathlib import Path
 
 from harness.machine.errors import MachineError
+from harness.machine.memory import Contents
 from harness.machine.qemu import QemuMachine
 
 _TAG = "ready"
@@ -51,8 +53,8 @@ def wait_idle(machine: QemuMachine, timeout_s: float) -> bool:
     return False
 
 
-def save(machine: QemuMachine) -> None:
-    """Save the machine, which must be stopped, for `load`. Raises NoSnapshot."""
+def save(machine: QemuMachine) -> Contents:
+    """Save the machine, which must be stopped, for `load`; once in its life. Raises NoSnapshot."""
     path = machine.scratch / f"{_NODE}.qcow2"
     create = ["qemu-img", "create", "-q", "-f", "qcow2", str(path), "1M"]
     try:
@@ -62,11 +64,15 @@ def save(machine: QemuMachine) -> None:
     except subprocess.CalledProcessError as error:
         raise NoSnapshot(f"qemu-img made no image: {error.stderr.decode(errors='replace').strip()}") from error
     file = {"driver": "file", "filename": str(path)}
-    machine.qmp("blockdev-add", **{"driver": "qcow2", "node-name": _NODE, "file": file})
+    # The image ends with the machine: nothing of it need ever reach a disk.
+    cache = {"no-flush": True}
+    machine.qmp("blockdev-add", **{"driver": "qcow2", "node-name": _NODE, "file": file, "cache": cache})
+    machine.leave_out_memory(True)
     _monitor(machine, "savevm")
+    return machine.memory.save()
 
 
-def load(machine: QemuMachine) -> None:
+def load(machine: QemuMachine, memory: Contents) -> None:
     """Make the running machine what it was at `save`, and leave it stopped.
 
     Nothing may be sent meanwhile. Raises NoSnapshot where the guest leaves input
@@ -78,8 +84,12 @@ def load(machine: QemuMachine) -> None:
     if unread:
         raise NoSnapshot(f"{machine.board.id} does not read its input, and would find it again after a load")
     machine.qmp("stop")
+    # Devices look into their queues in memory as they are loaded.
+    machine.memory.restore(memory)
     # Once only: loading twice without running between ends QEMU 7.2 for AArch64 by SIGSEGV.
     _monitor(machine, "loadvm")
+    # It begins with a reset, which puts the images that were booted into memory again.
+    machine.memory.restore(memory)
 
 
 def _monitor(machine: QemuMachine, verb: str) -> None:

@@ -17,18 +17,21 @@ from pathlib import Path
 _X86_64, _EXECUTABLE_LARGE, _PE32_PLUS, _EFI_APPLICATION, _CODE_RX = 0x8664, 0x22, 0x20B, 10, 0x60000020
 _PAGE, _PE_AT, _DIRECTORIES = 0x1000, 0x40, 16
 
-_CODE = bytes.fromhex(
-    "488d352e000000"  # lea rsi, [rip + text]
-    "ac84c07414"  # next: lodsb; test al, al; jz sleep
+# Prints the text at (R|E)SI and goes on behind itself; the same bytes in 32-bit and in 64-bit mode.
+PRINT = bytes.fromhex(
+    "ac84c07414"  # next: lodsb; test al, al; jz behind
     "88c366bafd03"  # mov bl, al; mov dx, 0x3fd
     "eca82074fb"  # wait: in al, dx; test al, 0x20; jz wait
     "88d866baf803ee"  # mov al, bl; mov dx, 0x3f8; out dx, al
     "ebe7"  # jmp next
+)
+_SLEEP = bytes.fromhex(
     # Interrupts that stay pending would wake the CPU's thread again and again, so timers are masked at their source.
     "fab0ffe621e6a1"  # sleep: cli; mov al, 0xff; out 0x21, al; out 0xa1, al
     "b82003e0fec70000000100"  # mov eax, 0xfee00320 (LVT timer); mov dword [rax], 0x10000 (masked)
     "f4ebfd"  # hlt; jmp back to it
 )
+_CODE = bytes.fromhex("488d352e000000") + PRINT + _SLEEP  # lea rsi, [rip + text]
 
 
 def tiny_efi(text: str) -> bytes:

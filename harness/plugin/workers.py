@@ -30,6 +30,11 @@ def scheduler(config: pytest.Config, log: Any) -> Any:
         def _split_scope(self, nodeid: str) -> str:
             return group_of(nodeid)
 
+        def _reschedule(self, node: Any) -> None:
+            """One that comes in a lost one's place has no tests before it has collected; xdist 3.8 does not look."""
+            if node in self.registered_collections:
+                super()._reschedule(node)
+
         def remove_node(self, node: Any) -> str | None:
             """The test during which a worker was lost has failed, and is not run again: it may well do it again."""
             units: dict[str, dict[str, bool]] = self.assigned_work.pop(node)

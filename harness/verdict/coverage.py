@@ -10,8 +10,9 @@ from __future__ import annotations
 
 import bisect
 import hashlib
+import itertools
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from harness.machine.counting import Block
 from harness.verdict.dwarf import Lines
 
 Covered = dict[str, set[int]]
+_Line = tuple[str, int]
 _UPPER_HALF = 1 << 63
 _LAYOUT = 1
 
@@ -44,8 +46,9 @@ class Image:
         except (OSError, ELFError) as error:
             raise LabError(f"{path}: coverage wants an ELF file with line numbers: {error}") from error
         table = json.loads(kept.read_text())
-        self._spans: list[tuple[int, int, list[tuple[str, int]]]] = [
-            (start, end, [(table["files"][file], line) for file, line in sources])
+        # Tuples all the way down: Python's garbage collector soon leaves those alone, and there are a hundred thousand.
+        self._spans: list[tuple[int, int, tuple[_Line, ...]]] = [
+            (start, end, tuple((table["files"][file], line) for file, line in sources))
             for start, end, sources in table["spans"]
         ]
         self._starts = [start for start, _, _ in self._spans]
@@ -94,29 +97,27 @@ class Images:
         self._kernel = Image(kernel, cache)
         self._programs = [Image(path, cache) for path in programs]
         self._owners: dict[Block, list[Image]] = {}
-        self._lines: dict[tuple[Image, int, int], frozenset[tuple[str, int]]] = {}
+        self._lines: dict[tuple[Image, int], dict[Block, frozenset[_Line]]] = {}
 
-    def covered(self, blocks: Iterable[Block], slide: int | None) -> Covered:
+    def covered(self, blocks: Collection[Block], slide: int | None) -> Covered:
         """Lines that made these blocks; `slide` is how far the kernel ran from its link address, None for not at all.
 
         A program's block belongs to the program that has its bytes. Where several have, those count that
         also ran a block that none other has.
         """
-        found: Covered = {}
-        shared: list[tuple[Block, list[Image]]] = []
-        ran: set[Image] = set()
-        for block in blocks:
-            if block.address >= _UPPER_HALF:
-                if slide is not None:
-                    _add(found, self._lines_of(self._kernel, block.address - slide, block.size))
-                continue
-            owners = self._owners_of(block)
-            if len(owners) == 1:
-                ran.add(owners[0])
-            shared.append((block, owners))
-        for block, owners in shared:
+        kernel = [block for block in blocks if block.address >= _UPPER_HALF]
+        programs = [(block, self._owners_of(block)) for block in blocks if block.address < _UPPER_HALF]
+        ran = {owners[0] for _, owners in programs if len(owners) == 1}
+        by_image: dict[Image, list[Block]] = {}
+        for block, owners in programs:
             for image in [image for image in owners if image in ran] or owners:
-                _add(found, self._lines_of(image, block.address, block.size))
+                by_image.setdefault(image, []).append(block)
+        lines: set[_Line] = set() if slide is None else self._lines_of(self._kernel, kernel, slide)
+        for image, own in by_image.items():
+            lines |= self._lines_of(image, own, 0)
+        found: Covered = {}
+        for file, line in lines:
+            found.setdefault(file, set()).add(line)
         return found
 
     def _owners_of(self, block: Block) -> list[Image]:
@@ -124,11 +125,12 @@ class Images:
             self._owners[block] = [image for image in self._programs if image.has(block)]
         return self._owners[block]
 
-    def _lines_of(self, image: Image, start: int, size: int) -> frozenset[tuple[str, int]]:
-        key = image, start, size
-        if key not in self._lines:
-            self._lines[key] = frozenset(image.lines(start, size))
-        return self._lines[key]
+    def _lines_of(self, image: Image, blocks: Sequence[Block], slide: int) -> set[_Line]:
+        # A boot executes some ten thousand blocks, nearly all of which the boot before has executed too.
+        known = self._lines.setdefault((image, slide), {})
+        for block in itertools.filterfalse(known.__contains__, blocks):
+            known[block] = frozenset(image.lines(block.address - slide, block.size))
+        return set().union(*map(known.__getitem__, blocks))
 
     def all_lines(self) -> Covered:
         """Every line that made code."""
@@ -137,11 +139,6 @@ class Images:
             for file, lines in image.all_lines().items():
                 found.setdefault(file, set()).update(lines)
         return found
-
-
-def _add(found: Covered, lines: Iterable[tuple[str, int]]) -> None:
-    for file, line in lines:
-        found.setdefault(file, set()).add(line)
 
 
 def summary(covered: Covered, known: Covered) -> list[str]:

@@ -335,6 +335,7 @@ def _save(session: Session, folder: Path) -> str:
         return "the path of the folder has a quote in it"
     try:
         machine.qmp("stop")
+        machine.leave_out_memory(False)
         machine.qmp("migrate", uri=f"exec:gzip -1 > '{folder / _STATE}'")
         deadline = time.monotonic() + _MIGRATE_S
         while (status := machine.qmp("query-migrate").get("status")) not in ("completed", "failed"):

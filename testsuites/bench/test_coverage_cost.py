@@ -30,7 +30,7 @@ def suite_seconds(board: Board, *options: str) -> float:
 
 
 @pytest.mark.bench
-@pytest.mark.requirement("TST-16", "TST-11")
+@pytest.mark.requirement("TST-30", "TST-16")
 def test_coverage_cost(board: Board, artifacts: Artifacts, tmp_path: Path, metric: Metric) -> None:
     assert artifacts.kernel.exists()
     plain = recorded = float("inf")

@@ -21,6 +21,7 @@ from harness.measure.plugin import Metric
 TOP = Path(__file__).resolve().parents[2]
 LOADS = 100
 FEW, MANY = 5, 205
+ROUNDS = 3
 
 TESTS = """
 import pytest
@@ -74,7 +75,12 @@ def test_cost_of_a_fresh_target(board: Board, boot: Callable[..., Session], tmp_
         times.append(time.monotonic() - began)
     session.close()
     first = statistics.median(times)
-    rate = (MANY - FEW) / (run_seconds(tmp_path, board, MANY) - run_seconds(tmp_path, board, FEW))
+    few = many = float("inf")
+    # In turn, and the best of each: the host may be busy.
+    for _ in range(ROUNDS):
+        few = min(few, run_seconds(tmp_path, board, FEW))
+        many = min(many, run_seconds(tmp_path, board, MANY))
+    rate = (MANY - FEW) / (many - few)
     text = (
         f"{board.id}: first byte after {first * 1000:.1f} ms in the median of {LOADS}, "
         f"1/{cold / first:.0f} of a cold boot ({cold:.3f} s); {rate:.0f} tests a second through pytest"

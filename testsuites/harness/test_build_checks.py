@@ -11,8 +11,10 @@ from pathlib import Path
 
 import pytest
 
+from harness.build import BuildError
 from harness.build.artifacts import ARCHES, SOURCE, TOP, Arch
-from harness.build.cargo import clippy, format_check, host_clippy, host_tests
+from harness.build.cargo import clippy, format_check, host_clippy, run_host_test
+from harness.build.host_tests import host_tests
 from harness.build.toolchain import Toolchain, discover
 
 _SHOWN_LINES = 60
@@ -36,12 +38,28 @@ def tool(*command: str) -> tuple[int, str]:
     return done.returncode, done.stdout + done.stderr
 
 
-@pytest.mark.requirement("TST-01", "TST-06", "PRF-08", "BTC-08")
-def test_the_kernels_pure_parts_pass_on_the_host(toolchain: Toolchain) -> None:
-    status, lines = host_tests(toolchain, silent)
+@pytest.mark.requirement("TST-01", "TST-06")
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(test.name, marks=pytest.mark.requirement(*test.requirements)) for test in host_tests()],
+)
+def test_the_kernels_pure_parts_pass_on_the_host(toolchain: Toolchain, name: str) -> None:
+    status, lines = run_host_test(toolchain, name, silent)
     assert status == 0, end_of(lines)
     counts = [int(n) for line in lines for n in re.findall(r"test result: ok\. (\d+) passed", line)]
     assert sum(counts) > 0, "no host-side test ran\n" + end_of(lines)
+
+
+@pytest.mark.requirement("TST-06")
+def test_host_side_tests_say_which_requirements_they_prove(tmp_path: Path) -> None:
+    file = tmp_path / "kernel/tests/parts.rs"
+    file.parent.mkdir(parents=True)
+    file.write_text("//! Parts, against a model.\n//!\n//! Proves: CAP-12, TST-24\n")
+    (found,) = host_tests(tmp_path)
+    assert (found.name, found.path, found.requirements) == ("parts", "kernel/tests/parts.rs", ("CAP-12", "TST-24"))
+    file.write_text("//! Parts.\n// Proves: CAP-12\n")
+    with pytest.raises(BuildError, match=r"parts\.rs"):
+        host_tests(tmp_path)
 
 
 @pytest.mark.requirement("ERR-08", "DEV-02")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import subprocess
 import xml.etree.ElementTree as ElementTree
@@ -10,10 +11,15 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from elftools.elf.elffile import ELFFile
 
+from harness.build import Artifacts
 from harness.console import Session, clean_target
 from harness.machine import MachineError, snapshot
+from harness.machine.memory import Contents, GuestMemory
 from harness.machine.tiny_guest import Then, write_tiny_guest
+from harness.verdict import Finding, Verdict, postmortem
+from harness.verdict.postmortem import Images
 from support.projects import BOARD, command, environment
 
 ROUNDS = 200
@@ -93,6 +99,99 @@ def test_a_timer_of_before_the_load_neither_fires_nor_hides_a_new_one(fresh_targ
         clean_target.load(session, point)
         assert session.console.command("sleep 2", 60) == ""
         clean_target.load(session, point)
+
+
+@pytest.mark.requirement("DEV-08")
+def test_memory_is_what_it_was_to_the_byte(fresh_target: Session) -> None:
+    point = fresh_target.clean_point
+    if point is None:
+        pytest.skip("each fresh target is a new boot here")
+    # Programs write to pages that nobody had touched before, and to those of the kernel.
+    fresh_target.console.command("test run boot:", 60)
+    fresh_target.qmp("stop")
+    assert fresh_target.machine.memory.save() != point.memory
+    fresh_target.qmp("cont")
+    fresh_target.broker.discard_input()
+    snapshot.load(fresh_target.machine, point.memory)
+    assert fresh_target.machine.memory.save() == point.memory
+    fresh_target.mark_dirty("its console was not turned back")
+
+
+def code_of(program: Path) -> bytes:
+    """The first bytes of a program's code."""
+    with program.open("rb") as file:
+        segments = ELFFile(file).iter_segments("PT_LOAD")
+        return next(bytes(segment.data()[:32]) for segment in segments if segment["p_flags"] & 1)
+
+
+def pages_with(code: bytes, memory: Contents) -> set[int]:
+    """The pages that begin with `code`."""
+    return {start + at for start, data in memory.runs for at in range(0, len(data), 4096) if data.startswith(code, at)}
+
+
+@pytest.mark.needs("release")
+@pytest.mark.requirement("DEV-08")
+def test_other_code_in_the_page_of_code_that_ran_is_what_runs_after_a_load(
+    fresh_target: Session, artifacts: Artifacts
+) -> None:
+    session, point = fresh_target, fresh_target.clean_point
+    if point is None:
+        pytest.skip("each fresh target is a new boot here")
+    codes = {path.name: code_of(path) for path in artifacts.programs}
+    pages = []
+    for case in ("smp:idle_cpus_sleep", "boot:clock_never_steps_back") * 2:
+        assert f"ok {case}" in session.console.command(f"test run {case}", 60).splitlines()
+        session.qmp("stop")
+        pages.append(pages_with(codes[case.partition(":")[0]], session.machine.memory.save()))
+        session.qmp("cont")
+        clean_target.load(session, point)
+    assert codes["smp"] != codes["boot"]
+    assert len(pages[0]) == 1
+    assert pages == pages[:1] * 4, "each program's code was in another page: this proves nothing"
+
+
+@pytest.mark.requirement("DEV-08", "OBS-08")
+def test_the_postmortem_of_a_machine_that_was_saved_has_its_memory(
+    boot: Callable[..., Session], tmp_path: Path
+) -> None:
+    session = boot()
+    clean_target.load(session, clean_target.save(session))
+    session.console.command("ps")
+    finding = Finding(Verdict.FAILED, "planted")
+    folder = postmortem.write(tmp_path, session, finding, Images(None), test="planted", text="", place="here")
+    assert "Reopen it" in (folder / "README").read_text()
+    memory = session.machine.memory.save()
+    machine = postmortem.reopen(postmortem.find(tmp_path, folder.name))
+    try:
+        assert memory.runs
+        assert machine.memory.save() == memory
+    finally:
+        machine.off()
+
+
+@pytest.mark.requirement("DEV-08")
+def test_memory_is_restored_whatever_was_written_meanwhile() -> None:
+    page = 4096
+    memory = GuestMemory(64 * page)
+
+    def write(data: bytes, *pages: int) -> None:
+        for number in pages:
+            os.pwrite(memory.fd, data, number * page)
+
+    try:
+        write(b"kept", 3, 4, 5, 9, 63)
+        write(bytes(page), 4, 10)
+        saved = memory.save()
+        assert [(at // page, len(data) // page) for at, data in saved.runs] == [(3, 1), (5, 1), (9, 1), (63, 1)]
+        write(b"new", 0, 2, 4, 6, 9, 20, 62)
+        write(bytes(page), 3)
+        assert memory.save() != saved
+        memory.restore(saved)
+        assert memory.save() == saved
+        held = [os.pread(memory.fd, page, number * page).rstrip(b"\0") for number in range(64)]
+        assert {number: data for number, data in enumerate(held) if data} == dict.fromkeys((3, 5, 9, 63), b"kept")
+    finally:
+        memory.close()
 
 
 TESTS = """

@@ -11,7 +11,7 @@ import pytest
 
 from harness.build.artifacts import TOP
 from harness.cli import VERBS, parser
-from harness.cli.requirements import marks_in, proofs, read_rows, verdicts
+from harness.cli.requirements import HOST_TEST, host_proofs, marks_in, proofs, read_rows, verdicts
 from harness.cli.suites import board_of, read_junit, table
 from support.checkout import Checkout, make_checkout, set_rustc
 
@@ -185,6 +185,22 @@ def test_a_verdict_is_found_by_board_and_a_failure_is_not_hidden(tmp_path: Path)
     assert seen["testsuites.boot.test_a::test_y"] == {"qemu-riscv64-smp4": "panicked"}
     proof = next(marks_in('@pytest.mark.requirement("A")\ndef test_y(): ...', "testsuites/boot/test_a.py"))
     assert proof.key in seen
+
+
+@pytest.mark.requirement("TST-06")
+def test_each_file_of_host_side_tests_has_its_requirements_and_its_verdict(tmp_path: Path) -> None:
+    path = tmp_path / "run.xml"
+    module, _, name = HOST_TEST.partition("::")
+    path.write_text(
+        f"""<testsuite><testcase classname="{module}" name="{name}[buddy]" time="1"/>
+        <testcase classname="{module}" name="{name}[acpi]" time="1"><failure message="no">no</failure></testcase>
+        </testsuite>"""
+    )
+    seen = verdicts([path])
+    told = {(proof.requirement, proof.test): seen.get(proof.key) for proof in host_proofs()}
+    assert told["PMM-02", "kernel-src/kernel/tests/buddy.rs"] == {"host": "passed"}
+    assert told["SMP-08", "kernel-src/kernel/tests/acpi.rs"] == {"host": "failed"}
+    assert told["CAP-12", "kernel-src/kernel/tests/derivation.rs"] is None, "not run"
 
 
 @pytest.mark.requirement("TST-04")

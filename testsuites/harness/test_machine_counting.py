@@ -51,9 +51,12 @@ def test_counts_agree_with_the_guest_and_sleep_is_not_counted(count: Count) -> N
     assert called.kernel > called.user > 20_000
     assert abs(guest_difference(lines, "calls") - called.total) <= tick
 
-    (short,), (long,) = counted.spans(*SLEEP)
-    assert guest_difference(lines, "sleep") >= 99_000_000
-    assert abs((long - short).total) < SLEEP_LIMIT
+    # Again, because x86_64's clock measures its rate once more a tenth of a second after the start.
+    *_, slept_ns = re.findall(r"guest: sleep \d+ (\d+)", "\n".join(counted.run(CASE)))
+    assert int(slept_ns) >= 100_000_000
+    *_, (slept,) = counted.spans(*SLEEP)
+    # All of it: the call, going to sleep, the timer's interrupt, and the way back.
+    assert 100 < slept.total < SLEEP_LIMIT, slept
 
 
 @pytest.mark.requirement("TST-16")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -304,6 +305,17 @@ def test_the_trees_own_targets_and_baselines_are_whole() -> None:
         assert "smp1-icount ipc.round_trip" in values
     done = quoin(["scorecard", "--run", "no-such-run"])
     assert done.returncode == 1 and "no-such-run" in done.stderr and "Traceback" not in done.stderr
+
+
+@pytest.mark.requirement("PRF-13")
+def test_every_figure_that_the_requirements_promise_is_a_target() -> None:
+    lines = (TOP / "testsuites" / "requirements.tsv").read_text().splitlines()
+    rows = [line.split("\t") for line in lines[1:]]
+    # Below, above, or a number and more; a shift is a size.
+    promised = {row[0] for row in rows if len(row) > 4 and re.search(r"(?<!<)[<>](?!<)|\d\+", row[4])}
+    assert len(promised) > 10
+    told = {target.source.split(",")[0] for target in read_targets(TOP)}
+    assert promised <= told, "rows with a figure that testsuites/targets.yaml does not tell"
 
 
 @pytest.mark.requirement("TST-16")

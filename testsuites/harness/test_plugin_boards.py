@@ -291,7 +291,7 @@ def test_benchmarks_run_only_when_they_are_named(project: Project) -> None:
     assert "1 passed, 1 deselected" in project(tests, "-m", "bench").stdout
 
 
-@pytest.mark.requirement("TST-15")
+@pytest.mark.requirement("DEV-08")
 def test_a_shared_machine_ends_before_a_test_that_does_not_use_it(project: Project) -> None:
     # Such a test may itself start a lab on that board, and wait for it: two that want the same vCPUs.
     done = project(

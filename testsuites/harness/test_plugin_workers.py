@@ -38,6 +38,32 @@ def test_boots(boot, board, number):
 """
 
 
+# The second worker ends when the first one's replacement collects, which goes on when the second has ended.
+REPLACED = """
+import fcntl, os, signal
+import pytest
+
+WORKER = os.environ["PYTEST_XDIST_WORKER"]
+own = open(WORKER, "w")
+fcntl.flock(own, fcntl.LOCK_EX)
+if WORKER == "gw2":
+    open("collecting", "w").close()
+    for other in ("gw0", "gw1"):
+        fcntl.flock(open(other), fcntl.LOCK_EX)
+
+def test_one():
+    os.kill(os.getpid(), signal.SIGKILL)
+
+def test_two():
+    open("collecting").close()
+    os.kill(os.getpid(), signal.SIGKILL)
+
+@pytest.mark.parametrize("number", range(6))
+def test_others(number):
+    pass
+"""
+
+
 @pytest.fixture
 def short_folder() -> Iterator[Path]:
     """A temporary folder with a name that is short enough for sockets in it."""
@@ -76,3 +102,20 @@ def test_two_workers_stay_within_the_budget_and_others_take_the_place_of_killed_
     sums = list(itertools.accumulate(int(change) for _, change in changes))
     assert max(sums) == 4
     assert min(sums) == 0
+
+
+@pytest.mark.requirement("DEV-01")
+def test_a_worker_that_still_collects_is_given_no_tests(tmp_path: Path) -> None:
+    (tmp_path / "pytest.ini").write_text("[pytest]\n")
+    (tmp_path / "test_it.py").write_text(REPLACED)
+    os.mkfifo(tmp_path / "collecting")  # opened by two at once: who comes first waits
+    done = subprocess.run(
+        command("-n", "2"),
+        cwd=tmp_path,
+        env=environment(),
+        capture_output=True,
+        text=True,
+        timeout=LIMIT_S,
+        check=False,
+    )
+    assert "2 failed, 6 passed" in done.stdout, done.stdout

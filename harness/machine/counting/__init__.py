@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import itertools
 import mmap
 import os
 import shutil
@@ -84,13 +85,28 @@ class Marker:
     counts: tuple[Instructions, ...]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Block:
-    """Code that QEMU translated as one: `size` bytes at `address`, and the first of them."""
+    """Code that QEMU translated as one: `size` bytes at `address`, and the first of them.
+
+    There is one object for each block, whichever machine ran it: sets of many thousands are made for each boot.
+    """
 
     address: int
     size: int
     code: bytes
+
+
+class _Blocks(dict[bytes, Block]):
+    """The blocks known to this process, by their record in the plugin's file."""
+
+    def __missing__(self, record: bytes) -> Block:
+        address, size, kept, code = _BLOCK.unpack(record)
+        # Two threads may come here with the same record.
+        return self.setdefault(record, Block(address, size, code[:kept]))
+
+
+_BLOCKS = _Blocks()
 
 
 class Counting:
@@ -173,13 +189,14 @@ class Counting:
         """Blocks executed since the last call. One that runs at this very moment may be told again."""
         header, data = self._header()
         used = min(header.blocks, header.most_blocks)
-        for number in range(len(self._blocks), used):
-            address, size, kept, code = _BLOCK.unpack_from(data, header.blocks_at + number * _BLOCK.size)
-            self._blocks.append(Block(address, size, code[:kept]))
+        start = header.blocks_at + len(self._blocks) * _BLOCK.size
+        new = data[start : header.blocks_at + used * _BLOCK.size]
+        records = (new[at : at + _BLOCK.size] for at in range(0, len(new), _BLOCK.size))
+        self._blocks += map(_BLOCKS.__getitem__, records)
         end = header.executed_at + 8 * used
         executed = array("Q", data[header.executed_at : end])
         data[header.executed_at : end] = bytes(8 * used)
-        return [block for block, times in zip(self._blocks, executed, strict=False) if times]
+        return list(itertools.compress(self._blocks, executed))
 
     @property
     def lost_blocks(self) -> int:

@@ -176,10 +176,12 @@ static size_t code_of(const struct qemu_plugin_insn *insn, uint8_t code[LONGEST_
  * the same block, however often QEMU translates it. */
 static uint64_t *count_of(const struct block *found)
 {
-    uint64_t hash = 0xcbf29ce484222325; /* FNV-1a */
-    const uint8_t *bytes = (const uint8_t *)found;
-    for (size_t at = 0; at < sizeof *found; at++) {
-        hash = (hash ^ bytes[at]) * 0x100000001b3;
+    uint64_t hash = 0xcbf29ce484222325; /* FNV-1a, by words, whose upper bits must reach the lower ones */
+    uint64_t words[sizeof *found / sizeof(uint64_t)];
+    memcpy(words, found, sizeof words);
+    for (size_t at = 0; at < sizeof words / sizeof *words; at++) {
+        hash = (hash ^ words[at]) * 0x100000001b3;
+        hash ^= hash >> 32;
     }
     pthread_mutex_lock(&translating);
     size_t bucket = hash % (2 * MOST_BLOCKS);

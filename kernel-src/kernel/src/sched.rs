@@ -21,7 +21,8 @@ const WORDS: usize = PRIORITIES / 64;
 
 struct Queues {
     ready: [List<Ref<Thread>, Queued>; PRIORITIES],
-    /// A bit for each list that is not empty.
+    /// A bit for each list that is not empty, from the highest priority down: the lowest bit that is set is found in
+    /// a few instructions everywhere, the highest in forty where a machine counts no zeros (RV64GC).
     occupied: [u64; WORDS],
     /// Threads asleep, the first to wake in front.
     sleepers: List<Ref<Thread>, Queued>,
@@ -29,22 +30,24 @@ struct Queues {
 
 impl Queues {
     fn push(&mut self, thread: Ref<Thread>) {
-        let priority = usize::from(thread.priority);
-        self.ready[priority].push(thread);
-        self.occupied[priority / 64] |= 1 << (priority % 64);
+        let (word, bit) = place_of(thread.priority);
+        self.ready[usize::from(thread.priority)].push(thread);
+        self.occupied[word] |= bit;
     }
 
     /// The highest priority that somebody waits with.
     fn highest(&self) -> Option<u8> {
-        let word = self.occupied.iter().rposition(|&word| word != 0)?;
-        Some((word * 64 + self.occupied[word].ilog2() as usize) as u8)
+        let word = self.occupied.iter().position(|&word| word != 0)?;
+        Some((PRIORITIES - 1 - word * 64 - self.occupied[word].trailing_zeros() as usize) as u8)
     }
 
     fn pop(&mut self) -> Option<Ref<Thread>> {
-        let priority = usize::from(self.highest()?);
-        let thread = self.ready[priority].pop();
-        if self.ready[priority].is_empty() {
-            self.occupied[priority / 64] &= !(1 << (priority % 64));
+        let priority = self.highest()?;
+        let list = &mut self.ready[usize::from(priority)];
+        let thread = list.pop();
+        if list.is_empty() {
+            let (word, bit) = place_of(priority);
+            self.occupied[word] &= !bit;
         }
         thread
     }
@@ -52,6 +55,12 @@ impl Queues {
     fn next_wake(&self) -> Option<Nanos> {
         self.sleepers.front().map(|thread| Nanos(thread.wake_at.load(Ordering::Relaxed)))
     }
+}
+
+/// Word and bit of a priority in `occupied`.
+fn place_of(priority: u8) -> (usize, u64) {
+    let place = PRIORITIES - 1 - usize::from(priority);
+    (place / 64, 1 << (place % 64))
 }
 
 /// A CPU's threads that are ready, and those that sleep.
@@ -97,9 +106,10 @@ pub fn wake(thread: Ref<Thread>) -> bool {
 
 /// Queues a thread whose wait the caller has ended.
 pub fn ready(thread: Ref<Thread>) {
-    let limited = thread.wake_at.swap(0, Ordering::Relaxed) != 0;
     let home = thread.home;
     let mut queues = percpu::all()[home.0].queue.queues.lock();
+    // Not before: the order of the sleepers is that of their times.
+    let limited = thread.wake_at.swap(0, Ordering::Relaxed) != 0;
     let sleeper = if limited { queues.sleepers.remove(&thread) } else { None };
     queues.push(thread);
     drop(queues);
@@ -136,8 +146,11 @@ pub fn limit(thread: &Thread, deadline: Nanos) {
 pub fn wait_no_more(thread: &Thread) {
     let cpu = percpu::this();
     cpu.blocked.set(false);
-    if thread.wake_at.swap(0, Ordering::Relaxed) != 0 {
-        let sleeper = cpu.queue.queues.lock().sleepers.remove(thread);
+    if thread.wake_at.load(Ordering::Relaxed) != 0 {
+        let mut queues = cpu.queue.queues.lock();
+        thread.wake_at.store(0, Ordering::Relaxed);
+        let sleeper = queues.sleepers.remove(thread);
+        drop(queues);
         drop(sleeper);
     }
 }
@@ -219,7 +232,8 @@ fn reap(cpu: &PerCpu, thread: Ref<Thread>) {
     object::reap(thread);
 }
 
-fn activate(cpu: &PerCpu, root: PhysAddr) {
+#[inline(always)] // each is on the way of every switch, and half of what it costs as a call is saving registers
+pub fn activate(cpu: &PerCpu, root: PhysAddr) {
     if cpu.active_root.replace(root) != root {
         if root == paging::kernel_root() {
             arch::mm::activate_kernel(root);
@@ -230,6 +244,7 @@ fn activate(cpu: &PerCpu, root: PhysAddr) {
 }
 
 /// Sets the comparator to the next sleeper, or to the end of the slice where the running thread shares its CPU.
+#[inline(always)]
 fn arm(cpu: &PerCpu, running: bool) {
     let queues = cpu.queue.queues.lock();
     let wake = queues.next_wake();

@@ -64,7 +64,11 @@ impl fmt::Display for Cause {
 /// A system call that may block; the caller's registers are saved, the pc behind the instruction.
 pub extern "C" fn system_call() -> ! {
     crate::jitter::pause();
-    syscall::dispatch(sched::current());
+    let thread = sched::current();
+    if let Some(next) = object::switch(percpu::this(), thread) {
+        arch::task::resume(next)
+    }
+    syscall::dispatch(thread);
     sched::leave()
 }
 

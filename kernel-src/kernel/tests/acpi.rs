@@ -1,4 +1,6 @@
 //! ACPI tables, built here as firmware lays them out; and that no damage makes the reader panic or hang.
+//!
+//! Proves: SMP-08, TST-24
 
 use kernel::{
     acpi::{self, AcpiError, GenericAddress, IoApic, LocalApic, Machine, Override},

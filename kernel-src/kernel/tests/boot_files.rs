@@ -1,4 +1,6 @@
 //! The command line, the boot archive and programs: what is read, what is refused, and that nothing panics.
+//!
+//! Proves: TST-24
 
 use kernel::{
     addr::VirtAddr,

@@ -1,4 +1,6 @@
 //! The frame allocator against a model that keeps every block in a map.
+//!
+//! Proves: PMM-02, TST-24
 
 use kernel::mm::buddy::{Buddy, FrameInfo, MAX_ORDER, NotAllocated};
 use proptest::{prelude::*, sample::Index};

@@ -1,4 +1,6 @@
 //! Device trees: what QEMU's `virt` machines say, and that no blob makes the reader panic or hang.
+//!
+//! Proves: BTC-08, TST-24
 
 use kernel::{
     addr::PhysRange,

@@ -2,14 +2,11 @@
 
 use super::process::Process;
 use crate::{
-    mm::{slab::Slab, slots::SlotTable},
-    sync::{Counted, Header, Object, Rank, Ref, Slot, Spin, Step, tree},
+    mm::slots::SlotTable,
+    sync::{Header, Rank, Ref, Slot, Spin, Step, tree},
 };
-use abi::{ADDRESS_BITS, Error, Kind};
-use core::{
-    mem::offset_of,
-    sync::atomic::{AtomicBool, AtomicUsize, Ordering},
-};
+use abi::{ADDRESS_BITS, Error, Rights};
+use core::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 pub struct CNode {
     header: Header,
@@ -22,17 +19,7 @@ pub struct CNode {
     emptied: AtomicUsize,
 }
 
-static SLAB: Slab<CNode> = Slab::new();
-
-impl Counted for CNode {
-    fn header(&self) -> &Header {
-        &self.header
-    }
-
-    fn slab() -> &'static Slab<Self> {
-        &SLAB
-    }
-
+crate::object!(CNode as CNode {
     fn is_looked_up(&self) -> bool {
         !self.private.load(Ordering::Relaxed)
     }
@@ -45,16 +32,11 @@ impl Counted for CNode {
             self.emptied.store(index + 1, Ordering::Relaxed);
         } else {
             // Whether or not that emptied it, the next step looks.
-            let _ = tree::delete(slot, 1);
+            let _ = tree::delete(slot, 0, 1);
         }
         Step::More
     }
-}
-
-impl Object for CNode {
-    const KIND: Kind = Kind::CNode;
-    const HEADER: usize = offset_of!(Self, header);
-}
+});
 
 impl CNode {
     /// `1 << bits` empty slots.
@@ -114,8 +96,10 @@ impl Drop for CNode {
 /// The slot, empty or not, that the lowest `depth` bits of `address` lead to from the CNode in `root`.
 ///
 /// Each CNode on the way takes the bits of its guard and those of its table, from the highest on. So the way ends after
-/// `depth` CNodes at the latest, also where one contains itself.
-pub fn resolve<'a>(root: &'a Slot, address: u64, depth: u32) -> Result<&'a Slot, Error> {
+/// `depth` CNodes at the latest, also where one contains itself. The capability to the last, which has the slot, must
+/// have `rights`; those before only show the way.
+#[inline]
+pub fn resolve<'a>(root: &'a Slot, address: u64, depth: u32, rights: Rights) -> Result<&'a Slot, Error> {
     let mut slot = root;
     let mut left = depth;
     loop {
@@ -125,13 +109,13 @@ pub fn resolve<'a>(root: &'a Slot, address: u64, depth: u32) -> Result<&'a Slot,
         let (bits, guard_bits) = (node.table.bits(), (guard >> 32) as u32);
         left = left.checked_sub(bits + guard_bits).ok_or(Error::DepthTooShort)?;
         let address = address >> left;
-        if (address >> bits ^ guard) as u32 & ((1 << guard_bits) - 1) as u32 != 0 {
+        if (address >> bits ^ guard) as u32 & ((1_u64 << guard_bits) - 1) as u32 != 0 {
             return Err(Error::GuardMismatch);
         }
         // It is there: a table has as many slots as its bits say.
         slot = node.table.get(address as usize & ((1 << bits) - 1)).ok_or(Error::InvalidCapability)?;
         if left == 0 {
-            return Ok(slot);
+            return if found.rights().have(rights) { Ok(slot) } else { Err(Error::NoRight) };
         }
     }
 }

@@ -10,30 +10,17 @@ use super::{
 };
 use crate::{
     addr::Nanos,
-    arch,
-    mm::slab::Slab,
-    sched,
-    sync::{Counted, Found, Header, Object, Ref, Slot, Step},
+    arch, sched,
+    sync::{Found, Header, Ref, Slot, Step},
 };
-use abi::{Call, DEADLINE, Error, Kind, MESSAGE_WORDS, MessageInfo, REPLY_LOST, SIGNALLED};
-use core::mem::offset_of;
+use abi::{Call, DEADLINE, Error, MESSAGE_WORDS, MessageInfo, REPLY_LOST, SIGNALLED};
 
 pub struct Endpoint {
     header: Header,
     meeting: Meeting,
 }
 
-static SLAB: Slab<Endpoint> = Slab::new();
-
-impl Counted for Endpoint {
-    fn header(&self) -> &Header {
-        &self.header
-    }
-
-    fn slab() -> &'static Slab<Self> {
-        &SLAB
-    }
-
+crate::object!(Endpoint as Endpoint {
     fn end_step(&self) -> Step {
         if wait::dismiss(&self.meeting) { Step::More } else { Step::Done }
     }
@@ -41,19 +28,16 @@ impl Counted for Endpoint {
     fn settle(&self) {
         wait::settle(&self.meeting);
     }
-}
-
-impl Object for Endpoint {
-    const KIND: Kind = Kind::Endpoint;
-    const HEADER: usize = offset_of!(Self, header);
-}
+});
 
 /// In the number of a call that starts again as a receive: the reply before it found nobody.
-const LOST: u64 = 1 << 9;
+pub const LOST: u64 = 1 << 9;
 
 /// The numbers that a thread may enter a message call with.
 pub const fn flags_of(number: u64) -> (u64, bool) {
-    (number & !(DEADLINE | LOST), number & DEADLINE != 0)
+    let call = number & !DEADLINE;
+    let call = if call == LOST | Call::Receive as u64 { Call::Receive as u64 } else { call };
+    (call, number & DEADLINE != 0)
 }
 
 /// A payload, with zeros where the info says that there is nothing.
@@ -63,7 +47,8 @@ fn payload(thread: &Thread) -> (u64, [u64; MESSAGE_WORDS]) {
     (info, words)
 }
 
-fn check_info(thread: &Thread) -> Result<(), Error> {
+/// Every message call has an info word, also those that send nothing.
+pub fn check_info(thread: &Thread) -> Result<(), Error> {
     let info = thread.frame.with(|frame| frame.info());
     if MessageInfo(info).is_valid() { Ok(()) } else { Err(Error::InvalidArgument) }
 }
@@ -90,6 +75,10 @@ pub fn may_wait(thread: &Thread) -> Result<(), Error> {
 }
 
 impl Endpoint {
+    pub const fn meeting(&self) -> &Meeting {
+        &self.meeting
+    }
+
     pub fn new() -> Result<Ref<Self>, Error> {
         Ref::new(Self { header: Header::new(), meeting: Queues::meeting() })
     }
@@ -117,11 +106,12 @@ impl Endpoint {
             sender.begin_wait(State::Replying);
             owed
         });
-        if owed.is_none() {
-            sender.frame.with(|frame| frame.set_message(0, 0, 0, frame.message_words()));
-        }
+        let is_sent = owed.is_none();
         receiver.frame.with(arch::task::Frame::finish_call);
         hand_over(sender, &receiver, owed);
+        if is_sent {
+            sender.frame.with(|frame| frame.set_message(0, 0, 0, frame.message_words()));
+        }
         sched::ready(receiver);
         Ok(())
     }
@@ -172,13 +162,17 @@ fn accept(sender: Ref<Thread>, receiver: &Thread) {
         sched::ready(sender);
         return;
     }
-    let owed = Owed { caller: sender.clone(), token: sender.begin_call() };
-    hand_over(&sender, receiver, Some(owed));
+    let until = deadline(&sender);
+    let token = sender.begin_call();
+    hand_over(&sender, receiver, Some(Owed { caller: sender.clone(), token }));
     sender.wait_on(State::Replying);
-    let is_late = deadline(&sender).is_some_and(|until| until <= arch::timer::now());
-    // Its end, or its time, may have come before it waited again: then nobody else tells it.
-    if (sender.is_doomed() && sender.end_wait()) || (is_late && sender.expire()) {
-        sched::ready(sender);
+    // Its end, or its time, may have come before it waited again: then nobody else tells it. From here on it may run,
+    // unless that is what is done here.
+    if sender.is_doomed() {
+        sched::wake(sender);
+    } else if until.is_some_and(|until| until <= arch::timer::now()) {
+        // Where its home CPU did that, it is done.
+        let _ = answer(Owed { caller: sender, token }, Err(Error::TimedOut));
     }
 }
 

@@ -2,6 +2,7 @@
 
 mod cnode;
 mod endpoint;
+mod fast;
 mod notification;
 mod process;
 mod reply;
@@ -10,10 +11,11 @@ mod thread;
 mod wait;
 
 pub use cnode::{CNode, resolve};
-pub use endpoint::{Endpoint, flags_of, reply_before_receive, reply_owed};
+pub use endpoint::{Endpoint, check_info, flags_of, reply_before_receive, reply_owed};
+pub use fast::switch;
 pub use notification::Notification;
 pub use process::{Process, claim, end_process, process_info, reap, spawn, spawn_requested};
-pub use reply::Reply;
+pub use reply::{Reply, may_copy};
 pub use resource::Resource;
 pub use thread::{Queued, Start, State, Thread};
 pub use wait::{WaitList, unlist};

@@ -6,12 +6,10 @@ use super::{
     wait::{self, Meeting, Queues},
 };
 use crate::{
-    mm::slab::Slab,
     sched,
-    sync::{Counted, Found, Header, Object, Rank, Ref, Slot, Spin, Step},
+    sync::{Found, Header, Rank, Ref, Slot, Spin, Step},
 };
-use abi::{Error, Kind, Outcome};
-use core::mem::offset_of;
+use abi::{Error, Outcome};
 
 pub struct Notification {
     header: Header,
@@ -20,17 +18,7 @@ pub struct Notification {
     bound: Spin<Option<Ref<Thread>>>,
 }
 
-static SLAB: Slab<Notification> = Slab::new();
-
-impl Counted for Notification {
-    fn header(&self) -> &Header {
-        &self.header
-    }
-
-    fn slab() -> &'static Slab<Self> {
-        &SLAB
-    }
-
+crate::object!(Notification as Notification {
     fn end_step(&self) -> Step {
         self.unbind();
         if wait::dismiss(&self.meeting) { Step::More } else { Step::Done }
@@ -39,12 +27,7 @@ impl Counted for Notification {
     fn settle(&self) {
         wait::settle(&self.meeting);
     }
-}
-
-impl Object for Notification {
-    const KIND: Kind = Kind::Notification;
-    const HEADER: usize = offset_of!(Self, header);
-}
+});
 
 /// The bits that a thread waits for.
 fn mask(thread: &Thread) -> u64 {
@@ -146,6 +129,11 @@ impl Notification {
 /// `thread` ends.
 pub fn unbind(thread: &Thread) {
     if let Some(notification) = thread.bound.get() {
-        notification.unbind();
+        let mut bound = notification.bound.lock();
+        // Others may have unbound it, and bound themselves.
+        let own = bound.take_if(|bound| bound.is(thread));
+        thread.bound.let_go();
+        drop(bound);
+        drop(own);
     }
 }

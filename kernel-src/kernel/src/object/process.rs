@@ -2,7 +2,7 @@
 
 use super::{
     cnode::{self, CNode},
-    endpoint, notification,
+    endpoint, notification, reply,
     thread::{Member, Start, State, Thread},
     wait::{self, WaitList},
 };
@@ -12,16 +12,13 @@ use crate::{
     config::CSPACE_BITS,
     cpio::Archive,
     elf::Program,
-    mm::{MapFlags, paging, slab::Slab, space::Space},
+    mm::{MapFlags, paging, space::Space},
     sched,
-    sync::{Claimed, Counted, Found, Header, Link, List, Object, Rank, Ref, Slot, Spin, Step, tree},
+    sync::{Claimed, Found, Header, Link, List, Object, Rank, Ref, Slot, Spin, Step, tree},
 };
-use abi::{ADDRESS_BITS, ANY_SLOT, Error, Kind, NAME_MAX, ProcessInfo, Rights, SpawnRequest};
+use abi::{ADDRESS_BITS, ANY_SLOT, Error, NAME_MAX, ProcessInfo, Rights, SpawnRequest};
 use arrayvec::ArrayString;
-use core::{
-    mem::offset_of,
-    sync::atomic::{AtomicBool, AtomicU64, Ordering},
-};
+use core::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
 struct Life {
     threads: List<Ref<Thread>, Member>,
@@ -44,34 +41,20 @@ pub struct Process {
     space: Spin<Option<Space>>,
     /// Names start at the CNode in one of the two; no name leads here, so nothing is derived from what they hold.
     roots: [Slot; 2],
-    second_root: AtomicBool,
+    /// How often the root was set: the lowest bit says which of the two it is.
+    roots_set: AtomicUsize,
     life: Spin<Life>,
     registered: Link<Process, Registered>,
 }
 
-static SLAB: Slab<Process> = Slab::new();
 static NEXT_ID: AtomicU64 = AtomicU64::new(1);
 static ALL: Spin<List<Ref<Process>, Registered>> = Spin::new(Rank::Registry, List::new());
 
-impl Counted for Process {
-    fn header(&self) -> &Header {
-        &self.header
-    }
-
-    fn slab() -> &'static Slab<Self> {
-        &SLAB
-    }
-
+crate::object!(Process as Process {
     fn settle(&self) {
         drop(self.life.lock());
     }
-}
-
-impl Object for Process {
-    const KIND: Kind = Kind::Process;
-    const HEADER: usize = offset_of!(Self, header);
-}
-
+});
 crate::sync::linked!(Process, Registered, registered);
 
 impl Process {
@@ -83,8 +66,8 @@ impl Process {
             name: ArrayString::from(name).map_err(|_| Error::InvalidArgument)?,
             root: space.root(),
             space: Spin::new(Rank::Space, Some(space)),
-            roots: [Slot::new(), Slot::new()],
-            second_root: AtomicBool::new(false),
+            roots: [Slot::default(), Slot::default()],
+            roots_set: AtomicUsize::new(0),
             life: Spin::new(Rank::Process, life),
             registered: Link::new(),
         })?;
@@ -107,18 +90,19 @@ impl Process {
 
     /// The slot where its threads' names start.
     pub fn names(&self) -> &Slot {
-        &self.roots[usize::from(self.second_root.load(Ordering::Acquire))]
+        &self.roots[self.roots_set.load(Ordering::Acquire) % 2]
     }
 
     /// What `name` means; `InvalidCapability` where it means nothing.
     pub fn capability(&self, name: u64) -> Result<(&Slot, Found), Error> {
-        let slot = cnode::resolve(self.names(), name, ADDRESS_BITS).map_err(|_| Error::InvalidCapability)?;
-        let found = slot.look_up().ok_or(Error::InvalidCapability)?;
-        let generation = name >> ADDRESS_BITS;
-        if generation != 0 && generation != found.generation() {
-            return Err(Error::InvalidCapability);
+        loop {
+            let set = self.roots_set.load(Ordering::Acquire);
+            let found = capability_from(&self.roots[set % 2], name);
+            // A root that was replaced is emptied: what a name means is to be looked for in the next.
+            if found.is_ok() || self.roots_set.load(Ordering::Acquire) == set {
+                return found;
+            }
         }
-        Ok((slot, found))
     }
 
     /// The object that `name` means, and by which capability, which has `rights`.
@@ -135,7 +119,7 @@ impl Process {
     /// the root CNode.
     pub fn vacancy(&self, place: u64) -> Result<(Claimed<'_>, u64), Error> {
         if place != ANY_SLOT {
-            let slot = cnode::resolve(self.names(), place, ADDRESS_BITS)?;
+            let slot = cnode::resolve(self.names(), place, ADDRESS_BITS, Rights::WRITE)?;
             let claimed = claim(slot, place >> ADDRESS_BITS)?;
             let name = claimed.generation() << ADDRESS_BITS | place & u64::from(u32::MAX);
             return Ok((claimed, name));
@@ -144,6 +128,9 @@ impl Process {
         let node: &CNode = root.object().ok_or(Error::NoSlot)?;
         if root.content.badge != cnode::whole_guard(node.bits()) {
             return Err(Error::NoSlot);
+        }
+        if !root.rights().have(Rights::WRITE) {
+            return Err(Error::NoRight);
         }
         let free = node.slots().iter().enumerate().find_map(|(index, slot)| Some((slot.claim()?, index)));
         let (claimed, index) = free.ok_or(Error::NoSlot)?;
@@ -154,7 +141,8 @@ impl Process {
     /// Names start at another CNode from now on. `Occupied` while another CPU does the same.
     pub fn set_names(&self, from: &Slot, found: &Found, guard: u64) -> Result<(), Error> {
         let life = self.life.lock();
-        let (current, other) = (self.names(), &self.roots[usize::from(!self.second_root.load(Ordering::Relaxed))]);
+        let set = self.roots_set.load(Ordering::Relaxed);
+        let [current, other] = [set, set + 1].map(|root| &self.roots[root % 2]);
         let next = other.claim().ok_or(Error::Occupied)?;
         if life.ended.is_some() || !tree::derive(from, found, next, guard, found.rights()) {
             return Err(Error::InvalidCapability);
@@ -163,7 +151,7 @@ impl Process {
         if let Some(node) = current.look_up().and_then(|root| root.object::<CNode>()) {
             node.publish();
         }
-        self.second_root.store(!self.second_root.load(Ordering::Relaxed), Ordering::Release);
+        self.roots_set.store(set + 1, Ordering::Release);
         drop(life);
         delete_root(current);
         Ok(())
@@ -202,6 +190,17 @@ impl Process {
     }
 }
 
+/// What `name` means from that root on.
+fn capability_from(root: &Slot, name: u64) -> Result<(&Slot, Found), Error> {
+    let slot = cnode::resolve(root, name, ADDRESS_BITS, Rights::NONE).map_err(|_| Error::InvalidCapability)?;
+    let found = slot.look_up().ok_or(Error::InvalidCapability)?;
+    let generation = name >> ADDRESS_BITS;
+    if generation != 0 && generation != found.generation() {
+        return Err(Error::InvalidCapability);
+    }
+    Ok((slot, found))
+}
+
 /// Ends a process: its threads leave at their CPUs' next way out of the kernel. The first cause counts.
 pub fn end_process(process: &Process, word: u64) {
     let mut life = process.life.lock();
@@ -215,7 +214,7 @@ pub fn end_process(process: &Process, word: u64) {
 
 /// Empties a root: one step, since nothing was derived from it, unless a revoke elsewhere comes between.
 fn delete_root(slot: &Slot) {
-    while let Some(Step::More) = tree::delete(slot, 1) {}
+    while let Some(Step::More) = tree::delete(slot, 0, 1) {}
 }
 
 /// Claims a slot for the filling of that generation, or for the next one where it is 0.
@@ -254,6 +253,8 @@ impl Drop for Process {
 
 /// Removes a doomed thread, on its home CPU, which no longer runs it; the last one takes the process's memory along.
 pub fn reap(thread: Ref<Thread>) {
+    // A call of it may have been received after its end was asked for.
+    thread.token.store(0, Ordering::SeqCst);
     endpoint::abandon(&thread);
     notification::unbind(&thread);
     wait::unlist(&thread);
@@ -319,6 +320,7 @@ pub fn spawn_requested(parent: &Process, archive: &Archive<'_>, request: &SpawnR
         for (slot, given) in slots.iter().zip(request.capabilities) {
             if given != abi::NO_CAPABILITY {
                 let (from, found) = parent.capability(given)?;
+                reply::may_copy(&found)?;
                 if !tree::derive(from, &found, claim(slot, 0)?, found.content.badge, found.rights()) {
                     return Err(Error::InvalidCapability);
                 }

@@ -4,29 +4,15 @@ use super::{
     endpoint,
     thread::{Owed, Thread},
 };
-use crate::{
-    mm::slab::Slab,
-    sync::{Counted, Found, Header, Object, Rank, Ref, Slot, Spin, Step},
-};
+use crate::sync::{Found, Header, Rank, Ref, Slot, Spin, Step};
 use abi::{Error, Kind};
-use core::mem::offset_of;
 
 pub struct Reply {
     header: Header,
     owed: Spin<Option<Owed>>,
 }
 
-static SLAB: Slab<Reply> = Slab::new();
-
-impl Counted for Reply {
-    fn header(&self) -> &Header {
-        &self.header
-    }
-
-    fn slab() -> &'static Slab<Self> {
-        &SLAB
-    }
-
+crate::object!(Reply as Reply {
     /// Nobody can answer any more: the caller hears of it.
     fn end_step(&self) -> Step {
         let owed = self.owed.lock().take();
@@ -40,12 +26,7 @@ impl Counted for Reply {
     fn settle(&self) {
         drop(self.owed.lock());
     }
-}
-
-impl Object for Reply {
-    const KIND: Kind = Kind::Reply;
-    const HEADER: usize = offset_of!(Self, header);
-}
+});
 
 impl Reply {
     /// Takes over what the current thread owes.
@@ -69,4 +50,9 @@ impl Reply {
         drop(owed);
         endpoint::reply(replier, taken)
     }
+}
+
+/// A Reply answers once, so there is one capability to it, which may move only.
+pub fn may_copy(found: &Found) -> Result<(), Error> {
+    if found.kind() == Kind::Reply as u64 { Err(Error::WrongObject) } else { Ok(()) }
 }

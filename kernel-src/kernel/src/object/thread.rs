@@ -9,9 +9,8 @@ use crate::{
     addr::{CpuId, VirtAddr},
     arch::task::Frame,
     config::DEFAULT_PRIORITY,
-    mm::slab::Slab,
     percpu, sched,
-    sync::{Anchor, Counted, Header, Link, Owned, Rank, Ref, Spin, Via},
+    sync::{Anchor, Header, Link, Owned, Rank, Ref, Spin, Via},
 };
 use abi::{Error, MESSAGE_WORDS};
 use core::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
@@ -77,23 +76,13 @@ pub struct Thread {
     member: Link<Thread, Member>,
 }
 
-static SLAB: Slab<Thread> = Slab::new();
 static NEXT_ID: AtomicU64 = AtomicU64::new(1);
 
-impl Counted for Thread {
-    fn header(&self) -> &Header {
-        &self.header
-    }
-
-    fn slab() -> &'static Slab<Self> {
-        &SLAB
-    }
-
+crate::object!(Thread {
     fn is_looked_up(&self) -> bool {
         false
     }
-}
-
+});
 crate::sync::linked!(Thread, Queued, queued);
 crate::sync::linked!(Thread, Waiting, waiting);
 crate::sync::linked!(Thread, Member, member);
@@ -119,7 +108,7 @@ impl Thread {
             state: AtomicU8::new(State::Runnable as u8),
             doomed: AtomicBool::new(false),
             wake_at: AtomicU64::new(0),
-            via: Via::new(),
+            via: Via::default(),
             listed: Anchor::new(),
             token: AtomicU64::new(0),
             calls: AtomicU64::new(0),
@@ -137,6 +126,10 @@ impl Thread {
 
     pub fn process(&self) -> &Process {
         &self.process
+    }
+
+    pub fn waits_for(&self, state: State) -> bool {
+        self.state.load(Ordering::Acquire) == state as u8
     }
 
     pub fn is_waiting(&self) -> bool {
@@ -181,13 +174,18 @@ impl Thread {
     /// Its time is up, on its home CPU: whether that ended its wait. A call whose answer is due has that as its result;
     /// any other starts again and finds that the time has passed.
     pub fn expire(&self) -> bool {
-        if self.state.load(Ordering::SeqCst) == State::Replying as u8 {
+        let state = self.state.load(Ordering::SeqCst);
+        if state == State::Runnable as u8 {
+            return false;
+        }
+        if state == State::Replying as u8 {
             if !self.end_call(self.token.load(Ordering::SeqCst)) {
                 return false;
             }
             self.frame.with(|frame| frame.set_message(Error::TimedOut.status(), 0, 0, [0; MESSAGE_WORDS]));
         }
-        self.end_wait()
+        // Who has ended the wait meanwhile may have made another of it, and looks at the time then.
+        self.state.compare_exchange(state, State::Runnable as u8, Ordering::SeqCst, Ordering::Relaxed).is_ok()
     }
 
     pub fn is_doomed(&self) -> bool {

@@ -22,7 +22,25 @@ impl WaitList {
     /// Lists the current thread, which from here on waits. The caller holds the lock that guards this list.
     pub fn wait(&mut self, thread: &Thread, state: State) {
         thread.begin_wait(state);
-        self.0.insert(Ref::share(thread), |other| other.priority < thread.priority);
+        self.push(Ref::share(thread));
+    }
+
+    /// Lists a thread that waits already.
+    pub fn push(&mut self, thread: Ref<Thread>) {
+        let priority = thread.priority;
+        self.0.insert(thread, |other| other.priority < priority);
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    pub fn front(&self) -> Option<&Thread> {
+        self.0.front()
+    }
+
+    pub fn pop(&mut self) -> Option<Ref<Thread>> {
+        self.0.pop()
     }
 
     pub fn wake_all(&mut self) {

@@ -22,7 +22,8 @@ const GENERATION_SHIFT: u32 = 3;
 /// The last number of a filling. A slot that has had it is closed for ever: no number comes again.
 pub const GENERATION_MAX: u64 = u32::MAX as u64;
 
-/// 64 bytes, so that a look-up touches one cache line.
+/// 64 bytes, so that a look-up touches one cache line; all zeros is an empty one.
+#[derive(Default)]
 #[repr(C, align(64))]
 pub struct Slot {
     /// Generation and state; every change of what the slot holds counts the generation up.
@@ -66,7 +67,9 @@ impl Found {
 /// An empty slot that is this caller's to fill; given up, it is empty again.
 pub struct Claimed<'a> {
     slot: &'a Slot,
-    busy: u64,
+    /// The tag as it was when the slot was claimed.
+    empty: u64,
+    generation: u64,
 }
 
 /// How far a long operation has come.
@@ -77,27 +80,7 @@ pub enum Step {
     Done,
 }
 
-impl Default for Slot {
-    fn default() -> Self {
-        Self::new()
-    }
-}
-
 impl Slot {
-    #[must_use]
-    pub fn new() -> Self {
-        let nowhere = || AtomicPtr::new(ptr::null_mut());
-        Self {
-            tag: AtomicU64::new(EMPTY),
-            object: AtomicUsize::new(0),
-            badge: AtomicU64::new(0),
-            facts: AtomicU64::new(0),
-            first_child: nowhere(),
-            next: nowhere(),
-            previous: nowhere(),
-        }
-    }
-
     /// What the slot holds, by loads alone.
     #[must_use]
     pub fn look_up(&self) -> Option<Found> {
@@ -144,11 +127,10 @@ impl Slot {
         if tag & STATE != EMPTY {
             return None;
         }
-        let busy = with_state(tag, BUSY);
-        self.tag.compare_exchange(tag, busy, Ordering::Acquire, Ordering::Relaxed).ok()?;
+        self.tag.compare_exchange(tag, with_state(tag, BUSY), Ordering::Acquire, Ordering::Relaxed).ok()?;
         // Whoever sees the new content sees that the tag has changed.
         fence(Ordering::Release);
-        Some(Claimed { slot: self, busy })
+        Some(Claimed { slot: self, empty: tag, generation: counted_up(tag) >> GENERATION_SHIFT })
     }
 
     /// Closes an empty slot for ever; false where it is not empty.
@@ -170,17 +152,16 @@ impl Claimed<'_> {
     /// Number of the filling that is to come.
     #[must_use]
     pub const fn generation(&self) -> u64 {
-        counted_up(self.busy) >> GENERATION_SHIFT
+        self.generation
     }
 
     /// Makes this filling the one of that number, if none so high has been.
     #[must_use]
     pub fn at_generation(mut self, generation: u64) -> Option<Self> {
-        let next = self.generation();
-        if generation < next || generation >= GENERATION_MAX {
+        if generation < self.generation || generation >= GENERATION_MAX {
             return None;
         }
-        self.busy += (generation - next) << GENERATION_SHIFT;
+        self.generation = generation;
         Some(self)
     }
 
@@ -188,14 +169,14 @@ impl Claimed<'_> {
         self.slot.object.store(content.object, Ordering::Relaxed);
         self.slot.badge.store(content.badge, Ordering::Relaxed);
         self.slot.facts.store(content.facts, Ordering::Relaxed);
-        self.slot.tag.store(with_state(counted_up(self.busy), FULL), Ordering::Release);
+        self.slot.tag.store(self.generation << GENERATION_SHIFT | FULL, Ordering::Release);
         core::mem::forget(self);
     }
 }
 
 impl Drop for Claimed<'_> {
     fn drop(&mut self) {
-        self.slot.tag.store(with_state(self.busy, EMPTY), Ordering::Release);
+        self.slot.tag.store(self.empty, Ordering::Release);
     }
 }
 
@@ -208,14 +189,9 @@ const fn counted_up(tag: u64) -> u64 {
 }
 
 /// All capabilities to one object: who came from whom. Every step is constant work.
+#[derive(Default)]
 pub struct Derivation {
     capabilities: usize,
-}
-
-impl Default for Derivation {
-    fn default() -> Self {
-        Self::new()
-    }
 }
 
 impl Derivation {
@@ -364,24 +340,14 @@ fn forget_links(slot: &Slot) {
 }
 
 /// By which capability somebody waits at an object. Only under the lock of the queue in which they wait.
+#[derive(Default)]
 pub struct Via {
     slot: AtomicPtr<Slot>,
     tag: AtomicU64,
     badge: AtomicU64,
 }
 
-impl Default for Via {
-    fn default() -> Self {
-        Self::new()
-    }
-}
-
 impl Via {
-    #[must_use]
-    pub fn new() -> Self {
-        Self { slot: AtomicPtr::new(ptr::null_mut()), tag: AtomicU64::new(EMPTY), badge: AtomicU64::new(0) }
-    }
-
     pub fn set(&self, slot: &Slot, found: &Found) {
         set(&self.slot, Some(slot));
         self.tag.store(found.tag, Ordering::Relaxed);

@@ -4,7 +4,7 @@
 use core::{
     cell::UnsafeCell,
     ops::{Deref, DerefMut},
-    sync::atomic::{AtomicBool, Ordering},
+    sync::atomic::{AtomicU32, Ordering},
 };
 
 /// The order in which locks are taken.
@@ -26,7 +26,8 @@ pub enum Rank {
 }
 
 pub struct Spin<T> {
-    locked: AtomicBool,
+    /// 0 or 1. A word, because RISC-V has no atomic operations on bytes.
+    locked: AtomicU32,
     #[cfg_attr(not(all(debug_assertions, target_os = "none")), allow(dead_code))]
     rank: Rank,
     value: UnsafeCell<T>,
@@ -39,7 +40,7 @@ unsafe impl<T: Send> Send for Spin<T> {}
 
 impl<T> Spin<T> {
     pub const fn new(rank: Rank, value: T) -> Self {
-        Self { locked: AtomicBool::new(false), rank, value: UnsafeCell::new(value) }
+        Self { locked: AtomicU32::new(0), rank, value: UnsafeCell::new(value) }
     }
 
     /// Waits for the lock; interrupts are off in the kernel, so no interrupt can want it meanwhile.
@@ -49,7 +50,7 @@ impl<T> Spin<T> {
             crate::jitter::pause();
             crate::percpu::lock_taken(self.rank);
         }
-        while self.locked.compare_exchange_weak(false, true, Ordering::Acquire, Ordering::Relaxed).is_err() {
+        while self.locked.swap(1, Ordering::Acquire) != 0 {
             relax();
         }
         SpinGuard { lock: self }
@@ -57,7 +58,9 @@ impl<T> Spin<T> {
 
     /// Takes the lock if nobody has it: for panics, which must not wait for the one they interrupted.
     pub fn try_lock(&self) -> Option<SpinGuard<'_, T>> {
-        self.locked.compare_exchange(false, true, Ordering::Acquire, Ordering::Relaxed).ok()?;
+        if self.locked.swap(1, Ordering::Acquire) != 0 {
+            return None;
+        }
         #[cfg(all(debug_assertions, target_os = "none"))]
         crate::percpu::lock_taken_out_of_order(self.rank);
         Some(SpinGuard { lock: self })
@@ -72,7 +75,7 @@ impl<T> Deref for SpinGuard<'_, T> {
     type Target = T;
 
     fn deref(&self) -> &T {
-        // SAFETY: this guard is the only one, made when `locked` went from false to true.
+        // SAFETY: this guard is the only one, made when `locked` went from 0 to 1.
         unsafe { &*self.lock.value.get() }
     }
 }
@@ -88,7 +91,7 @@ impl<T> Drop for SpinGuard<'_, T> {
     fn drop(&mut self) {
         #[cfg(all(debug_assertions, target_os = "none"))]
         crate::percpu::lock_released(self.lock.rank);
-        self.lock.locked.store(false, Ordering::Release);
+        self.lock.locked.store(0, Ordering::Release);
     }
 }
 

@@ -90,10 +90,13 @@ pub fn revoke(slot: &Slot, found: &Found, steps: usize) -> Option<Step> {
 }
 
 /// Empties a slot in at most `steps` steps, also one that somebody else began to empty. `More` also where it has changed
-/// meanwhile; None where it holds nothing.
+/// meanwhile; None where it holds nothing, or another filling than that of `generation`, if that is not 0.
 #[must_use]
-pub fn delete(slot: &Slot, steps: usize) -> Option<Step> {
+pub fn delete(slot: &Slot, generation: u64, steps: usize) -> Option<Step> {
     let found = slot.look_up().or_else(|| slot.dying())?;
+    if generation != 0 && generation != found.generation() {
+        return None;
+    }
     let header = found.header();
     let mut tree = header.tree.lock();
     if !tree.begin_delete(slot, &found) {

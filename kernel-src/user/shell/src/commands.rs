@@ -136,7 +136,7 @@ fn test_run(pattern: &str) -> Result<(), Error> {
             }
             run += 1;
             match testing::run(RESOURCE, name, number)? {
-                Exit::Status(0) => println!("ok {name}:{case}"),
+                Exit::Status(testing::EXIT_PASSED) => println!("ok {name}:{case}"),
                 exit => {
                     failed += 1;
                     println!("not ok {name}:{case} {exit:?}");

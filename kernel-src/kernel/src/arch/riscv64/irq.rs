@@ -3,7 +3,7 @@
 //!
 //! Wired interrupts come to the boot hart. Only the console's is on.
 
-use super::{boot, console, sbi, timer};
+use super::{boot, console, sbi};
 use crate::{
     addr::{CpuId, PhysRange},
     bootinfo::BootInfo,
@@ -164,10 +164,8 @@ pub fn dispatch(code: u64) {
             unsafe { asm!("csrc sip, {}", in(reg) 1_u64 << SOFTWARE, options(nostack)) };
             irq::ipi();
         }
-        TIMER => {
-            timer::disarm();
-            irq::timer();
-        }
+        // It stays pending until the comparator is written again, which the scheduler does before it leaves.
+        TIMER => irq::timer(),
         EXTERNAL => external(),
         other => panic!("interrupt {other}, which was never enabled"),
     }

@@ -86,20 +86,25 @@ pub fn now() -> Nanos {
 fn tick_of(at: Nanos, now: u64) -> u64 {
     let frequency = FREQUENCY.load(Ordering::Relaxed);
     let (seconds, nanos) = (at.0 / NANOS_PER_SECOND, at.0 % NANOS_PER_SECOND);
-    let since_start = seconds.saturating_mul(frequency).saturating_add((nanos * frequency).div_ceil(NANOS_PER_SECOND));
-    now.saturating_add(since_start.saturating_sub(elapsed(now))).min(NEVER - frequency / 1000)
+    let rest = (nanos * frequency).div_ceil(NANOS_PER_SECOND);
+    let since_start = seconds.saturating_mul(frequency).saturating_add(rest);
+    now.saturating_add(since_start.saturating_sub(elapsed(now))).min(NEVER - (frequency >> 10))
 }
 
 pub fn arm(deadline: Option<Nanos>) {
     cpu::this_arch().deadline.set(deadline);
-    loop {
-        let now = ticks();
-        compare(deadline.map_or(NEVER, |at| tick_of(at, now)));
-        // Where the counter has wrapped meanwhile, what was compared lies out of reach.
-        if ticks() >= now {
-            break;
-        }
+    let Some(at) = deadline else { return compare(NEVER) };
+    let now = ticks();
+    compare(tick_of(at, now));
+    if ticks() < now {
+        arm_again(deadline);
     }
+}
+
+/// The counter has wrapped meanwhile, and what was compared lies out of reach.
+#[cold]
+fn arm_again(deadline: Option<Nanos>) {
+    arm(deadline);
 }
 
 /// Sleeps until an interrupt is pending. An emulator that loads a snapshot, which it made while all CPUs slept, may
@@ -113,11 +118,6 @@ pub fn sleep() {
         // Where another CPU was first, there is nothing left to do.
         let _ = START.compare_exchange(start, start.wrapping_sub(back), Ordering::Relaxed, Ordering::Relaxed);
     }
-}
-
-/// Stops an interrupt that was taken.
-pub fn disarm() {
-    arm(None);
 }
 
 /// Sleeps for a moment in the middle of a spin, and leaves the comparator as it should be.

@@ -196,7 +196,10 @@ static REFINE_AT: AtomicU64 = AtomicU64::new(u64::MAX);
 static REFINING: AtomicBool = AtomicBool::new(false);
 /// The newest measurement was so far off that it was not used.
 static DOUBTED: AtomicBool = AtomicBool::new(false);
-/// Ticks of the local APIC's timer a nanosecond, times 2^32; 0 where it compares with the TSC.
+/// Ticks of the local APIC's timer in one of the TSC, times 2^32. The two run together, so this is good to some parts
+/// in a hundred thousand from the first sample on, and a better rate of the TSC is one of the timer's.
+static COMPARATOR_RATIO: AtomicU64 = AtomicU64::new(0);
+/// Ticks of the local APIC's timer a nanosecond of the clock, times 2^32; 0 where it compares with the TSC.
 static COMPARATOR_SCALE: AtomicU64 = AtomicU64::new(0);
 
 /// Ticks that the CPU says TSC and local APIC make a second.
@@ -227,23 +230,32 @@ pub fn init(info: &BootInfo) {
     CLOCK.base_ticks.store(ENTRY_TICKS.load(Ordering::Relaxed), Ordering::Relaxed);
     let rates = rates_by_cpuid().unwrap_or_else(|| measure(REFERENCE.0.get_or_init(|| Reference::find(machine(info)))));
     // From the entry on, at the rate known now.
-    CLOCK.scale.store(scale_of(SECOND_NS, rates.tsc), Ordering::Relaxed);
+    let scale = scale_of(SECOND_NS, rates.tsc);
+    CLOCK.scale.store(scale, Ordering::Relaxed);
     if !deadline_mode {
-        COMPARATOR_SCALE.store(scale_of(rates.comparator, SECOND_NS), Ordering::Relaxed);
+        COMPARATOR_RATIO.store(scale_of(rates.comparator, rates.tsc), Ordering::Relaxed);
+        COMPARATOR_SCALE.store(comparator_scale(scale), Ordering::Relaxed);
     }
+}
+
+/// `COMPARATOR_SCALE` where the clock runs by `scale`.
+fn comparator_scale(scale: u64) -> u64 {
+    scale_of(COMPARATOR_RATIO.load(Ordering::Relaxed), scale)
 }
 
 /// The first sample: short, for the machine waits.
 fn measure(reference: &Reference) -> Rates {
     irq::write(irq::TIMER_DIVIDE, DIVIDE_BY_ONE);
     irq::write(irq::TIMER_INITIAL, u32::MAX);
+    // Both read by the same instructions at both ends, so that what lies between the reads falls out.
+    let comparator = || (ticks(), irq::read(irq::TIMER_CURRENT));
     let start = reference.sample();
-    let start_comparator = irq::read(irq::TIMER_CURRENT);
+    let (from_tick, from) = comparator();
     let passed = |sample: Sample| reference.nanoseconds(sample.count.wrapping_sub(start.count));
-    let (end, end_comparator) = loop {
+    let (end, (to_tick, to)) = loop {
         let sample = reference.sample();
         if passed(sample) >= FIRST_SAMPLE_NS {
-            break (sample, irq::read(irq::TIMER_CURRENT));
+            break (sample, comparator());
         }
     };
     irq::write(irq::TIMER_INITIAL, 0);
@@ -251,8 +263,9 @@ fn measure(reference: &Reference) -> Rates {
     START_COUNT.store(start.count, Ordering::Relaxed);
     let tsc_ticks = end.ticks - start.ticks;
     REFINE_AT.store(start.ticks + tsc_ticks * 10, Ordering::Relaxed);
-    let a_second = |count: u64| (u128::from(count) * u128::from(SECOND_NS) / u128::from(passed(end).max(1))) as u64;
-    Rates { tsc: a_second(tsc_ticks), comparator: a_second(u64::from(start_comparator - end_comparator)) }
+    let tsc = (u128::from(tsc_ticks) * u128::from(SECOND_NS) / u128::from(passed(end).max(1))) as u64;
+    let comparator = u128::from(tsc) * u128::from(from - to) / u128::from((to_tick - from_tick).max(1));
+    Rates { tsc, comparator: comparator as u64 }
 }
 
 /// Measures the rate of the TSC over all the time since the first sample.
@@ -273,7 +286,11 @@ fn refine(reference: &Reference) {
         return;
     }
     DOUBTED.store(false, Ordering::Relaxed);
-    CLOCK.set_scale(scale_of(ns, ticks));
+    let scale = scale_of(ns, ticks);
+    CLOCK.set_scale(scale);
+    if COMPARATOR_SCALE.load(Ordering::Relaxed) != 0 {
+        COMPARATOR_SCALE.store(comparator_scale(scale), Ordering::Relaxed);
+    }
     let next = if about_ns < LAST_SAMPLE_NS { START_TICKS.load(Ordering::Relaxed) + ticks * 10 } else { u64::MAX };
     REFINE_AT.store(next, Ordering::Relaxed);
 }
@@ -312,7 +329,8 @@ pub fn arm(deadline: Option<Nanos>) {
             // What lies beyond the counter's range fires early, with nothing due.
             let count = deadline.map_or(0, |deadline| {
                 let ahead = deadline.0.saturating_sub(now().0).min(u64::from(u32::MAX) << 4);
-                scaled(ahead, scale).clamp(1, u64::from(u32::MAX))
+                // One that fires early costs another sleep: 15 ppm more than it should be.
+                (scaled(ahead, scale) + (ahead >> 16) + 1).min(u64::from(u32::MAX))
             });
             irq::write(irq::TIMER_INITIAL, count as u32);
         }

@@ -26,7 +26,7 @@ pub fn finish(endpoint: u64) -> ! {
         asm!(
             "svc #0", "mov x10, {exit}", "svc #0", "udf #0",
             exit = const Call::ThreadExit as u64,
-            in("x10") Call::Receive as u64, in("x0") endpoint,
+            in("x10") Call::Receive as u64, in("x0") endpoint, in("x1") 0_u64,
             options(noreturn),
         )
     }

@@ -26,7 +26,7 @@ pub fn finish(endpoint: u64) -> ! {
         asm!(
             "ecall", "li t0, {exit}", "ecall", "unimp",
             exit = const Call::ThreadExit as u64,
-            in("t0") Call::Receive as u64, in("a0") endpoint,
+            in("t0") Call::Receive as u64, in("a0") endpoint, in("a1") 0_u64,
             options(noreturn),
         )
     }

@@ -27,7 +27,7 @@ pub fn finish(endpoint: u64) -> ! {
         asm!(
             "syscall", "mov eax, {exit}", "syscall", "ud2",
             exit = const Call::ThreadExit as u64,
-            in("rax") Call::Receive as u64, in("rdi") endpoint,
+            in("rax") Call::Receive as u64, in("rdi") endpoint, in("rsi") 0_u64,
             options(noreturn),
         )
     }

@@ -1,0 +1,360 @@
+//! Revocation: all that came from a capability, everywhere, and nothing else.
+
+use crate::{
+    child::{self, Agent},
+    support::{Table, cpus, facts, marked, use_endpoint, wait_until},
+};
+use alloc::{sync::Arc, vec::Vec};
+use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use rt::{
+    abi::{Call, Error, Kind, Rights, copy_how},
+    assert_err, assert_ok,
+    call::{self, Capability, Exit, Place},
+    kernel_assert, kernel_assert_eq, println, test, thread,
+};
+
+/// Most capabilities that one call takes away before it lets interrupts in; `docs/abi.md` has it.
+const STEPS: u64 = 16;
+
+test! {
+    fn revoke_reaches_every_process() requires("CAP-12 CAP-24") {
+        // CASE-CAP-009
+        let original = assert_ok!(call::endpoint_create());
+        let bystander = assert_ok!(call::endpoint_create());
+        let agents = [(); 2].map(|()| Agent::new(original, bystander, Capability::NONE));
+        let endpoint = Kind::Endpoint as u64;
+        for agent in &agents {
+            // Derived there, and derived from that, and moved.
+            for (to, from) in [(10, 0), (11, 10), (12, 11)] {
+                assert_ok!(agent.call(Call::CapCopy, [to, 0, from, 0, copy_how(Rights::ALL, 0, 0), 0]));
+            }
+            assert_ok!(agent.call(Call::CapMove, [13, 0, 11, 0, 0, 0]));
+            for name in [0, 10, 12, 13] {
+                kernel_assert_eq!(assert_ok!(agent.read(Capability(name)))[..2], [endpoint, Rights::ALL.0]);
+            }
+        }
+        let here = Capability(50);
+        assert_ok!(call::cap_copy(here, original));
+        assert_ok!(call::cap_revoke(original));
+        kernel_assert_eq!(use_endpoint(here), Error::InvalidCapability);
+        for agent in &agents {
+            for name in [0, 10, 11, 12, 13] {
+                kernel_assert_eq!(assert_ok!(agent.read(Capability(name)))[0], 0);
+                assert_err!(agent.receive(Capability(name)), Error::InvalidCapability);
+            }
+            kernel_assert_eq!(assert_ok!(agent.read(Capability(2)))[0], endpoint);
+        }
+        // What was revoked from is as good as before.
+        kernel_assert_eq!(use_endpoint(original), Error::NoCaller);
+        assert_ok!(call::cap_copy(here, original));
+        kernel_assert_eq!(use_endpoint(here), Error::NoCaller);
+        agents.into_iter().for_each(Agent::end);
+    }
+}
+
+test! {
+    fn an_agent_cannot_take_from_its_parent() requires("CAP-12 CAP-19") {
+        // CASE-CAP-009, CASE-CAP-012, seen from the other side.
+        let original = assert_ok!(call::endpoint_create());
+        let agents = [(); 2].map(|()| Agent::new(original, Capability::NONE, Capability::NONE));
+        assert_ok!(agents[0].call(Call::CapRevoke, [0; 6]));
+        assert_ok!(agents[0].call(Call::CapDelete, [0; 6]));
+        kernel_assert_eq!(assert_ok!(agents[0].read(Capability(0)))[0], 0);
+        kernel_assert_eq!(assert_ok!(agents[1].read(Capability(0)))[0], Kind::Endpoint as u64);
+        kernel_assert_eq!(use_endpoint(original), Error::NoCaller);
+        agents.into_iter().for_each(Agent::end);
+    }
+}
+
+test! {
+    fn revoke_stays_within_its_branch() requires("CAP-12") {
+        // CASE-CAP-011: a binary tree, of which each branch goes in turn.
+        const SIZE: u64 = 31;
+        let is_below = |mut index: u64, top: u64| {
+            while index > top {
+                index = (index - 1) / 2;
+            }
+            index == top
+        };
+        for top in 0..SIZE {
+            let table = Table::new(5);
+            table.put_endpoint(0);
+            for index in 1..SIZE {
+                assert_ok!(call::cap_copy(table.at(index), table.at((index - 1) / 2)));
+            }
+            assert_ok!(call::cap_revoke(table.at(top)));
+            let left: Vec<_> = (0..SIZE).filter(|&index| index == top || !is_below(index, top)).collect();
+            kernel_assert_eq!(table.filled(), left, "revoked: {top}");
+            assert_ok!(call::close(table.name));
+        }
+    }
+}
+
+test! {
+    fn a_child_revokes_nothing_above_it() requires("CAP-19") {
+        // CASE-CAP-012
+        let table = Table::new(3);
+        table.put_endpoint(0);
+        assert_ok!(call::cap_copy(table.at(1), table.at(0)));
+        assert_ok!(call::cap_copy(table.at(2), table.at(0)));
+        assert_ok!(call::cap_revoke(table.at(1)));
+        kernel_assert_eq!(table.filled(), [0, 1, 2]);
+        let unmanaged = Rights(Rights::ALL.0 & !Rights::MANAGE.0);
+        assert_ok!(call::cap_mint(table.at(3), table.at(1), unmanaged, 0));
+        assert_ok!(call::cap_copy(table.at(4), table.at(3)));
+        assert_err!(call::cap_revoke(table.at(3)), Error::NoRight);
+        kernel_assert_eq!(table.filled(), [0, 1, 2, 3, 4]);
+        assert_ok!(call::cap_revoke(table.at(1)));
+        kernel_assert_eq!(table.filled(), [0, 1, 2]);
+    }
+}
+
+/// A CNode of CNodes, with so many slots in all.
+struct Wide(Table);
+
+impl Wide {
+    const BITS: u32 = 8;
+
+    fn new(slots: u64) -> Self {
+        let table = Table::new(8);
+        for index in 0..slots.div_ceil(1 << Self::BITS) {
+            assert_ok!(call::cap_move(table.at(index), Table::new(Self::BITS).name));
+        }
+        Self(table)
+    }
+
+    fn at(&self, index: u64) -> Place {
+        Place::within(self.0.name, index, self.0.bits + Self::BITS)
+    }
+
+    fn holds(&self, index: u64) -> bool {
+        assert_ok!(call::cap_read(self.at(index))).kind != 0
+    }
+}
+
+fn revoke_counting(slot: Place) -> u64 {
+    let mut calls = 1;
+    while assert_ok!(call::cap_revoke_step(slot)) != 0 {
+        calls += 1;
+    }
+    calls
+}
+
+test! {
+    fn a_chain_ten_thousand_deep_is_revoked() requires("CAP-12 HRD-01") {
+        // CASE-CAP-013
+        const DEPTH: u64 = 10_000;
+        let wide = Wide::new(DEPTH);
+        assert_ok!(call::cap_move(wide.at(0), assert_ok!(call::endpoint_create())));
+        for index in 1..DEPTH {
+            assert_ok!(call::cap_copy(wide.at(index), wide.at(index - 1)));
+        }
+        let calls = revoke_counting(wide.at(0));
+        println!("a chain of {DEPTH}: revoked in {calls} calls");
+        kernel_assert!(wide.holds(0) && (1..DEPTH).all(|index| !wide.holds(index)));
+        kernel_assert!(calls >= DEPTH / STEPS, "{calls} calls");
+    }
+}
+
+test! {
+    fn many_copies_are_revoked_in_bounded_steps() requires("CAP-12 INT-13") {
+        // CASE-CAP-014, without priorities, and with fewer copies than a hundred thousand: no call takes away more
+        // than so many, and none of them is lost between two calls.
+        const COPIES: u64 = 20_000;
+        let wide = Wide::new(COPIES + 1);
+        assert_ok!(call::cap_move(wide.at(0), assert_ok!(call::endpoint_create())));
+        for index in 1..=COPIES {
+            assert_ok!(call::cap_copy(wide.at(index), wide.at(0)));
+        }
+        kernel_assert_eq!(assert_ok!(call::cap_revoke_step(wide.at(0))), 1);
+        let left = (1..=COPIES).filter(|&index| wide.holds(index)).count() as u64;
+        kernel_assert!((COPIES - STEPS..COPIES).contains(&left), "{left} left after one call");
+        let calls = revoke_counting(wide.at(0)) + 1;
+        println!("{COPIES} copies: revoked in {calls} calls");
+        kernel_assert!(calls >= COPIES / STEPS, "{calls} calls");
+        kernel_assert!(wide.holds(0) && (1..=COPIES).all(|index| !wide.holds(index)));
+    }
+}
+
+test! {
+    fn a_copy_does_not_outlive_a_revoke() requires("TST-23 CAP-12") needs("smp>=2") {
+        // CASE-CAP-016
+        const ROUNDS: u64 = 60;
+        let table = Table::new(6);
+        table.put_endpoint(0);
+        let over = Arc::new(AtomicBool::new(false));
+        let made = Arc::new(AtomicU64::new(0));
+        let copiers: Vec<_> = (1..cpus().min(4))
+            .map(|cpu| {
+                let (over, made) = (over.clone(), made.clone());
+                assert_ok!(thread::spawn_on(cpu, move || {
+                    for index in (2..table.size()).cycle() {
+                        if over.load(Ordering::Relaxed) {
+                            break;
+                        }
+                        let from = if index % 2 == 0 { 1 } else { index - 1 };
+                        match call::cap_mint(table.at(index), table.at(from), Rights::ALL, index) {
+                            Ok(_) => _ = made.fetch_add(1, Ordering::Relaxed),
+                            Err(Error::InvalidArgument | Error::InvalidCapability | Error::Occupied) => {}
+                            Err(error) => panic!("{error:?}"),
+                        }
+                    }
+                }))
+            })
+            .collect();
+        for _ in 0..ROUNDS {
+            let before = made.load(Ordering::Relaxed);
+            assert_ok!(call::cap_copy(table.at(1), table.at(0)));
+            wait_until("a copy on another CPU", || made.load(Ordering::Relaxed) > before + 2);
+            assert_ok!(call::cap_revoke(table.at(0)));
+            kernel_assert_eq!(table.filled(), [0]);
+        }
+        over.store(true, Ordering::Relaxed);
+        for copier in copiers {
+            assert_ok!(copier.join());
+        }
+        kernel_assert_eq!(table.filled(), [0]);
+    }
+}
+
+test! {
+    fn who_revokes_may_end_half_way() requires("CAP-12 TST-23") {
+        // CASE-CAP-017
+        let mut half_way = 0;
+        for (turns, away) in [(0, 0), (1, 0), (7, 0), (20, 0), (0, 1), (2, 1), (5, 1)] {
+            let original = marked(7);
+            let tables = [(); 2].map(|()| Table::new(child::REVOKER_BITS));
+            let process = child::start(
+                child::REVOKER | away << 16 | turns,
+                [original, Capability::NONE, tables[0].name, tables[1].name],
+            );
+            let exit = assert_ok!(call::wait(process));
+            kernel_assert!(
+                [child::ENDED, child::REVOKED_ALL].iter().any(|&status| exit == Exit::Status(status)),
+                "{exit:?}"
+            );
+            let left = || tables.iter().map(|table| table.filled().len()).sum::<usize>();
+            half_way += u64::from((1..2 << child::REVOKER_BITS).contains(&left()));
+            // What is left works, may be derived from, and somebody else finishes.
+            for table in tables {
+                if let Some(&index) = table.filled().last() {
+                    kernel_assert_eq!(table.mark(index), Ok(7));
+                    if !table.holds(0) {
+                        assert_ok!(call::cap_copy(table.at(0), table.at(index)));
+                    }
+                }
+            }
+            assert_ok!(call::cap_revoke(original));
+            kernel_assert_eq!(left(), 0);
+            kernel_assert_eq!(call::cap_read(Place::within(original, 0, 1)).map(|info| info.badge), Ok(7));
+            for name in [original, process, tables[0].name, tables[1].name] {
+                assert_ok!(call::close(name));
+            }
+        }
+        kernel_assert!(half_way > 0, "no revoke ended half way");
+    }
+}
+
+test! {
+    fn revoke_follows_moves_and_copies() requires("CAP-12") {
+        // CASE-CAP-018
+        let (table, other) = (Table::new(3), Table::new(3));
+        table.put_endpoint(0);
+        assert_ok!(call::cap_copy(table.at(1), table.at(0)));
+        assert_ok!(call::cap_move(other.at(1), table.at(1)));
+        assert_ok!(call::cap_copy(other.at(2), other.at(1)));
+        assert_ok!(call::cap_move(table.at(3), other.at(2)));
+        assert_ok!(call::cap_copy(other.at(4), table.at(3)));
+        // The original ancestor moves too.
+        assert_ok!(call::cap_move(other.at(7), table.at(0)));
+        assert_ok!(call::cap_revoke(other.at(7)));
+        kernel_assert_eq!((table.filled(), other.filled()), (Vec::new(), Vec::from([7])));
+    }
+}
+
+test! {
+    fn children_of_the_deleted_are_revoked_from_above() requires("CAP-12 CAP-13") {
+        // CASE-CAP-019
+        for gone in 1..5 {
+            let table = Table::new(3);
+            table.put_marked(0, 7);
+            for index in 1..6 {
+                assert_ok!(call::cap_copy(table.at(index), table.at(index - 1)));
+            }
+            assert_ok!(call::cap_copy(table.at(6), table.at(gone)));
+            let before = table.read(5);
+            assert_ok!(call::cap_delete(table.at(gone)));
+            kernel_assert_eq!((table.read(5), table.mark(5), table.mark(6)), (before, Ok(7), Ok(7)));
+            assert_ok!(call::cap_revoke(table.at(gone - 1)));
+            kernel_assert_eq!(table.filled(), (0..gone).collect::<Vec<_>>());
+            assert_ok!(call::close(table.name));
+        }
+    }
+}
+
+test! {
+    fn originals_deleted_leave_their_children_apart() requires("CAP-12 CAP-13") {
+        // CASE-CAP-019, at the top: nobody is above the children then, and they are nobody's.
+        let table = Table::new(3);
+        table.put_marked(0, 7);
+        for (to, from) in [(1, 0), (2, 0), (3, 1), (4, 2)] {
+            assert_ok!(call::cap_copy(table.at(to), table.at(from)));
+        }
+        assert_ok!(call::cap_delete(table.at(0)));
+        assert_ok!(call::cap_revoke(table.at(1)));
+        kernel_assert_eq!(table.filled(), [1, 2, 4]);
+        assert_ok!(call::cap_revoke(table.at(2)));
+        kernel_assert_eq!((table.filled(), table.mark(1), table.mark(2)), (Vec::from([1, 2]), Ok(7), Ok(7)));
+    }
+}
+
+test! {
+    fn no_cpu_uses_what_was_revoked() requires("CAP-22 CAP-12") {
+        // CASE-CAP-034
+        const PHASES: u64 = 200;
+        // Phases in turn: there, being revoked, gone, being copied. What is seen counts where the phase stayed the same.
+        const THERE: u64 = 0;
+        const GONE: u64 = 2;
+        let table = Table::new(3);
+        table.put_marked(0, 7);
+        assert_ok!(call::cap_copy(table.at(1), table.at(0)));
+        let used: Arc<Vec<AtomicU64>> = Arc::new((0..cpus()).map(|_| AtomicU64::new(u64::MAX)).collect());
+        let phase = Arc::new(AtomicU64::new(0));
+        let users: Vec<_> = (0..cpus())
+            .map(|cpu| {
+                let (used, phase) = (used.clone(), phase.clone());
+                assert_ok!(thread::spawn_on(cpu, move || {
+                    loop {
+                        let now = phase.load(Ordering::SeqCst);
+                        if now >= PHASES {
+                            break;
+                        }
+                        let mark = table.mark(1);
+                        kernel_assert!([Ok(7), Err(Error::DepthTooLong)].contains(&mark), "CPU {cpu}: {mark:?}");
+                        if phase.load(Ordering::SeqCst) == now {
+                            match now % 4 {
+                                THERE => kernel_assert_eq!(mark, Ok(7), "CPU {cpu}, phase {now}"),
+                                GONE => kernel_assert_eq!(mark, Err(Error::DepthTooLong), "CPU {cpu}, phase {now}"),
+                                _ => {}
+                            }
+                            used[cpu as usize].store(now, Ordering::SeqCst);
+                        }
+                        call::yield_now();
+                    }
+                }))
+            })
+            .collect();
+        for now in 0..PHASES {
+            match now % 4 {
+                1 => assert_ok!(call::cap_revoke(table.at(0))),
+                3 => _ = assert_ok!(call::cap_copy(table.at(1), table.at(0))),
+                _ => wait_until("use on every CPU", || used.iter().all(|last| last.load(Ordering::SeqCst) == now)),
+            }
+            phase.store(now + 1, Ordering::SeqCst);
+        }
+        for user in users {
+            assert_ok!(user.join());
+        }
+        kernel_assert_eq!(facts(&table.read(0)).0, Kind::CNode as u64);
+    }
+}
