@@ -247,7 +247,7 @@ test! {
                 if request.info.label() == STOP {
                     return (heard, lost);
                 }
-                rt::testing::spin(random.below(40_000));
+                rt::testing::spin(1 + random.below(40_000));
                 match call::reply(request) {
                     Ok(()) => heard += 1,
                     Err(Error::PartnerGone) => lost += 1,
