@@ -167,7 +167,7 @@ test! {
             assert_ok!(call::close(weak));
         }
         let endpoint = assert_ok!(call::endpoint_create());
-        for (other, error) in [(endpoint, Error::WrongObject), (Capability(slot.0), Error::InvalidCapability)] {
+        for (other, error) in [(endpoint, Error::WrongObject), (Capability(slot.0 + 40), Error::InvalidCapability)] {
             assert_err!(call::signal(other, 1), error);
             assert_err!(call::wait_bits(other, 1, Until::Done), error);
             assert_err!(call::bind(other), error);
