@@ -103,9 +103,7 @@ test! {
         kernel_assert_eq!(assert_ok!(caller.join()), Ok(numbered(5, 5, 5)));
 
         // A lost answer and a signal are told together.
-        let late = assert_ok!(thread::spawn(move || call::call_until(endpoint, numbered(6, 6, 6), soon(20_000_000))));
-        kernel_assert_eq!(once_there(|| call::receive_until(endpoint, Until::NOW)), numbered(6, 6, 6));
-        kernel_assert_eq!(assert_ok!(late.join()), Err(Error::TimedOut));
+        help::receive_a_call_and_let_it_pass(endpoint);
         assert_ok!(call::signal(notification, 8));
         let got = raw_message(Call::ReplyReceive as u64, endpoint.0, 0, 0, [9; 8]);
         kernel_assert_eq!((got.status, got.badge, got.info), (REPLY_LOST, SIGNALLED.0, SIGNALLED.0));
