@@ -31,7 +31,7 @@ pub fn other_cpu() -> u64 {
 pub fn numbered(label: u64, length: usize, seed: u64) -> Message {
     let mut words = [0; MESSAGE_WORDS];
     for (index, word) in words.iter_mut().enumerate().take(length) {
-        *word = (seed << 8 | index as u64 + 1).wrapping_mul(0x9E37_79B9_7F4A_7C15);
+        *word = ((seed << 8) | (index as u64 + 1)).wrapping_mul(0x9E37_79B9_7F4A_7C15);
     }
     Message { info: MessageInfo::new(label, length), words, badge: 0 }
 }
