@@ -127,7 +127,7 @@ proptest! {
                     prop_assert_eq!(number(taken), expected);
                 }
                 Action::Drop { list } => {
-                    lists[list] = Box::default();
+                    *lists[list] = List::new();
                     models[list].clear();
                 }
             }
