@@ -183,4 +183,5 @@ class Console:
 
 
 def _names(patterns: list[str]) -> str:
-    return " or ".join(repr(pattern) for pattern in patterns)
+    # As they were written: repr doubles each backslash.
+    return " or ".join("'" + pattern.replace("\n", r"\n") + "'" for pattern in patterns)

@@ -65,6 +65,8 @@ class SequenceCheck:
         last, self.last = self.last, frame.sequence
         if last is None or frame.sequence == (last + 1) % MODULUS:
             return None
+        if frame.sequence == last:
+            return f"frame {last:04x} came twice"
         return f"frame {frame.sequence:04x} follows {last:04x}: frames between them were lost"
 
 

@@ -47,7 +47,7 @@ def lost_frame(lines: Iterable[bytes]) -> str | None:
         if line.startswith(SOH):
             continue
         if (match := _BARE.search(line)) and isinstance(frame := decode(SOH + match.group()), Frame):
-            return f"console: bytes lost in frame {frame.sequence:04x}: its first"
+            return f"console: bytes lost in frame {frame.sequence:04x}: its first byte"
     return None
 
 
@@ -74,10 +74,11 @@ def text_fault(pattern: str, text: bytes) -> str | None:
         # Where numbers differ, it is another text and not a damaged one.
         if re.search(rb"\d", wanted[start:end]):
             continue
-        lost = wanted[:start] + wanted[end:]
-        if start > 0 and end < len(wanted) and 3 * (end - start) <= len(wanted) and (at := text.find(lost)) >= 0:
+        lost, twice = wanted[:start] + wanted[end:], wanted[:end] + wanted[start:]
+        inside = start > 0 and end < len(wanted) and 3 * (end - start) <= len(wanted)
+        if inside and (at := _find(pattern, lost, text)) >= 0:
             return _text_fault(f"looks like bytes lost in {shown}", text, at)
-        if (at := text.find(wanted[:end] + wanted[start:])) >= 0:
+        if (at := _find(pattern, twice, text)) >= 0:
             return _text_fault(f"looks like bytes doubled in {shown}", text, at)
     woven = _woven(wanted, text)
     if woven is not None:
@@ -97,6 +98,13 @@ def _text_fault(what: str, text: bytes, at: int) -> str:
     return f"console: {what}; the line: {line.decode(errors='replace')!r}"
 
 
+def _find(pattern: str, damaged: bytes, text: bytes) -> int:
+    """Where `damaged` stands in `text`; at the beginning of a line only, where `pattern` begins with that."""
+    if pattern.encode().startswith(b"^" + damaged[:1]):
+        return (b"\n" + text).find(b"\n" + damaged)
+    return text.find(damaged)
+
+
 def _woven(wanted: bytes, text: bytes) -> int | None:
     """Where the bytes of `wanted` stand in order, with about as many others between them."""
     at = text.find(wanted[:1]) if len(wanted) >= _LEAST_WEAVE else -1
@@ -107,7 +115,10 @@ def _woven(wanted: bytes, text: bytes) -> int | None:
             if end < 0:
                 break
         else:
-            return at
+            # Its first bytes may stand in text before it as well: the nearest ones are its own.
+            for byte in reversed(wanted):
+                end = text.rfind(byte, 0, end + 1) - 1
+            return end + 1
         at = text.find(wanted[:1], at + 1)
     return None
 

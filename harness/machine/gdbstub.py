@@ -9,6 +9,8 @@ from __future__ import annotations
 import re
 import socket
 import struct
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -17,6 +19,8 @@ from harness.machine.errors import MachineError
 
 _TIMEOUT_S = 10.0
 _PIECE = 1024
+# RISC-V Privileged ISA 20211203, 1.2; QEMU's register `priv` holds them.
+_SUPERVISOR_MODE, _MACHINE_MODE = 1, 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,16 +82,33 @@ class GdbStub:
     def read_memory(self, address: int, length: int) -> bytes:
         """`length` bytes at `address`. Raises MachineError where nothing is mapped."""
         result = b""
-        while len(result) < length:
-            count = min(_PIECE, length - len(result))
-            result += bytes.fromhex(self._checked(f"m{address + len(result):x},{count:x}"))
+        with self._out_of_firmware(address):
+            while len(result) < length:
+                count = min(_PIECE, length - len(result))
+                result += bytes.fromhex(self._checked(f"m{address + len(result):x},{count:x}"))
         return result
 
     def write_memory(self, address: int, data: bytes) -> None:
-        """Write `data` at `address`, read-only pages included."""
-        for offset in range(0, len(data), _PIECE):
-            piece = data[offset : offset + _PIECE]
-            self._checked(f"M{address + offset:x},{len(piece):x}:{piece.hex()}")
+        """Write `data` at `address`, read-only pages included. Raises MachineError where it is not there afterwards."""
+        with self._out_of_firmware(address):
+            for offset in range(0, len(data), _PIECE):
+                piece = data[offset : offset + _PIECE]
+                self._checked(f"M{address + offset:x},{len(piece):x}:{piece.hex()}")
+        # QEMU says OK as well where there is no memory.
+        if self.read_memory(address, len(data)) != data:
+            raise MachineError(f"{len(data)} bytes written at {address:#x} are not there: no memory, or not mapped now")
+
+    @contextmanager
+    def _out_of_firmware(self, address: int) -> Iterator[None]:
+        """See an address of the kernel's also while the CPU is in RISC-V's machine mode, which translates none."""
+        inside = self.arch == "riscv64" and bool(address >> 63) and self.read_register("priv") == _MACHINE_MODE
+        if inside:
+            self.write_register("priv", _SUPERVISOR_MODE)
+        try:
+            yield
+        finally:
+            if inside:
+                self.write_register("priv", _MACHINE_MODE)
 
     def physical(self, on: bool) -> None:
         """Whether addresses are physical from now on (QEMU's own extension)."""

@@ -30,6 +30,8 @@ from harness.machine.tiny_guest import Then, write_tiny_guest
 from harness.measure.plugin import Metric
 
 ROUNDS = 3
+# A guest's speed varies with whatever else the host does: the best of more.
+FLAT_OUT_ROUNDS = 5
 BYTES = 4 << 20
 LINE = b"0123456789abcdef" * 4 + b"\r\n"
 # As much as each of labgrid's drivers reads in a few seconds.
@@ -223,7 +225,7 @@ def test_console_of_a_guest_that_prints_flat_out(board: Board, tmp_path: Path, m
         sink.close()
 
     plain_s = ours_s = float("inf")
-    for _ in range(ROUNDS):
+    for _ in range(FLAT_OUT_ROUNDS):
         plain_s = min(plain_s, seconds_for(lone, BootFiles(guest), size, plainly))
         ours_s = min(ours_s, seconds_for(lone, BootFiles(guest), size, ours))
     print(f"{size >> 20} MiB of a guest's text: {ours_s:.3f} s, by `head` {plain_s:.3f} s")

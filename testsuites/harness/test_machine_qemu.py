@@ -1,7 +1,7 @@
 """The emulated board: started, steered, ended, and honest about each of these.
 
-The guests are OpenSBI alone, or a RISC-V image of twenty instructions, so these
-tests need no kernel.
+The guests are OpenSBI alone, or a RISC-V image of twenty instructions: all but
+the last test need no kernel.
 """
 
 from __future__ import annotations
@@ -18,9 +18,11 @@ from pathlib import Path
 import pytest
 
 from harness.board import Board, read_board
+from harness.build import Artifacts
 from harness.console import Session
 from harness.machine import BootFiles, ImageError, Kind, MachineError, QemuDied, QemuMachine, QemuMissing, find_qemu
 from harness.machine.tiny_guest import Then, write_tiny_guest
+from harness.verdict.symbols import Symbols
 
 TOP = Path(__file__).resolve().parents[2]
 FIRMWARE = BootFiles(None)
@@ -260,6 +262,8 @@ def test_the_gdb_stub_reads_and_writes_memory_and_registers(riscv: Board, tmp_pa
             data = bytes(range(256)) * 9
             gdb.write_memory(0x84000000, data)
             assert gdb.read_memory(0x84000000, len(data)) == data
+            with pytest.raises(MachineError, match="1 bytes written at 0x40000000 are not there"):
+                gdb.write_memory(0x40000000, b"x")
             with pytest.raises(MachineError, match="no register 'rax'"):
                 gdb.read_register("rax")
         assert session.machine.status() == "running"
@@ -280,3 +284,18 @@ def test_a_breakpoint_stops_the_guest_where_it_was_set(riscv: Board, tmp_path: P
         with pytest.raises(TimeoutError):
             gdb.wait_stop(0.1)
         gdb.interrupt()
+
+
+@pytest.mark.requirement("OBS-09")
+@pytest.mark.needs("arch==riscv64", "gdbstub", "release")
+def test_a_kernels_memory_is_reached_while_its_cpu_is_in_firmware(machine: Session, artifacts: Artifacts) -> None:
+    address = Symbols(artifacts.kernel).address("syscall::log_read")
+    with machine.gdb() as gdb:
+        code, mode = gdb.read_memory(address, 4), gdb.read_register("priv")
+        gdb.write_register("priv", 3)
+        gdb.write_memory(address, bytes(4))
+        assert gdb.read_memory(address, 4) == bytes(4)
+        assert gdb.read_register("priv") == 3
+        gdb.write_register("priv", mode)
+        assert gdb.read_memory(address, 4) == bytes(4)
+        gdb.write_memory(address, code)

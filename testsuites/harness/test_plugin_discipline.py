@@ -9,6 +9,7 @@ from xml.etree import ElementTree
 
 import pytest
 
+from harness.machine.tiny_guest import Then, write_tiny_guest
 from support.projects import BOARD, command, environment
 
 pytestmark = pytest.mark.requirement("TST-30", "ERR-01")
@@ -85,6 +86,30 @@ def test_it_is_run_again_only_so_often(tmp_path: Path) -> None:
     never = run(tmp_path, "--lab-retries", "0")
     assert never.returncode == 1
     assert "retried" not in never.stdout
+
+
+STARVED = """
+import os, signal
+
+RUNS = []
+
+def test_it(boot):
+    session = boot()
+    RUNS.append(1)
+    if len(RUNS) == 1:
+        os.kill(session.machine.pid, signal.SIGSTOP)
+    session.console.send("abc")
+    session.console.expect("abc", 60 if len(RUNS) > 1 else 0.1)
+"""
+
+
+def test_a_starved_machine_is_booted_again_and_that_is_shown(tmp_path: Path) -> None:
+    folder = project(tmp_path, STARVED)
+    write_tiny_guest(tmp_path / "guest", "init: ready\n", Then.ECHO)
+    ran = run(folder)
+    assert ran.returncode == 0, ran.stdout
+    assert "1 passed" in ran.stdout
+    assert "retried: testsuites/test_it.py::test_it[mine-smp1]: starved" in ran.stdout
 
 
 def test_a_fault_of_the_kernel_is_not_run_again(tmp_path: Path) -> None:

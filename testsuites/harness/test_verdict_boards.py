@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import re
 import signal
 import socket
 import time
@@ -14,7 +15,7 @@ import pytest
 
 from harness.build import Artifacts
 from harness.console import ConsoleError, Session, hang_clock
-from harness.verdict import Finding, Verdict, judge
+from harness.verdict import Finding, Verdict, activity, judge
 from harness.verdict.symbols import Symbols
 
 pytestmark = [pytest.mark.requirement("DEV-02", "ERR-01"), pytest.mark.needs("gdbstub", "release")]
@@ -26,6 +27,10 @@ ILLEGAL = {"x86_64": b"\x0f\x0b", "aarch64": bytes(4), "riscv64": bytes(4)}
 LIMIT_S = 0.5
 PATIENCE_S = 60.0
 HOGS = 20
+STAGES = ["entry", "memory", "paging", "interrupts", "timer", "cpus", "user"]
+IMAGE_BASE = 0xFFFF_FFFF_8000_0000
+# Where QEMU puts an image: the load address of the PVH program headers, and RAM + 2 MiB of the two `virt` machines.
+LOADED_AT = {"x86_64": 0x20_0000, "aarch64": 0x4020_0000, "riscv64": 0x8020_0000}
 PASSED_S = 0.1
 
 
@@ -77,6 +82,69 @@ def test_a_wait_for_ever(boot: Boot) -> None:
     finding = hang(session)
     assert finding.verdict is Verdict.IDLE, finding
     assert any("idle" in detail for detail in finding.details)
+
+
+def caught(session: Session, *addresses: int) -> int:
+    """Wait until the CPU spins at one of these addresses; which one it is."""
+    deadline = time.monotonic() + PATIENCE_S
+    while True:
+        with session.gdb() as gdb:
+            counter = gdb.read_register({"x86_64": "rip", "aarch64": "pc", "riscv64": "pc"}[gdb.arch])
+        if counter in addresses:
+            return counter
+        assert time.monotonic() < deadline, f"at {counter:#x}"
+        session.machine.wait_exit(0.02)
+
+
+def let_through(session: Session, entry: int, code: bytes, spin: bytes) -> None:
+    """Let the CPU that spins at the entry of a function do this call."""
+    with session.gdb() as gdb:
+        gdb.write_memory(entry, code)
+        if gdb.arch == "x86_64":
+            back = int.from_bytes(gdb.read_memory(gdb.read_register("rsp"), 8), "little")
+        else:
+            back = gdb.read_register({"aarch64": "x30", "riscv64": "ra"}[gdb.arch])
+        gdb.set_breakpoint(back)
+        gdb.resume()
+        gdb.wait_stop(PATIENCE_S)
+        gdb.clear_breakpoint(back)
+        gdb.write_memory(entry, spin)
+
+
+def test_a_boot_that_hangs_after_any_stage_is_told_with_it(
+    boot: Boot, artifacts: Artifacts, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One boot, which hangs before each line of the kernel's, and then before the first program's."""
+    monkeypatch.setattr(activity, "WINDOW_S", 0.05)
+    symbols, spin = Symbols(artifacts.kernel), SPIN[artifacts.arch]
+    kernels, programs = symbols.address("core::fmt::write"), symbols.address("syscall::debug_write")
+    session = boot(smp=1, ready=False, paused=True)
+    with session.gdb() as gdb:
+        gdb.physical(on=True)
+        code = gdb.read_memory(kernels - IMAGE_BASE + LOADED_AT[gdb.arch], len(spin))
+        for entry in (kernels, programs):
+            gdb.write_memory(entry - IMAGE_BASE + LOADED_AT[gdb.arch], spin)
+        gdb.physical(on=False)
+    session.qmp("cont")
+    reached: list[str] = []
+    while caught(session, kernels, programs) == kernels:
+        reached.append(stage_told(session))
+        let_through(session, kernels, code, spin)
+    reached.append(stage_told(session))
+    session.close()
+    assert list(dict.fromkeys(reached)) == ["", *STAGES]
+
+
+def stage_told(session: Session) -> str:
+    """The stage in the verdict on a boot that hangs; empty where it says that there was none."""
+    session.broker.drain()
+    with pytest.raises(ConsoleError) as error:
+        session.wait_ready(0.05)
+    finding = judge(session, error.value)
+    assert finding.verdict is Verdict.NEVER_BOOTED
+    stage = re.search(r"; the last boot stage reached was '(\w+)'$", finding.cause)
+    assert stage or "; it never printed a boot stage" in finding.cause
+    return stage[1] if stage else ""
 
 
 def test_a_prompt_that_nobody_asked_anything(boot: Boot) -> None:

@@ -12,6 +12,7 @@
 //! | payload words 0 to 7 | `rdx r8 r9 r10 r12 r13 r14 r15` | `x2` to `x9` | `a2` to `a7`, `t1`, `t2` |
 //! | status, info of a message call | `rax rsi` | `x0 x1` | `a0 a1` |
 //! | badge of a message received | `rdi` | `x10` | `t0` |
+//! | deadline of a message call | `rbx` | `x11` | `t3` |
 //!
 //! Every other register is preserved, but `rcx` and `r11` on x86_64.
 //! A status is 0 or the negative of an [`Error`].
@@ -65,6 +66,12 @@ pub enum Call {
     /// `(process, or OWN_PROCESS; CNode; guard)`: names of its threads start at that CNode. Right: manage, in the
     /// process.
     SetRoot = 16,
+    /// `(slot, or ANY_SLOT) -> capability` of a Reply to the caller owed, which is owed no more.
+    SaveReply = 17,
+    /// `(slot, or ANY_SLOT) -> capability` of a new notification.
+    NotificationCreate = 18,
+    /// `(notification, 1: bind, 0: unbind)`: receives of this thread see its bits too. Right: read.
+    NotificationBind = 19,
 
     /// `(status)`: ends the process.
     Exit = 32,
@@ -84,10 +91,19 @@ pub enum Call {
     ConsoleRead = 39,
     /// Message call: sends to the endpoint and waits for the reply. Rights: write, call.
     Call = 40,
-    /// Message call: waits for a message; a reply is then owed to its caller. Right: read.
+    /// Message call: waits for a message; where it was called, a reply is owed to its caller then. Right: read.
     Receive = 41,
     /// Message call: answers the caller owed, then waits for the next message. Right: read.
     ReplyReceive = 42,
+    /// Message call: sends to the endpoint, and goes on once somebody has received. Right: write.
+    Send = 43,
+    /// Message call: answers the caller of a Reply, or with [`OWED`] the one owed.
+    Reply = 44,
+    /// `(notification, mask) -> bits`: waits until one of these bits is set, and clears those that are. Right: read.
+    /// Takes a deadline like a message call.
+    NotificationWait = 45,
+    /// `(notification, bits)`: sets those of the bits that the badge has, or all where it is 0. Never blocks. Right: write.
+    NotificationSignal = 46,
 }
 
 /// Everything that can go wrong, in every call.
@@ -128,6 +144,10 @@ pub enum Error {
     DepthTooShort = 16,
     /// There is no further CNode, and bits of the address are left.
     DepthTooLong = 17,
+    /// The deadline has passed; of a call, perhaps after its message was received.
+    TimedOut = 18,
+    /// The notification or the thread is bound already, or is not.
+    Bound = 19,
 }
 
 impl Error {
@@ -152,6 +172,8 @@ impl Error {
             15 => Self::GuardMismatch,
             16 => Self::DepthTooShort,
             17 => Self::DepthTooLong,
+            18 => Self::TimedOut,
+            19 => Self::Bound,
             _ => return None,
         })
     }
@@ -232,6 +254,8 @@ pub enum Kind {
     Endpoint = 2,
     Process = 3,
     CNode = 4,
+    Notification = 5,
+    Reply = 6,
 }
 
 /// What a capability allows; a capability derived from it never allows more.
@@ -361,7 +385,18 @@ pub const fn exit_word(status: u32) -> u64 {
 /// Words of payload that travel in registers.
 pub const MESSAGE_WORDS: usize = 8;
 
-/// Info word of a message: a label, and how many payload words count.
+/// In the number of a message call: it has a deadline, in nanoseconds since boot. One that has passed, such as 0, makes
+/// it a poll: it does what can be done at once, and a call that was received waits for its reply.
+pub const DEADLINE: u64 = 1 << 8;
+/// In place of a Reply: the one of the caller owed.
+pub const OWED: u64 = u64::MAX;
+/// Status of a [`Call::ReplyReceive`] that received, while whom it answered was gone.
+pub const REPLY_LOST: u64 = 1;
+/// Badge and info of what a receive gives when the bound notification has bits, which are the first word: no sender's
+/// info has that bit.
+pub const SIGNALLED: MessageInfo = MessageInfo(1 << 15 | 1);
+
+/// Info word of a message: a label, and how many payload words count. The bits between are 0.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(transparent)]
 pub struct MessageInfo(pub u64);
@@ -370,7 +405,13 @@ impl MessageInfo {
     /// `length` in words, at most [`MESSAGE_WORDS`]; the label takes the upper 48 bits.
     #[must_use]
     pub const fn new(label: u64, length: usize) -> Self {
-        Self(label << 16 | length as u64 & 0xfff)
+        Self(label << 16 | length as u64 & 0xffff)
+    }
+
+    /// Whether a sender may say so.
+    #[must_use]
+    pub const fn is_valid(self) -> bool {
+        (self.0 & 0xffff) as usize <= MESSAGE_WORDS
     }
 
     #[must_use]

@@ -7,8 +7,8 @@ use crate::{
     arch,
     config::{CONSOLE_INPUT_SIZE, LOG_SIZE},
     mm::ring::Ring,
-    object::{Thread, WaitList},
-    sync::{Rank, Ref, Spin},
+    object::{State, Thread, WaitList},
+    sync::{Rank, Spin},
 };
 use arrayvec::ArrayVec;
 use core::{
@@ -170,7 +170,7 @@ pub fn received(byte: u8) {
 pub fn take_input(to: &mut [u8], reader: &Thread) -> Option<usize> {
     let mut input = INPUT.lock();
     if input.count == 0 {
-        input.waiting.wait(Ref::share(reader));
+        input.waiting.wait(reader, State::Other);
         return None;
     }
     let count = input.count.min(to.len());

@@ -16,7 +16,7 @@ use crate::{
 };
 use core::{
     cell::Cell,
-    ptr,
+    ptr::{self, NonNull},
     sync::atomic::{AtomicBool, AtomicPtr, AtomicU64, Ordering},
 };
 
@@ -112,10 +112,10 @@ pub fn current() -> Option<&'static Thread> {
 
 /// Makes `thread` the one that trap stubs save into; gives back the one before.
 pub fn set_current(thread: Option<Ref<Thread>>) -> Option<Ref<Thread>> {
-    let next = thread.map_or(ptr::null(), Ref::into_raw);
+    let next = thread.map_or(ptr::null(), |thread| thread.into_pointer().as_ptr().cast_const());
     let before = this().current.replace(next);
-    // SAFETY: every pointer in `current` came from `into_raw`, and leaves it here, once.
-    unsafe { Ref::from_raw(before) }
+    // SAFETY: every pointer in `current` came from `into_pointer`, and leaves it here, once.
+    NonNull::new(before.cast_mut()).map(|before| unsafe { Ref::from_pointer(before) })
 }
 
 #[cfg(debug_assertions)]

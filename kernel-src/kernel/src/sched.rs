@@ -11,7 +11,7 @@ use crate::{
     config::{CAPABILITY_STEPS, PRIORITIES},
     jitter,
     mm::paging,
-    object::{self, Queued, Thread},
+    object::{self, Queued, State, Thread},
     percpu::{self, PerCpu},
     sync::{List, Rank, Ref, Spin, ending},
 };
@@ -90,17 +90,23 @@ pub fn enqueue(thread: Ref<Thread>) {
 pub fn wake(thread: Ref<Thread>) -> bool {
     let woken = thread.end_wait();
     if woken {
-        let sleeps = thread.wake_at.swap(0, Ordering::Relaxed) != 0;
-        let home = thread.home;
-        let mut queues = percpu::all()[home.0].queue.queues.lock();
-        if sleeps {
-            queues.sleepers.remove(|sleeper| sleeper.is(&thread));
-        }
-        queues.push(thread);
-        drop(queues);
-        prod(home);
+        ready(thread);
     }
     woken
+}
+
+/// Queues a thread whose wait the caller has ended.
+pub fn ready(thread: Ref<Thread>) {
+    let home = thread.home;
+    let mut queues = percpu::all()[home.0].queue.queues.lock();
+    // Not before: the order of the sleepers is that of their times.
+    let limited = thread.wake_at.swap(0, Ordering::Relaxed) != 0;
+    let sleeper = if limited { queues.sleepers.remove(&thread) } else { None };
+    queues.push(thread);
+    drop(queues);
+    // It is not the last share.
+    drop(sleeper);
+    prod(home);
 }
 
 /// Makes a CPU look at its queue.
@@ -116,10 +122,28 @@ pub fn prod(cpu: CpuId) {
 
 /// The current thread sleeps until `deadline`.
 pub fn sleep_until(thread: &Thread, deadline: Nanos) {
+    limit(thread, deadline);
+    thread.begin_wait(State::Other);
+}
+
+/// The wait that the current thread is about to begin lasts until `deadline` at most.
+pub fn limit(thread: &Thread, deadline: Nanos) {
     let mut queues = percpu::this().queue.queues.lock();
     thread.wake_at.store(deadline.0.max(1), Ordering::Relaxed);
-    thread.begin_wait();
-    queues.sleepers.insert_before(Ref::share(thread), |other| other.wake_at.load(Ordering::Relaxed) > deadline.0);
+    queues.sleepers.insert(Ref::share(thread), |other| other.wake_at.load(Ordering::Relaxed) > deadline.0);
+}
+
+/// The current thread, whose wait it has ended itself, goes on.
+pub fn wait_no_more(thread: &Thread) {
+    let cpu = percpu::this();
+    cpu.blocked.set(false);
+    if thread.wake_at.load(Ordering::Relaxed) != 0 {
+        let mut queues = cpu.queue.queues.lock();
+        thread.wake_at.store(0, Ordering::Relaxed);
+        let sleeper = queues.sleepers.remove(thread);
+        drop(queues);
+        drop(sleeper);
+    }
 }
 
 /// The comparator fired on this CPU: sleepers that are due wake, and a slice may be over.
@@ -130,7 +154,7 @@ pub fn timer_fired() {
     while queues.next_wake().is_some_and(|due| due <= now) {
         if let Some(thread) = queues.sleepers.pop() {
             thread.wake_at.store(0, Ordering::Relaxed);
-            if thread.end_wait() {
+            if thread.expire() {
                 queues.push(thread);
             }
         }
@@ -150,6 +174,9 @@ pub fn leave() -> ! {
             arch::task::resume(thread)
         }
         let next = cpu.queue.queues.lock().pop();
+        if let Some(thread) = &next {
+            object::unlist(thread);
+        }
         match next {
             Some(thread) if thread.is_doomed() => reap(cpu, thread),
             Some(thread) => {

@@ -9,7 +9,7 @@ use crate::{
         frames, paging,
         user::{UserBytes, UserPtr, check_range},
     },
-    object::{self, CNode, Endpoint, Process, Resource, Start, Thread},
+    object::{self, CNode, Endpoint, Notification, Process, Reply, Resource, Start, Thread},
     percpu, sched, smp,
     sync::{Found, Ref, Slot, Step, ending, tree},
 };
@@ -38,51 +38,25 @@ pub static SIMPLE: [Simple; abi::SIMPLE_CALLS as usize] = {
     enter_all!(0 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 19 20 21 22 23 24 25 26 27 28 29 30 31)
 };
 
-const CALLS: [Simple; abi::SIMPLE_CALLS as usize] = {
-    let mut table: [Simple; abi::SIMPLE_CALLS as usize] = [invalid; abi::SIMPLE_CALLS as usize];
-    table[Call::Null as usize] = null;
-    table[Call::Clock as usize] = clock;
-    table[Call::DebugWrite as usize] = debug_write;
-    table[Call::Info as usize] = info;
-    table[Call::ProcessInfo as usize] = process_info;
-    table[Call::LogRead as usize] = log_read;
-    table[Call::ArchiveMember as usize] = archive_member;
-    table[Call::ArchiveRead as usize] = archive_read;
-    table[Call::EndpointCreate as usize] = endpoint_create;
-    table[Call::Power as usize] = power;
-    table[Call::CNodeCreate as usize] = cnode_create;
-    table[Call::CapCopy as usize] = cap_copy;
-    table[Call::CapMove as usize] = cap_move;
-    table[Call::CapDelete as usize] = cap_delete;
-    table[Call::CapRevoke as usize] = cap_revoke;
-    table[Call::CapRead as usize] = cap_read;
-    table[Call::SetRoot as usize] = set_root;
-    table
-};
-
 extern "C" fn invalid(_: u64, _: u64, _: u64, _: u64, _: u64, _: u64) -> Outcome {
     Err(Error::InvalidCall).into()
 }
 
-extern "C" fn null(_: u64, _: u64, _: u64, _: u64, _: u64, _: u64) -> Outcome {
-    Outcome { status: 0, value: 0 }
-}
+/// Calls that never block: the number, and a function of as many of six words as it takes.
+macro_rules! simple {
+    ($($(#[$attribute:meta])* $call:ident = fn $name:ident($($word:ident),*) $carry_out:block)*) => {
+        $($(#[$attribute])* extern "C" fn $name(a: u64, b: u64, c: u64, d: u64, e: u64, f: u64) -> Outcome {
+            let [$($word,)* ..] = [a, b, c, d, e, f];
+            let carry_out = || -> Result<u64, Error> { $carry_out };
+            carry_out().into()
+        })*
 
-extern "C" fn clock(_: u64, _: u64, _: u64, _: u64, _: u64, _: u64) -> Outcome {
-    Ok(arch::timer::now().0).into()
-}
-
-extern "C" fn debug_write(start: u64, size: u64, _: u64, _: u64, _: u64, _: u64) -> Outcome {
-    let write = || {
-        if size > DEBUG_WRITE_MAX as u64 {
-            return Err(Error::InvalidArgument);
-        }
-        let mut buffer = [0; DEBUG_WRITE_MAX];
-        let text = UserBytes::new(start, size)?.read(&mut buffer)?;
-        log::user_write(sched::current().process().id(), text);
-        Ok(text.len() as u64)
+        const CALLS: [Simple; abi::SIMPLE_CALLS as usize] = {
+            let mut table: [Simple; abi::SIMPLE_CALLS as usize] = [invalid; abi::SIMPLE_CALLS as usize];
+            $(table[Call::$call as usize] = $name;)*
+            table
+        };
     };
-    write().into()
 }
 
 fn info_value(kind: u64, index: u64) -> Result<u64, Error> {
@@ -111,74 +85,8 @@ fn info_value(kind: u64, index: u64) -> Result<u64, Error> {
     })
 }
 
-extern "C" fn info(kind: u64, index: u64, _: u64, _: u64, _: u64, _: u64) -> Outcome {
-    info_value(kind, index).into()
-}
-
-extern "C" fn process_info(index: u64, to: u64, _: u64, _: u64, _: u64, _: u64) -> Outcome {
-    let tell = || {
-        let to = UserPtr::new(to)?;
-        match object::process_info(index) {
-            Some(info) => to.write(&info).map(|()| 1),
-            None => Ok(0),
-        }
-    };
-    tell().into()
-}
-
-extern "C" fn log_read(offset: u64, to: u64, size: u64, _: u64, _: u64, _: u64) -> Outcome {
-    let mut buffer = [0; DEBUG_WRITE_MAX];
-    let mut copy = || {
-        let to = UserBytes::new(to, size)?;
-        let room = to.size().min(buffer.len());
-        let count = log::read_ring(offset as usize, &mut buffer[..room]);
-        to.write(&buffer[..count])
-    };
-    copy().into()
-}
-
-extern "C" fn archive_member(index: u64, name: u64, size: u64, _: u64, _: u64, _: u64) -> Outcome {
-    let tell = || {
-        let member = init::archive()?.members().nth(index as usize).ok_or(Error::NotFound)?;
-        let mut padded = [0; NAME_MAX];
-        let length = member.name.len().min(NAME_MAX);
-        padded[..length].copy_from_slice(&member.name.as_bytes()[..length]);
-        UserBytes::new(name, size)?.write(&padded)?;
-        Ok(member.data.len() as u64)
-    };
-    tell().into()
-}
-
-extern "C" fn archive_read(index: u64, offset: u64, to: u64, size: u64, _: u64, _: u64) -> Outcome {
-    let copy = || {
-        let member = init::archive()?.members().nth(index as usize).ok_or(Error::NotFound)?;
-        let rest =
-            usize::try_from(offset).ok().and_then(|offset| member.data.get(offset..)).ok_or(Error::InvalidArgument)?;
-        UserBytes::new(to, size)?.write(rest)
-    };
-    copy().into()
-}
-
 fn own() -> &'static Process {
     sched::current().process()
-}
-
-extern "C" fn endpoint_create(place: u64, _: u64, _: u64, _: u64, _: u64, _: u64) -> Outcome {
-    let make = || {
-        let (to, name) = own().vacancy(place)?;
-        tree::originate(Endpoint::new()?, to, 0, Rights::ALL);
-        Ok(name)
-    };
-    make().into()
-}
-
-extern "C" fn cnode_create(bits: u64, place: u64, _: u64, _: u64, _: u64, _: u64) -> Outcome {
-    let make = || {
-        let (to, name) = own().vacancy(place)?;
-        tree::originate(CNode::new(bits)?, to, 0, Rights::ALL);
-        Ok(name)
-    };
-    make().into()
 }
 
 /// A slot as calls on slots name it, in a CNode of which the capability has `rights`, and the generation that goes with
@@ -208,21 +116,6 @@ const fn depths(how: u64) -> (u64, u64) {
     (how >> 16 & 0xff, how >> 24 & 0xff)
 }
 
-extern "C" fn cap_copy(to: u64, to_index: u64, from: u64, from_index: u64, how: u64, badge: u64) -> Outcome {
-    let copy = || {
-        let (to_depth, from_depth) = depths(how);
-        let (from, generation) = slot_at(from, from_index, from_depth, Rights::READ)?;
-        let found = held(from, generation)?;
-        let badge = new_badge(&found, badge)?;
-        let (to, generation) = slot_at(to, to_index, to_depth, Rights::WRITE)?;
-        let to = object::claim(to, generation)?;
-        let generation = to.generation();
-        let rights = Rights(found.rights().0 & how & Rights::ALL.0);
-        if tree::derive(from, &found, to, badge, rights) { Ok(generation) } else { Err(Error::InvalidCapability) }
-    };
-    copy().into()
-}
-
 /// A badge is given once, and for good; a CNode's guard is nobody's identity, and may change.
 fn new_badge(found: &Found, badge: u64) -> Result<u64, Error> {
     let old = found.content.badge;
@@ -241,8 +134,104 @@ fn check_guard(guard: u64) -> Result<u64, Error> {
     if bits > u64::from(ADDRESS_BITS) || value >> bits != 0 { Err(Error::InvalidArgument) } else { Ok(guard) }
 }
 
-extern "C" fn cap_move(to: u64, to_index: u64, from: u64, from_index: u64, how: u64, _: u64) -> Outcome {
-    let relocate = || {
+const fn steps_left(step: Step) -> u64 {
+    matches!(step, Step::More) as u64
+}
+
+simple! {
+    Null = fn null() {
+        Ok(0)
+    }
+
+    Clock = fn clock() {
+        Ok(arch::timer::now().0)
+    }
+
+    DebugWrite = fn debug_write(start, size) {
+        if size > DEBUG_WRITE_MAX as u64 {
+            return Err(Error::InvalidArgument);
+        }
+        let mut buffer = [0; DEBUG_WRITE_MAX];
+        let text = UserBytes::new(start, size)?.read(&mut buffer)?;
+        log::user_write(sched::current().process().id(), text);
+        Ok(text.len() as u64)
+    }
+
+    Info = fn info(kind, index) {
+        info_value(kind, index)
+    }
+
+    ProcessInfo = fn process_info(index, to) {
+        let to = UserPtr::new(to)?;
+        match object::process_info(index) {
+            Some(info) => to.write(&info).map(|()| 1),
+            None => Ok(0),
+        }
+    }
+
+    LogRead = fn log_read(offset, to, size) {
+        let mut buffer = [0; DEBUG_WRITE_MAX];
+        let to = UserBytes::new(to, size)?;
+        let room = to.size().min(buffer.len());
+        let count = log::read_ring(offset as usize, &mut buffer[..room]);
+        to.write(&buffer[..count])
+    }
+
+    ArchiveMember = fn archive_member(index, name, size) {
+        let member = init::archive()?.members().nth(index as usize).ok_or(Error::NotFound)?;
+        let mut padded = [0; NAME_MAX];
+        let length = member.name.len().min(NAME_MAX);
+        padded[..length].copy_from_slice(&member.name.as_bytes()[..length]);
+        UserBytes::new(name, size)?.write(&padded)?;
+        Ok(member.data.len() as u64)
+    }
+
+    ArchiveRead = fn archive_read(index, offset, to, size) {
+        let member = init::archive()?.members().nth(index as usize).ok_or(Error::NotFound)?;
+        let rest =
+            usize::try_from(offset).ok().and_then(|offset| member.data.get(offset..)).ok_or(Error::InvalidArgument)?;
+        UserBytes::new(to, size)?.write(rest)
+    }
+
+    EndpointCreate = fn endpoint_create(place) {
+        let (to, name) = own().vacancy(place)?;
+        tree::originate(Endpoint::new()?, to, 0, Rights::ALL);
+        Ok(name)
+    }
+
+    Power = fn power(resource, action) {
+        own().object::<Resource>(resource, Rights::MANAGE)?;
+        let done = match action {
+            a if a == Power::Off as u64 => arch::cpu::power_off(),
+            a if a == Power::Reboot as u64 => arch::cpu::reboot(),
+            _ => return Err(Error::InvalidArgument),
+        };
+        match done {
+            Ok(never) => match never {},
+            Err(error) => Err(error),
+        }
+    }
+
+    CNodeCreate = fn cnode_create(bits, place) {
+        let (to, name) = own().vacancy(place)?;
+        tree::originate(CNode::new(bits)?, to, 0, Rights::ALL);
+        Ok(name)
+    }
+
+    CapCopy = fn cap_copy(to, to_index, from, from_index, how, badge) {
+        let (to_depth, from_depth) = depths(how);
+        let (from, generation) = slot_at(from, from_index, from_depth, Rights::READ)?;
+        let found = held(from, generation)?;
+        object::may_copy(&found)?;
+        let badge = new_badge(&found, badge)?;
+        let (to, generation) = slot_at(to, to_index, to_depth, Rights::WRITE)?;
+        let to = object::claim(to, generation)?;
+        let generation = to.generation();
+        let rights = Rights(found.rights().0 & how & Rights::ALL.0);
+        if tree::derive(from, &found, to, badge, rights) { Ok(generation) } else { Err(Error::InvalidCapability) }
+    }
+
+    CapMove = fn cap_move(to, to_index, from, from_index, how) {
         let (to_depth, from_depth) = depths(how);
         let (from, generation) = slot_at(from, from_index, from_depth, Rights::WRITE)?;
         let found = held(from, generation)?;
@@ -250,40 +239,31 @@ extern "C" fn cap_move(to: u64, to_index: u64, from: u64, from_index: u64, how: 
         let to = object::claim(to, generation)?;
         let generation = to.generation();
         if tree::relocate(from, &found, to) { Ok(generation) } else { Err(Error::InvalidCapability) }
-    };
-    relocate().into()
-}
+    }
 
-const fn steps_left(step: Step) -> u64 {
-    matches!(step, Step::More) as u64
-}
+    CapDelete = fn cap_delete(node, index, depth) {
+        let done = (|| {
+            let (slot, generation) = slot_at(node, index, depth, Rights::WRITE)?;
+            tree::delete(slot, generation, CAPABILITY_STEPS).map(steps_left).ok_or(Error::InvalidCapability)
+        })();
+        ending::quiescent(percpu::this());
+        done
+    }
 
-extern "C" fn cap_delete(node: u64, index: u64, depth: u64, _: u64, _: u64, _: u64) -> Outcome {
-    let delete = || {
-        let (slot, generation) = slot_at(node, index, depth, Rights::WRITE)?;
-        tree::delete(slot, generation, CAPABILITY_STEPS).map(steps_left).ok_or(Error::InvalidCapability)
-    };
-    let done = delete().into();
-    ending::quiescent(percpu::this());
-    done
-}
+    CapRevoke = fn cap_revoke(node, index, depth) {
+        let done = (|| {
+            let (slot, generation) = slot_at(node, index, depth, Rights::READ)?;
+            let found = held(slot, generation)?;
+            if !found.rights().have(Rights::MANAGE) {
+                return Err(Error::NoRight);
+            }
+            tree::revoke(slot, &found, CAPABILITY_STEPS).map(steps_left).ok_or(Error::InvalidCapability)
+        })();
+        ending::quiescent(percpu::this());
+        done
+    }
 
-extern "C" fn cap_revoke(node: u64, index: u64, depth: u64, _: u64, _: u64, _: u64) -> Outcome {
-    let revoke = || {
-        let (slot, generation) = slot_at(node, index, depth, Rights::READ)?;
-        let found = held(slot, generation)?;
-        if !found.rights().have(Rights::MANAGE) {
-            return Err(Error::NoRight);
-        }
-        tree::revoke(slot, &found, CAPABILITY_STEPS).map(steps_left).ok_or(Error::InvalidCapability)
-    };
-    let done = revoke().into();
-    ending::quiescent(percpu::this());
-    done
-}
-
-extern "C" fn cap_read(node: u64, index: u64, depth: u64, to: u64, _: u64, _: u64) -> Outcome {
-    let tell = || {
+    CapRead = fn cap_read(node, index, depth, to) {
         let (slot, generation) = slot_at(node, index, depth, Rights::READ)?;
         let to = UserPtr::new(to)?;
         let mut info = CapabilityInfo { kind: 0, rights: 0, badge: 0, generation: slot.generation() };
@@ -295,38 +275,43 @@ extern "C" fn cap_read(node: u64, index: u64, depth: u64, to: u64, _: u64, _: u6
             return Err(Error::InvalidCapability);
         }
         to.write(&info).map(|()| 0)
-    };
-    tell().into()
-}
+    }
 
-extern "C" fn set_root(process: u64, root: u64, guard: u64, _: u64, _: u64, _: u64) -> Outcome {
-    let set = || {
-        let process = match process {
-            OWN_PROCESS => own(),
-            name => own().object(name, Rights::MANAGE)?.0,
-        };
-        let (_, slot, found) = own().object::<CNode>(root, Rights::NONE)?;
-        process.set_names(slot, &found, check_guard(guard)?).map(|()| 0)
-    };
-    let done = set().into();
-    ending::quiescent(percpu::this());
-    done
-}
+    SetRoot = fn set_root(process, root, guard) {
+        let done = (|| {
+            let process = match process {
+                OWN_PROCESS => own(),
+                name => own().object(name, Rights::MANAGE)?.0,
+            };
+            let (_, slot, found) = own().object::<CNode>(root, Rights::NONE)?;
+            process.set_names(slot, &found, check_guard(guard)?).map(|()| 0)
+        })();
+        ending::quiescent(percpu::this());
+        done
+    }
 
-extern "C" fn power(resource: u64, action: u64, _: u64, _: u64, _: u64, _: u64) -> Outcome {
-    let act = || {
-        own().object::<Resource>(resource, Rights::MANAGE)?;
-        let done = match action {
-            a if a == Power::Off as u64 => arch::cpu::power_off(),
-            a if a == Power::Reboot as u64 => arch::cpu::reboot(),
-            _ => return Err(Error::InvalidArgument),
-        };
-        match done {
-            Ok(never) => match never {},
-            Err(error) => Err(error),
+    SaveReply = fn save_reply(place) {
+        let (to, name) = own().vacancy(place)?;
+        tree::originate(Reply::new(sched::current())?, to, 0, Rights::ALL);
+        Ok(name)
+    }
+
+    NotificationCreate = fn notification_create(place) {
+        let (to, name) = own().vacancy(place)?;
+        tree::originate(Notification::new()?, to, 0, Rights::ALL);
+        Ok(name)
+    }
+
+    NotificationBind = fn notification_bind(name, binds) {
+        let thread = sched::current();
+        let (notification, slot, found) = own().object::<Notification>(name, Rights::READ)?;
+        match binds {
+            1 => notification.bind(thread, slot, &found).map(|()| 0),
+            0 if notification.unbind() => Ok(0),
+            0 => Err(Error::Bound),
+            _ => Err(Error::InvalidArgument),
         }
-    };
-    act().into()
+    }
 }
 
 /// A call that may block. `None`: the thread waits, and its result comes later.
@@ -359,13 +344,20 @@ fn carry_out(thread: &Thread, number: u64) -> Option<Result<u64, Error>> {
         n if n == Call::Spawn as u64 => Some(spawn(thread, argument(0), argument(1))),
         n if n == Call::Wait as u64 => wait(thread, argument(0)),
         n if n == Call::ConsoleRead as u64 => console_read(thread, argument(0), argument(1), argument(2)),
-        n if n == Call::Call as u64 || n == Call::Receive as u64 || n == Call::ReplyReceive as u64 => {
-            if let Err(error) = message(thread, n) {
-                thread.frame.with(|frame| frame.set_message(error.status(), 0, 0, [0; abi::MESSAGE_WORDS]));
+        n if n == Call::NotificationSignal as u64 => Some(notification_signal(thread, argument(0), argument(1))),
+        n => match object::flags_of(n).0 {
+            n if n == Call::NotificationWait as u64 => notification_wait(thread),
+            n if (Call::Call as u64..=Call::ReplyReceive as u64).contains(&n)
+                || n == Call::Send as u64
+                || n == Call::Reply as u64 =>
+            {
+                if let Err(error) = message(thread, n) {
+                    thread.frame.with(|frame| frame.set_message(error.status(), 0, 0, [0; abi::MESSAGE_WORDS]));
+                }
+                None
             }
-            None
-        }
-        _ => Some(Err(Error::InvalidCall)),
+            _ => Some(Err(Error::InvalidCall)),
+        },
     }
 }
 
@@ -435,16 +427,49 @@ fn console_read(thread: &Thread, resource: u64, to: u64, size: u64) -> Option<Re
     }
 }
 
+fn notification_signal(thread: &Thread, name: u64, bits: u64) -> Result<u64, Error> {
+    let (notification, slot, found) = thread.process().object::<Notification>(name, Rights::WRITE)?;
+    let allowed = match found.content.badge {
+        0 => u64::MAX,
+        badge => badge,
+    };
+    notification.signal(bits & allowed, slot, &found).map(|()| 0)
+}
+
+fn notification_wait(thread: &Thread) -> Option<Result<u64, Error>> {
+    let name = thread.frame.with(|frame| frame.argument(0));
+    thread
+        .process()
+        .object::<Notification>(name, Rights::READ)
+        .and_then(|(notification, slot, found)| notification.wait(thread, slot, &found))
+        .transpose()
+}
+
 fn message(thread: &Thread, number: u64) -> Result<(), Error> {
+    let process = thread.process();
     let name = thread.frame.with(|frame| frame.capability());
-    let calls = number == Call::Call as u64;
-    let rights = if calls { Rights::WRITE.with(Rights::CALL) } else { Rights::READ };
-    let (endpoint, slot, found) = thread.process().object::<Endpoint>(name, rights)?;
-    if calls {
-        return endpoint.call(thread, slot, &found);
+    if number == Call::Reply as u64 {
+        if name == abi::OWED {
+            object::reply_owed(thread)?;
+        } else {
+            let (reply, slot, found) = process.object::<Reply>(name, Rights::WRITE)?;
+            reply.answer(thread, slot, &found)?;
+        }
+        thread.frame.with(|frame| frame.set_message(0, 0, 0, frame.message_words()));
+        return Ok(());
     }
-    if number == Call::ReplyReceive as u64 {
-        object::reply(thread)?;
+    let rights = match number {
+        n if n == Call::Call as u64 => Rights::WRITE.with(Rights::CALL),
+        n if n == Call::Send as u64 => Rights::WRITE,
+        _ => Rights::READ,
+    };
+    let (endpoint, slot, found) = process.object::<Endpoint>(name, rights)?;
+    if rights.have(Rights::WRITE) {
+        return endpoint.send(thread, slot, &found);
+    }
+    match number {
+        n if n == Call::ReplyReceive as u64 => object::reply_before_receive(thread)?,
+        _ => object::check_info(thread)?,
     }
     endpoint.receive(thread, slot, &found)
 }

@@ -47,9 +47,9 @@ struct Machine {
 impl Machine {
     /// Slot 0 holds the original of object 0, slot 1 a copy of it.
     fn new() -> Self {
-        let object = |value| Object { tree: Mutex::new(Derivation::new()), memory: UnsafeCell::new(value) };
+        let object = |value| Object { tree: Mutex::new(Derivation::default()), memory: UnsafeCell::new(value) };
         let machine = Self {
-            slots: Box::new(std::array::from_fn(|_| Slot::new())),
+            slots: Box::new(std::array::from_fn(|_| Slot::default())),
             objects: [object(10), object(11)],
             left: std::array::from_fn(|_| AtomicUsize::new(0)),
         };

@@ -233,8 +233,8 @@ proptest! {
     #[test]
     fn the_tree_is_what_the_model_says(actions in prop::collection::vec(action(), 1..60)) {
         let mut machine = Machine {
-            slots: (0..SLOTS).map(|_| Slot::new()).collect(),
-            tree: Derivation::new(),
+            slots: (0..SLOTS).map(|_| Slot::default()).collect(),
+            tree: Derivation::default(),
             model: Model::default(),
         };
         for action in &actions {
@@ -251,8 +251,8 @@ fn a_slot_is_a_cache_line() {
 
 #[test]
 fn a_step_is_constant_work_and_a_revoke_ends() {
-    let slots: Vec<Slot> = (0..1000).map(|_| Slot::new()).collect();
-    let mut tree = Derivation::new();
+    let slots: Vec<Slot> = (0..1000).map(|_| Slot::default()).collect();
+    let mut tree = Derivation::default();
     tree.originate(slots[0].claim().unwrap(), ORIGINAL);
     // A chain, and a child to each link of it: the worst that a step could have to descend or to walk.
     for number in 1..slots.len() {
@@ -267,7 +267,7 @@ fn a_step_is_constant_work_and_a_revoke_ends() {
 
 #[test]
 fn a_claim_given_up_leaves_the_slot_as_it_was() {
-    let slot = Slot::new();
+    let slot = Slot::default();
     let generation = slot.generation();
     let claimed = slot.claim().unwrap();
     assert!(slot.claim().is_none() && slot.look_up().is_none() && !slot.close());
@@ -279,8 +279,8 @@ fn a_claim_given_up_leaves_the_slot_as_it_was() {
 
 #[test]
 fn a_name_of_an_earlier_filling_never_matches() {
-    let slot = Slot::new();
-    let mut tree = Derivation::new();
+    let slot = Slot::default();
+    let mut tree = Derivation::default();
     tree.originate(slot.claim().unwrap(), ORIGINAL);
     let old = slot.look_up().unwrap();
     assert!(tree.begin_delete(&slot, &old));
@@ -288,7 +288,7 @@ fn a_name_of_an_earlier_filling_never_matches() {
     tree.originate(slot.claim().unwrap(), ORIGINAL);
     assert!(!slot.still(&old), "same content, another filling");
     assert!(!tree.begin_delete(&slot, &old));
-    let target = Slot::new();
+    let target = Slot::default();
     assert!(!tree.derive(&slot, &old, target.claim().unwrap(), ORIGINAL));
     assert!(!tree.relocate(&slot, &old, target.claim().unwrap()));
     assert!(target.look_up().is_none() && target.claim().is_some());

@@ -2,14 +2,11 @@
 
 use super::process::Process;
 use crate::{
-    mm::{slab::Slab, slots::SlotTable},
-    sync::{Counted, Header, Object, Rank, Ref, Slot, Spin, Step, tree},
+    mm::slots::SlotTable,
+    sync::{Header, Rank, Ref, Slot, Spin, Step, tree},
 };
-use abi::{ADDRESS_BITS, Error, Kind, Rights};
-use core::{
-    mem::offset_of,
-    sync::atomic::{AtomicBool, AtomicUsize, Ordering},
-};
+use abi::{ADDRESS_BITS, Error, Rights};
+use core::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 pub struct CNode {
     header: Header,
@@ -22,17 +19,7 @@ pub struct CNode {
     emptied: AtomicUsize,
 }
 
-static SLAB: Slab<CNode> = Slab::new();
-
-impl Counted for CNode {
-    fn header(&self) -> &Header {
-        &self.header
-    }
-
-    fn slab() -> &'static Slab<Self> {
-        &SLAB
-    }
-
+crate::object!(CNode as CNode {
     fn is_looked_up(&self) -> bool {
         !self.private.load(Ordering::Relaxed)
     }
@@ -49,12 +36,7 @@ impl Counted for CNode {
         }
         Step::More
     }
-}
-
-impl Object for CNode {
-    const KIND: Kind = Kind::CNode;
-    const HEADER: usize = offset_of!(Self, header);
-}
+});
 
 impl CNode {
     /// `1 << bits` empty slots.

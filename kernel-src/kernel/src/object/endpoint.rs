@@ -1,74 +1,114 @@
-//! Endpoints: where a caller and a receiver meet.
+//! Endpoints: where senders and receivers meet.
 //!
 //! A message moves only when both are present, straight from one thread's
-//! saved registers to the other's. Nothing is buffered here.
+//! saved registers to the other's. Nothing is buffered here. Who has to wait
+//! shows the registers from which its call starts again.
 
-use super::{thread::Thread, wait::WaitList};
-use crate::{
-    mm::slab::Slab,
-    sched,
-    sync::{Counted, Found, Header, Object, Rank, Ref, Slot, Spin},
+use super::{
+    thread::{Owed, State, Thread},
+    wait::{self, Meeting, Queues},
 };
-use abi::{Error, Kind, MESSAGE_WORDS};
-use core::mem::offset_of;
-
-struct Queues {
-    callers: WaitList,
-    receivers: WaitList,
-}
+use crate::{
+    addr::Nanos,
+    arch, sched,
+    sync::{Found, Header, Ref, Slot, Step},
+};
+use abi::{Call, DEADLINE, Error, MESSAGE_WORDS, MessageInfo, REPLY_LOST, SIGNALLED};
 
 pub struct Endpoint {
     header: Header,
-    queues: Spin<Queues>,
+    meeting: Meeting,
 }
 
-static SLAB: Slab<Endpoint> = Slab::new();
-
-impl Counted for Endpoint {
-    fn header(&self) -> &Header {
-        &self.header
+crate::object!(Endpoint as Endpoint {
+    fn end_step(&self) -> Step {
+        if wait::dismiss(&self.meeting) { Step::More } else { Step::Done }
     }
 
-    fn slab() -> &'static Slab<Self> {
-        &SLAB
-    }
-
-    /// Who waits by a capability that is gone hears of it.
     fn settle(&self) {
-        let mut queues = self.queues.lock();
-        let queues = &mut *queues;
-        for waiting in [&mut queues.callers, &mut queues.receivers] {
-            waiting.drop_where(|thread| !thread.via.holds(), |thread| finish(thread, Err(Error::PartnerGone)));
-        }
+        wait::settle(&self.meeting);
     }
+});
+
+/// In the number of a call that starts again as a receive: the reply before it found nobody.
+const LOST: u64 = 1 << 9;
+
+/// The numbers that a thread may enter a message call with.
+pub const fn flags_of(number: u64) -> (u64, bool) {
+    let call = number & !DEADLINE;
+    let call = if call == LOST | Call::Receive as u64 { Call::Receive as u64 } else { call };
+    (call, number & DEADLINE != 0)
 }
 
-impl Object for Endpoint {
-    const KIND: Kind = Kind::Endpoint;
-    const HEADER: usize = offset_of!(Self, header);
+/// A payload, with zeros where the info says that there is nothing.
+fn payload(thread: &Thread) -> (u64, [u64; MESSAGE_WORDS]) {
+    let (info, mut words) = thread.frame.with(|frame| (frame.info(), frame.message_words()));
+    words.iter_mut().skip(MessageInfo(info).length()).for_each(|word| *word = 0);
+    (info, words)
+}
+
+/// Every message call has an info word, also those that send nothing.
+pub fn check_info(thread: &Thread) -> Result<(), Error> {
+    let info = thread.frame.with(|frame| frame.info());
+    if MessageInfo(info).is_valid() { Ok(()) } else { Err(Error::InvalidArgument) }
+}
+
+/// Until when the thread's message call may wait, if it says so.
+pub fn deadline(thread: &Thread) -> Option<Nanos> {
+    thread.frame.with(|frame| (frame.call_number() & DEADLINE != 0).then(|| Nanos(frame.deadline())))
+}
+
+fn calls(thread: &Thread) -> bool {
+    thread.frame.with(|frame| frame.call_number()) & !DEADLINE == Call::Call as u64
+}
+
+/// The current thread is to wait in a list: `TimedOut` where it may not. Its call starts again when it is woken.
+pub fn may_wait(thread: &Thread) -> Result<(), Error> {
+    if let Some(until) = deadline(thread) {
+        if until <= arch::timer::now() {
+            return Err(Error::TimedOut);
+        }
+        sched::limit(thread, until);
+    }
+    thread.frame.with(arch::task::Frame::restart_call);
+    Ok(())
 }
 
 impl Endpoint {
     pub fn new() -> Result<Ref<Self>, Error> {
-        let queues = Queues { callers: WaitList::new(), receivers: WaitList::new() };
-        Ref::new(Self { header: Header::new(), queues: Spin::new(Rank::Wait, queues) })
+        Ref::new(Self { header: Header::new(), meeting: Queues::meeting() })
     }
 
-    /// The current thread sends what its registers hold, and waits for the reply.
-    pub fn call(&self, caller: &Thread, slot: &Slot, found: &Found) -> Result<(), Error> {
-        let mut queues = self.queues.lock();
+    /// The current thread sends what its registers hold; one that calls waits for the reply.
+    pub fn send(&self, sender: &Thread, slot: &Slot, found: &Found) -> Result<(), Error> {
+        check_info(sender)?;
+        let mut queues = self.meeting.lock();
         if !slot.still(found) {
             return Err(Error::InvalidCapability);
         }
-        caller.via.set(slot, found);
-        match queues.receivers.take_first() {
-            Some(receiver) => {
-                caller.begin_wait();
-                hand_over(caller, &receiver);
-                sched::wake(receiver);
+        sender.via.set(slot, found);
+        let Some(receiver) = queues.receivers.take_first() else {
+            may_wait(sender)?;
+            queues.senders.wait(sender, State::Sending);
+            sender.listed.set(&self.meeting);
+            return Ok(());
+        };
+        drop(queues);
+        let owed = calls(sender).then(|| {
+            let owed = Owed { caller: Ref::share(sender), token: sender.begin_call() };
+            if let Some(until) = deadline(sender).filter(|until| *until > arch::timer::now()) {
+                sched::limit(sender, until);
             }
-            None => queues.callers.wait(Ref::share(caller)),
+            sender.begin_wait(State::Replying);
+            owed
+        });
+        let is_sent = owed.is_none();
+        receiver.frame.with(arch::task::Frame::finish_call);
+        hand_over(sender, &receiver, owed);
+        if is_sent {
+            sender.frame.with(|frame| frame.set_message(0, 0, 0, frame.message_words()));
         }
+        sched::ready(receiver);
         Ok(())
     }
 
@@ -76,57 +116,120 @@ impl Endpoint {
     /// A caller still owed a reply gets none: it hears that its partner is gone.
     pub fn receive(&self, receiver: &Thread, slot: &Slot, found: &Found) -> Result<(), Error> {
         abandon(receiver);
-        let mut queues = self.queues.lock();
-        if !slot.still(found) {
-            return Err(Error::InvalidCapability);
-        }
-        match queues.callers.take_first() {
-            Some(caller) => hand_over(&caller, receiver),
-            None => {
-                receiver.via.set(slot, found);
-                queues.receivers.wait(Ref::share(receiver));
+        loop {
+            let bound = receiver.bound.get();
+            if let Some(bits) = bound.and_then(|bound| bound.take_all()) {
+                let mut words = [0; MESSAGE_WORDS];
+                words[0] = bits;
+                deliver(receiver, SIGNALLED.0, SIGNALLED.0, words);
+                return Ok(());
             }
+            let mut queues = self.meeting.lock();
+            if !slot.still(found) {
+                return Err(Error::InvalidCapability);
+            }
+            if let Some(sender) = queues.senders.take_first() {
+                drop(queues);
+                accept(sender, receiver);
+                return Ok(());
+            }
+            may_wait(receiver)?;
+            receiver.via.set(slot, found);
+            queues.receivers.wait(receiver, State::Receiving);
+            receiver.listed.set(&self.meeting);
+            drop(queues);
+            // A signal after the first look saw nobody wait; one from here on sees this thread.
+            if bound.is_none_or(|bound| !bound.has_bits()) || !receiver.end_wait_if(State::Receiving) {
+                return Ok(());
+            }
+            wait::unlist(receiver);
+            sched::wait_no_more(receiver);
+            receiver.frame.with(arch::task::Frame::finish_call);
         }
-        Ok(())
     }
 }
 
-/// Moves the message of `caller`, which waits, to `receiver`, which owes it a reply from then on.
-fn hand_over(caller: &Thread, receiver: &Thread) {
-    let (info, words) = caller.frame.with(|frame| (frame.info(), frame.message_words()));
-    receiver.frame.with(|frame| frame.set_message(0, caller.via.badge(), info, words));
-    *receiver.owed.lock() = Some(Ref::share(caller));
-    if receiver.is_doomed() {
-        // It may have been reaped just before: then nobody else tells the caller.
-        abandon(receiver);
-    }
-}
-
-/// Ends a wait with a message, or with an error and no message.
-fn finish(thread: &Ref<Thread>, result: Result<(u64, [u64; MESSAGE_WORDS]), Error>) {
-    if thread.is_doomed() {
+/// The current thread receives from one whose wait to send it has ended.
+fn accept(sender: Ref<Thread>, receiver: &Thread) {
+    sender.frame.with(arch::task::Frame::finish_call);
+    if !calls(&sender) {
+        hand_over(&sender, receiver, None);
+        sender.frame.with(|frame| frame.set_message(0, 0, 0, frame.message_words()));
+        sched::ready(sender);
         return;
+    }
+    let until = deadline(&sender);
+    let token = sender.begin_call();
+    hand_over(&sender, receiver, Some(Owed { caller: sender.clone(), token }));
+    sender.wait_on(State::Replying);
+    // Its end, or its time, may have come before it waited again: then nobody else tells it. From here on it may run,
+    // unless that is what is done here.
+    if sender.is_doomed() {
+        sched::wake(sender);
+    } else if until.is_some_and(|until| until <= arch::timer::now()) {
+        // Where its home CPU did that, it is done.
+        let _ = answer(Owed { caller: sender, token }, Err(Error::TimedOut));
+    }
+}
+
+/// Moves what `sender`'s registers hold to `receiver`, which then owes a reply or not.
+fn hand_over(sender: &Thread, receiver: &Thread, owed: Option<Owed>) {
+    let (info, words) = payload(sender);
+    deliver(receiver, sender.via.badge(), info, words);
+    *receiver.owed.lock() = owed;
+}
+
+fn deliver(receiver: &Thread, badge: u64, info: u64, words: [u64; MESSAGE_WORDS]) {
+    receiver.frame.with(|frame| {
+        let status = if frame.call_number() & LOST != 0 { REPLY_LOST } else { 0 };
+        frame.set_message(status, badge, info, words);
+    });
+}
+
+/// Ends a call with its answer, or with an error. `PartnerGone` where it does not wait any more.
+pub fn answer(owed: Owed, result: Result<(u64, [u64; MESSAGE_WORDS]), Error>) -> Result<(), Error> {
+    let Owed { caller, token } = owed;
+    if !caller.end_call(token) {
+        return Err(Error::PartnerGone);
     }
     let (status, (info, words)) = match result {
         Ok(message) => (0, message),
         Err(error) => (error.status(), (0, [0; MESSAGE_WORDS])),
     };
-    thread.frame.with(|frame| frame.set_message(status, 0, info, words));
-    sched::wake(thread.clone());
-}
-
-/// The current thread answers the caller that it owes, with what its registers hold.
-pub fn reply(replier: &Thread) -> Result<(), Error> {
-    let caller = replier.owed.lock().take().ok_or(Error::NoCaller)?;
-    let message = replier.frame.with(|frame| (frame.info(), frame.message_words()));
-    finish(&caller, Ok(message));
+    caller.frame.with(|frame| frame.set_message(status, 0, info, words));
+    sched::wake(caller);
     Ok(())
 }
 
-/// `thread` ends: the caller that it owes hears of it.
+/// The current thread answers with what its registers hold.
+pub fn reply(replier: &Thread, owed: Owed) -> Result<(), Error> {
+    answer(owed, Ok(payload(replier)))
+}
+
+/// The current thread answers the caller that it owes; its call goes on as a receive.
+pub fn reply_before_receive(replier: &Thread) -> Result<(), Error> {
+    check_info(replier)?;
+    let owed = replier.owed.lock().take().ok_or(Error::NoCaller)?;
+    let lost = reply(replier, owed).is_err();
+    replier.frame.with(|frame| {
+        let flags = frame.call_number() & DEADLINE | if lost { LOST } else { 0 };
+        frame.set_call_number(Call::Receive as u64 | flags);
+    });
+    Ok(())
+}
+
+/// As [`abi::Call::Reply`] to the caller owed.
+pub fn reply_owed(replier: &Thread) -> Result<(), Error> {
+    check_info(replier)?;
+    let owed = replier.owed.lock().take().ok_or(Error::NoCaller)?;
+    reply(replier, owed)
+}
+
+/// `thread` owes no reply any more: the caller hears that its partner is gone.
 pub fn abandon(thread: &Thread) {
     let owed = thread.owed.lock().take();
-    if let Some(caller) = owed {
-        finish(&caller, Err(Error::PartnerGone));
+    if let Some(owed) = owed {
+        // One that waits no more need not hear.
+        let _ = answer(owed, Err(Error::PartnerGone));
     }
 }

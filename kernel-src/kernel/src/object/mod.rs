@@ -2,14 +2,18 @@
 
 mod cnode;
 mod endpoint;
+mod notification;
 mod process;
+mod reply;
 mod resource;
 mod thread;
 mod wait;
 
 pub use cnode::{CNode, resolve};
-pub use endpoint::{Endpoint, reply};
+pub use endpoint::{Endpoint, check_info, flags_of, reply_before_receive, reply_owed};
+pub use notification::Notification;
 pub use process::{Process, claim, end_process, process_info, reap, spawn, spawn_requested};
+pub use reply::{Reply, may_copy};
 pub use resource::Resource;
-pub use thread::{Queued, Start, Thread};
-pub use wait::WaitList;
+pub use thread::{Queued, Start, State, Thread};
+pub use wait::{WaitList, unlist};

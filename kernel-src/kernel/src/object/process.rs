@@ -2,9 +2,9 @@
 
 use super::{
     cnode::{self, CNode},
-    endpoint,
-    thread::{Member, Start, Thread},
-    wait::WaitList,
+    endpoint, notification, reply,
+    thread::{Member, Start, State, Thread},
+    wait::{self, WaitList},
 };
 use crate::{
     addr::{PhysAddr, VirtAddr},
@@ -12,16 +12,13 @@ use crate::{
     config::CSPACE_BITS,
     cpio::Archive,
     elf::Program,
-    mm::{MapFlags, paging, slab::Slab, space::Space},
+    mm::{MapFlags, paging, space::Space},
     sched,
-    sync::{Claimed, Counted, Found, Header, Link, List, Object, Rank, Ref, Slot, Spin, Step, tree},
+    sync::{Claimed, Found, Header, Link, List, Object, Rank, Ref, Slot, Spin, Step, tree},
 };
-use abi::{ADDRESS_BITS, ANY_SLOT, Error, Kind, NAME_MAX, ProcessInfo, Rights, SpawnRequest};
+use abi::{ADDRESS_BITS, ANY_SLOT, Error, NAME_MAX, ProcessInfo, Rights, SpawnRequest};
 use arrayvec::ArrayString;
-use core::{
-    mem::offset_of,
-    sync::atomic::{AtomicU64, AtomicUsize, Ordering},
-};
+use core::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
 struct Life {
     threads: List<Ref<Thread>, Member>,
@@ -47,32 +44,17 @@ pub struct Process {
     /// How often the root was set: the lowest bit says which of the two it is.
     roots_set: AtomicUsize,
     life: Spin<Life>,
-    registered: Link<Ref<Process>, Registered>,
+    registered: Link<Process, Registered>,
 }
 
-static SLAB: Slab<Process> = Slab::new();
 static NEXT_ID: AtomicU64 = AtomicU64::new(1);
 static ALL: Spin<List<Ref<Process>, Registered>> = Spin::new(Rank::Registry, List::new());
 
-impl Counted for Process {
-    fn header(&self) -> &Header {
-        &self.header
-    }
-
-    fn slab() -> &'static Slab<Self> {
-        &SLAB
-    }
-
+crate::object!(Process as Process {
     fn settle(&self) {
         drop(self.life.lock());
     }
-}
-
-impl Object for Process {
-    const KIND: Kind = Kind::Process;
-    const HEADER: usize = offset_of!(Self, header);
-}
-
+});
 crate::sync::linked!(Process, Registered, registered);
 
 impl Process {
@@ -84,7 +66,7 @@ impl Process {
             name: ArrayString::from(name).map_err(|_| Error::InvalidArgument)?,
             root: space.root(),
             space: Spin::new(Rank::Space, Some(space)),
-            roots: [Slot::new(), Slot::new()],
+            roots: [Slot::default(), Slot::default()],
             roots_set: AtomicUsize::new(0),
             life: Spin::new(Rank::Process, life),
             registered: Link::new(),
@@ -201,7 +183,7 @@ impl Process {
         Ok(match life.ended {
             Some(word) if life.reaped => Some(word),
             _ => {
-                life.waiting.wait(Ref::share(waiter));
+                life.waiting.wait(waiter, State::Other);
                 None
             }
         })
@@ -227,12 +209,7 @@ pub fn end_process(process: &Process, word: u64) {
     }
     life.ended = Some(word);
     // Each stays listed until its own CPU has reaped it.
-    let mut kept = List::new();
-    while let Some(thread) = life.threads.pop() {
-        Thread::doom(&thread);
-        kept.push(thread);
-    }
-    life.threads = kept;
+    life.threads.iter().for_each(|thread| Thread::doom(thread));
 }
 
 /// Empties a root: one step, since nothing was derived from it, unless a revoke elsewhere comes between.
@@ -276,11 +253,15 @@ impl Drop for Process {
 
 /// Removes a doomed thread, on its home CPU, which no longer runs it; the last one takes the process's memory along.
 pub fn reap(thread: Ref<Thread>) {
+    // A call of it may have been received after its end was asked for.
+    thread.token.store(0, Ordering::SeqCst);
     endpoint::abandon(&thread);
+    notification::unbind(&thread);
+    wait::unlist(&thread);
     let process = thread.process();
     let last = {
         let mut life = process.life.lock();
-        life.threads.remove(|member| member.is(&thread));
+        life.threads.remove(&thread);
         life.count -= 1;
         if life.count == 0 && life.ended.is_none() {
             life.ended = Some(abi::exit_word(0));
@@ -290,7 +271,7 @@ pub fn reap(thread: Ref<Thread>) {
     if last {
         let space = process.space.lock().take();
         drop(space);
-        ALL.lock().remove(|listed| listed.is(process));
+        ALL.lock().remove(process);
         process.close_roots();
     }
 }
@@ -324,7 +305,7 @@ pub fn spawn(
         home: sched::place(),
     };
     if let Err(error) = Process::start_thread(&process, &start) {
-        ALL.lock().remove(|listed| listed.is(&process));
+        ALL.lock().remove(&process);
         return Err(error);
     }
     Ok(process)
@@ -339,6 +320,7 @@ pub fn spawn_requested(parent: &Process, archive: &Archive<'_>, request: &SpawnR
         for (slot, given) in slots.iter().zip(request.capabilities) {
             if given != abi::NO_CAPABILITY {
                 let (from, found) = parent.capability(given)?;
+                reply::may_copy(&found)?;
                 if !tree::derive(from, &found, claim(slot, 0)?, found.content.badge, found.rights()) {
                     return Err(Error::InvalidCapability);
                 }
@@ -352,17 +334,7 @@ pub fn spawn_requested(parent: &Process, archive: &Archive<'_>, request: &SpawnR
 
 /// As [`abi::Call::ProcessInfo`].
 pub fn process_info(index: u64) -> Option<ProcessInfo> {
-    let process = {
-        let mut all = ALL.lock();
-        let (mut found, mut seen) = (None, 0);
-        all.for_each(|process| {
-            if seen == index {
-                found = Some(process.clone());
-            }
-            seen += 1;
-        });
-        found?
-    };
+    let process = ALL.lock().iter().nth(usize::try_from(index).ok()?).map(Ref::share)?;
     let life = process.life.lock();
     let mut info = ProcessInfo {
         id: process.id,

@@ -1,33 +1,14 @@
 //! Resources: authority that no other object stands for.
 
-use crate::{
-    mm::slab::Slab,
-    sync::{Counted, Header, Object, Ref},
-};
-use abi::{Error, Kind};
-use core::mem::offset_of;
+use crate::sync::{Header, Ref};
+use abi::Error;
 
 /// Authority over the console's input, power, and starting programs.
 pub struct Resource {
     header: Header,
 }
 
-static SLAB: Slab<Resource> = Slab::new();
-
-impl Counted for Resource {
-    fn header(&self) -> &Header {
-        &self.header
-    }
-
-    fn slab() -> &'static Slab<Self> {
-        &SLAB
-    }
-}
-
-impl Object for Resource {
-    const KIND: Kind = Kind::Resource;
-    const HEADER: usize = offset_of!(Self, header);
-}
+crate::object!(Resource as Resource {});
 
 impl Resource {
     /// All the authority there is; for `init`.

@@ -1,27 +1,47 @@
 //! Threads: registers, a home CPU, and whether they run or wait.
 
-use super::{process::Process, wait::Waiting};
+use super::{
+    notification::Notification,
+    process::Process,
+    wait::{Meeting, Waiting},
+};
 use crate::{
     addr::{CpuId, VirtAddr},
     arch::task::Frame,
     config::DEFAULT_PRIORITY,
-    mm::slab::Slab,
     percpu, sched,
-    sync::{Counted, Header, Link, Owned, Rank, Ref, Spin, Via},
+    sync::{Anchor, Header, Link, Owned, Rank, Ref, Spin, Via},
 };
+use abi::{Error, MESSAGE_WORDS};
 use core::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
 
 /// Queue kinds: a CPU's run queue and its sleepers; a process's threads.
 pub struct Queued;
 pub struct Member;
 
+/// Whether a thread waits, and for what.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[repr(u8)]
 pub enum State {
     /// Running, or in its home CPU's queue.
     Runnable = 0,
-    /// In a wait list, or owed a reply, or asleep.
-    Waiting = 1,
+    /// Until somebody receives what it sends.
+    Sending = 1,
+    /// For a message.
+    Receiving = 2,
+    /// For the answer to its call.
+    Replying = 3,
+    /// For bits of a notification.
+    Notified = 4,
+    /// For a time, the end of a process, or input.
+    Other = 5,
+}
+
+/// The right to answer a call, once.
+pub struct Owed {
+    pub caller: Ref<Thread>,
+    /// Which of its calls; see [`Thread::token`].
+    pub token: u64,
 }
 
 #[repr(C)]
@@ -40,32 +60,29 @@ pub struct Thread {
     doomed: AtomicBool,
     /// When it wakes, while it sleeps.
     pub wake_at: AtomicU64,
-    /// The capability by which it waits at an endpoint.
+    /// The capability by which it waits at an object, or called.
     pub via: Via,
+    /// Where it is listed, perhaps while it waits there no more.
+    pub listed: Anchor<Meeting>,
+    /// The number of the call that waits for its answer, or 0. Who changes it to 0 ends that wait, and nobody else does.
+    pub token: AtomicU64,
+    calls: AtomicU64,
     /// The caller to whom it owes a reply.
-    pub owed: Spin<Option<Ref<Thread>>>,
-    queued: Link<Ref<Thread>, Queued>,
-    waiting: Link<Ref<Thread>, Waiting>,
-    member: Link<Ref<Thread>, Member>,
+    pub owed: Spin<Option<Owed>>,
+    /// Bits of it are seen by this thread's receives.
+    pub bound: Anchor<Notification>,
+    queued: Link<Thread, Queued>,
+    waiting: Link<Thread, Waiting>,
+    member: Link<Thread, Member>,
 }
 
-static SLAB: Slab<Thread> = Slab::new();
 static NEXT_ID: AtomicU64 = AtomicU64::new(1);
 
-impl Counted for Thread {
-    fn header(&self) -> &Header {
-        &self.header
-    }
-
-    fn slab() -> &'static Slab<Self> {
-        &SLAB
-    }
-
+crate::object!(Thread {
     fn is_looked_up(&self) -> bool {
         false
     }
-}
-
+});
 crate::sync::linked!(Thread, Queued, queued);
 crate::sync::linked!(Thread, Waiting, waiting);
 crate::sync::linked!(Thread, Member, member);
@@ -91,7 +108,11 @@ impl Thread {
             state: AtomicU8::new(State::Runnable as u8),
             doomed: AtomicBool::new(false),
             wake_at: AtomicU64::new(0),
-            via: Via::new(),
+            via: Via::default(),
+            listed: Anchor::new(),
+            token: AtomicU64::new(0),
+            calls: AtomicU64::new(0),
+            bound: Anchor::new(),
             owed: Spin::new(Rank::Owed, None),
             queued: Link::new(),
             waiting: Link::new(),
@@ -108,21 +129,59 @@ impl Thread {
     }
 
     pub fn is_waiting(&self) -> bool {
-        self.state.load(Ordering::Acquire) == State::Waiting as u8
+        self.state.load(Ordering::Acquire) != State::Runnable as u8
     }
 
     /// The current thread waits from here on; it leaves its CPU when the kernel does. Whoever wakes it finds it through
     /// a list whose lock the caller holds.
-    pub fn begin_wait(&self) {
+    pub fn begin_wait(&self, state: State) {
         percpu::this().blocked.set(true);
-        self.state.store(State::Waiting as u8, Ordering::SeqCst);
+        self.state.store(state as u8, Ordering::SeqCst);
     }
 
-    /// One of several wakers succeeds.
+    /// Its wait ends, or goes on as another one: for whoever ended the first.
+    pub fn wait_on(&self, state: State) {
+        self.state.store(state as u8, Ordering::SeqCst);
+    }
+
+    /// One of several wakers succeeds. It alone makes the thread ready, and may write its registers before.
     pub fn end_wait(&self) -> bool {
-        self.state
-            .compare_exchange(State::Waiting as u8, State::Runnable as u8, Ordering::SeqCst, Ordering::Relaxed)
-            .is_ok()
+        self.state.swap(State::Runnable as u8, Ordering::SeqCst) != State::Runnable as u8
+    }
+
+    /// The same, if this is what it waits for.
+    pub fn end_wait_if(&self, state: State) -> bool {
+        self.state.compare_exchange(state as u8, State::Runnable as u8, Ordering::SeqCst, Ordering::Relaxed).is_ok()
+    }
+
+    /// A new call: the number that its answer has to name.
+    pub fn begin_call(&self) -> u64 {
+        let token = self.calls.load(Ordering::Relaxed) + 1;
+        self.calls.store(token, Ordering::Relaxed);
+        self.token.store(token, Ordering::SeqCst);
+        token
+    }
+
+    /// Its call is not answered any more: false where that is done already.
+    pub fn end_call(&self, token: u64) -> bool {
+        token != 0 && self.token.compare_exchange(token, 0, Ordering::SeqCst, Ordering::Relaxed).is_ok()
+    }
+
+    /// Its time is up, on its home CPU: whether that ended its wait. A call whose answer is due has that as its result;
+    /// any other starts again and finds that the time has passed.
+    pub fn expire(&self) -> bool {
+        let state = self.state.load(Ordering::SeqCst);
+        if state == State::Runnable as u8 {
+            return false;
+        }
+        if state == State::Replying as u8 {
+            if !self.end_call(self.token.load(Ordering::SeqCst)) {
+                return false;
+            }
+            self.frame.with(|frame| frame.set_message(Error::TimedOut.status(), 0, 0, [0; MESSAGE_WORDS]));
+        }
+        // Who has ended the wait meanwhile may have made another of it, and looks at the time then.
+        self.state.compare_exchange(state, State::Runnable as u8, Ordering::SeqCst, Ordering::Relaxed).is_ok()
     }
 
     pub fn is_doomed(&self) -> bool {
@@ -130,9 +189,10 @@ impl Thread {
     }
 
     /// Ends the thread at its CPU's next way out of the kernel.
-    pub fn doom(thread: &Ref<Self>) {
+    pub fn doom(thread: &Self) {
         thread.doomed.store(true, Ordering::SeqCst);
-        if !sched::wake(thread.clone()) {
+        thread.token.store(0, Ordering::SeqCst);
+        if !sched::wake(Ref::share(thread)) {
             sched::prod(thread.home);
         }
     }

@@ -1,15 +1,17 @@
 //! Threads that wait for the same thing.
 
-use super::thread::Thread;
+use super::thread::{State, Thread};
 use crate::{
     sched,
-    sync::{List, Ref},
+    sync::{List, Rank, Ref, Spin},
 };
+use abi::{Error, MESSAGE_WORDS};
 
 /// The queue kind of threads that wait.
 pub struct Waiting;
 
-/// A thread that ended while it waited stays listed until the next wake-up passes over it.
+/// Threads by priority, and within one in the order of their coming. One whose wait has ended otherwise stays listed
+/// until it runs, or is passed over.
 pub struct WaitList(List<Ref<Thread>, Waiting>);
 
 impl WaitList {
@@ -18,9 +20,9 @@ impl WaitList {
     }
 
     /// Lists the current thread, which from here on waits. The caller holds the lock that guards this list.
-    pub fn wait(&mut self, thread: Ref<Thread>) {
-        thread.begin_wait();
-        self.0.push(thread);
+    pub fn wait(&mut self, thread: &Thread, state: State) {
+        thread.begin_wait(state);
+        self.0.insert(Ref::share(thread), |other| other.priority < thread.priority);
     }
 
     pub fn wake_all(&mut self) {
@@ -29,29 +31,80 @@ impl WaitList {
         }
     }
 
-    /// Takes out those for which `gone` is true, and gives them to `take` where they still wait.
-    pub fn drop_where(&mut self, gone: impl Fn(&Thread) -> bool, take: impl Fn(&Ref<Thread>)) {
-        let mut kept = List::new();
-        while let Some(thread) = self.0.pop() {
-            if !thread.is_waiting() {
-                continue;
-            }
-            if gone(&thread) {
-                take(&thread);
-            } else {
-                kept.push(thread);
-            }
-        }
-        self.0 = kept;
-    }
-
-    /// The longest waiting thread that still waits.
-    pub fn take_first(&mut self) -> Option<Ref<Thread>> {
-        while let Some(thread) = self.0.pop() {
-            if thread.is_waiting() {
+    /// Ends the wait of the first for which `wanted` holds, and takes it out: the caller makes it ready.
+    pub fn take(&mut self, wanted: impl Fn(&Thread) -> bool) -> Option<Ref<Thread>> {
+        while let Some(thread) = self.0.take(&wanted) {
+            thread.listed.let_go();
+            if thread.end_wait() {
                 return Some(thread);
             }
         }
         None
     }
+
+    pub fn take_first(&mut self) -> Option<Ref<Thread>> {
+        self.take(|_| true)
+    }
+}
+
+/// Who waits at an object, and what is there for them, behind one lock.
+pub struct Queues {
+    pub senders: WaitList,
+    pub receivers: WaitList,
+    /// Signalled, and not seen by anybody.
+    pub bits: u64,
+}
+
+pub type Meeting = Spin<Queues>;
+
+impl Queues {
+    pub const fn meeting() -> Meeting {
+        Spin::new(Rank::Wait, Self { senders: WaitList::new(), receivers: WaitList::new(), bits: 0 })
+    }
+
+    /// One that waits, for which `wanted` holds.
+    fn take(&mut self, wanted: impl Fn(&Thread) -> bool) -> Option<Ref<Thread>> {
+        self.senders.take(&wanted).or_else(|| self.receivers.take(&wanted))
+    }
+}
+
+/// Takes a thread that waits no more out of where it is still listed.
+pub fn unlist(thread: &Thread) {
+    if let Some(meeting) = thread.listed.get() {
+        let mut queues = meeting.lock();
+        let taken = queues.senders.0.remove(thread).or_else(|| queues.receivers.0.remove(thread));
+        thread.listed.let_go();
+        drop(queues);
+        // With no lock held: it may be the last share.
+        drop(taken);
+    }
+}
+
+/// Those who wait by a capability that is gone hear of it.
+pub fn settle(meeting: &Meeting) {
+    let mut queues = meeting.lock();
+    while let Some(thread) = queues.take(|thread| !thread.via.holds()) {
+        fail(thread);
+    }
+}
+
+/// One of those who wait hears that the object is gone; false where nobody waits.
+pub fn dismiss(meeting: &Meeting) -> bool {
+    let taken = meeting.lock().take(|_| true);
+    taken.map(fail).is_some()
+}
+
+/// Ends a call that waits at an object, and whose wait was ended by the caller, with an error.
+fn fail(thread: Ref<Thread>) {
+    let number = thread.frame.with(|frame| {
+        frame.finish_call();
+        frame.call_number()
+    });
+    let status = Error::PartnerGone.status();
+    if number & !abi::DEADLINE == abi::Call::NotificationWait as u64 {
+        thread.frame.with(|frame| frame.set_result(abi::Outcome { status, value: 0 }));
+    } else {
+        thread.frame.with(|frame| frame.set_message(status, 0, 0, [0; MESSAGE_WORDS]));
+    }
+    sched::ready(thread);
 }

@@ -40,9 +40,17 @@ impl Default for Header {
     }
 }
 
-pub trait Counted: Sized + Sync + 'static {
+/// What is counted, and ends in steps. [`object!`](crate::sync::object) writes the methods that all have alike.
+pub trait Counted: Sync + 'static {
     fn header(&self) -> &Header;
-    fn slab() -> &'static Slab<Self>;
+
+    fn slab() -> &'static Slab<Self>
+    where
+        Self: Sized;
+
+    /// # Safety
+    /// It came from its slab, and nobody uses it any more.
+    unsafe fn free(&self);
 
     /// Whether look-ups may have found the object without a share in it: its memory then waits until none can.
     fn is_looked_up(&self) -> bool {
@@ -56,6 +64,37 @@ pub trait Counted: Sized + Sync + 'static {
 
     /// Returns when all that was begun on the object through a capability that is gone by now has been done.
     fn settle(&self) {}
+}
+
+/// Makes a type with a field `header` a counted one, with methods of its own, and where a kind is said, one that
+/// capabilities name.
+#[macro_export]
+macro_rules! object {
+    ($object:ident $(as $kind:ident)? { $($method:tt)* }) => {
+        impl $crate::sync::Counted for $object {
+            fn header(&self) -> &$crate::sync::Header {
+                &self.header
+            }
+
+            fn slab() -> &'static $crate::mm::slab::Slab<Self> {
+                static SLAB: $crate::mm::slab::Slab<$object> = $crate::mm::slab::Slab::new();
+                &SLAB
+            }
+
+            #[allow(unsafe_code)]
+            unsafe fn free(&self) {
+                // SAFETY: the caller's promise.
+                unsafe { Self::slab().free(core::ptr::NonNull::from(self)) }
+            }
+
+            $($method)*
+        }
+
+        $(impl $crate::sync::Object for $object {
+            const KIND: abi::Kind = abi::Kind::$kind;
+            const HEADER: usize = core::mem::offset_of!(Self, header);
+        })?
+    };
 }
 
 /// A share in an object; the last one returns it to its slab.
@@ -74,17 +113,17 @@ impl<T: Counted> Ref<T> {
         Ok(Self(object))
     }
 
-    /// The object's address, with the share in it: for per-CPU `current`, which trap stubs read.
-    pub fn into_raw(self) -> *const T {
-        let pointer = self.0.as_ptr();
+    /// The object's address, with the share in it: for per-CPU `current`, which trap stubs read, and for queues.
+    pub fn into_pointer(self) -> NonNull<T> {
+        let pointer = self.0;
         core::mem::forget(self);
         pointer
     }
 
     /// # Safety
-    /// `pointer` came from `into_raw`, and is used so once.
-    pub unsafe fn from_raw(pointer: *const T) -> Option<Self> {
-        NonNull::new(pointer.cast_mut()).map(Self)
+    /// `pointer` came from `into_pointer`, and is used so once.
+    pub unsafe fn from_pointer(pointer: NonNull<T>) -> Self {
+        Self(pointer)
     }
 
     /// Another share in an object of which somebody holds one.

@@ -13,38 +13,9 @@ use core::{
     sync::atomic::{AtomicUsize, Ordering, fence},
 };
 
-/// What is done at an object's end, whatever its type.
-trait Ends {
-    fn step(&self) -> Step;
-    fn settle(&self);
-    fn is_looked_up(&self) -> bool;
-    /// # Safety
-    /// The object was bound by [`Ending::bind`], and nobody uses it any more.
-    unsafe fn free(&self);
-}
-
-impl<T: Counted> Ends for T {
-    fn step(&self) -> Step {
-        self.end_step()
-    }
-
-    fn settle(&self) {
-        Counted::settle(self);
-    }
-
-    fn is_looked_up(&self) -> bool {
-        Counted::is_looked_up(self)
-    }
-
-    unsafe fn free(&self) {
-        // SAFETY: the caller's promise; counted objects come from their type's slab.
-        unsafe { T::slab().free(NonNull::from(self)) }
-    }
-}
-
 /// In each object's header: what it is part of, and its place among those that end.
 pub struct Ending {
-    object: Cell<Option<NonNull<dyn Ends>>>,
+    object: Cell<Option<NonNull<dyn Counted>>>,
     next: Cell<Option<NonNull<Header>>>,
 }
 
@@ -64,7 +35,7 @@ impl Ending {
         self.object.set(Some(object));
     }
 
-    fn object(&self) -> &dyn Ends {
+    fn object(&self) -> &dyn Counted {
         let object = self.object.get().expect("`Ref::new` binds each object");
         // SAFETY: the caller reached the header through the object, which therefore lives.
         unsafe { object.as_ref() }
@@ -159,7 +130,7 @@ pub fn advance(most: usize) -> bool {
                 return true;
             }
             steps -= 1;
-            if object.step() == Step::Done {
+            if object.end_step() == Step::Done {
                 break;
             }
         }
@@ -174,7 +145,7 @@ pub fn advance(most: usize) -> bool {
     reclaim(steps) || steps < most
 }
 
-fn free(object: &dyn Ends) {
+fn free(object: &dyn Counted) {
     // SAFETY: the last share has gone, and no look-up can still have found it.
     unsafe { object.free() };
     PENDING.fetch_sub(1, Ordering::Relaxed);

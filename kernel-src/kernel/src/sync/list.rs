@@ -1,110 +1,163 @@
-//! First-in first-out queues threaded through the objects themselves, so that queueing allocates nothing.
+//! Queues threaded through the objects themselves, so that queueing allocates nothing, and taking any element out takes
+//! the same few steps.
 
-use core::{cell::UnsafeCell, marker::PhantomData};
+use core::{
+    cell::Cell,
+    marker::PhantomData,
+    ptr::{self, NonNull},
+    sync::atomic::{AtomicPtr, Ordering},
+};
 
-/// A place in an object for one queue of kind `K`.
-pub struct Link<P, K> {
-    next: UnsafeCell<Option<P>>,
+/// A place in a `T` for one queue of kind `K`.
+pub struct Link<T, K> {
+    next: Cell<Option<NonNull<T>>>,
+    previous: Cell<Option<NonNull<T>>>,
+    /// The list that the object is in.
+    list: AtomicPtr<()>,
     kind: PhantomData<K>,
 }
 
-// SAFETY: `next` is touched only by a `List` method, which has `&mut` to the list that the object is in;
-// an object is in at most one list of a kind (the caller's promise in `Linked`).
-unsafe impl<P: Send, K> Sync for Link<P, K> {}
-// SAFETY: a link owns the pointer in it.
-unsafe impl<P: Send, K> Send for Link<P, K> {}
+// SAFETY: the cells are touched only by methods of the list that the object is in, which borrow it; an object is in at
+// most one list of a kind (the promise of `Linked`), and `remove` looks at `list` alone where it is in another.
+unsafe impl<T, K> Sync for Link<T, K> {}
+// SAFETY: as above.
+unsafe impl<T, K> Send for Link<T, K> {}
 
-impl<P, K> Link<P, K> {
+impl<T, K> Link<T, K> {
     pub const fn new() -> Self {
-        Self { next: UnsafeCell::new(None), kind: PhantomData }
+        Self {
+            next: Cell::new(None),
+            previous: Cell::new(None),
+            list: AtomicPtr::new(ptr::null_mut()),
+            kind: PhantomData,
+        }
     }
 }
 
-impl<P, K> Default for Link<P, K> {
+impl<T, K> Default for Link<T, K> {
     fn default() -> Self {
         Self::new()
     }
 }
 
-/// A pointer to an object with a link of kind `K`.
+/// An owning pointer to an object with a link of kind `K`.
 ///
 /// # Safety
-/// Clones reach the same, unmoving object, and whoever pushes an object makes
-/// sure that it is in no other list of this kind.
-pub unsafe trait Linked<K>: Clone {
-    fn link(&self) -> &Link<Self, K>;
+/// The object stays where it is between `into_raw` and `from_raw`, and whoever pushes it makes sure that it is in no
+/// other list of this kind.
+pub unsafe trait Linked<K>: Sized {
+    type Object;
+
+    fn into_raw(self) -> NonNull<Self::Object>;
+
+    /// # Safety
+    /// `raw` came from `into_raw`, and is used so once.
+    unsafe fn from_raw(raw: NonNull<Self::Object>) -> Self;
+
+    fn link(object: &Self::Object) -> &Link<Self::Object, K>;
 }
 
+/// A queue; while something is in it, it does not move.
 pub struct List<P: Linked<K>, K> {
-    head: Option<P>,
-    tail: Option<P>,
-    kind: PhantomData<K>,
+    head: Option<NonNull<P::Object>>,
+    tail: Option<NonNull<P::Object>>,
+    kind: PhantomData<(P, K)>,
 }
+
+// SAFETY: a list owns what is in it.
+unsafe impl<P: Linked<K> + Send, K> Send for List<P, K> {}
 
 impl<P: Linked<K>, K> List<P, K> {
     pub const fn new() -> Self {
         Self { head: None, tail: None, kind: PhantomData }
     }
 
-    pub fn is_empty(&self) -> bool {
+    pub const fn is_empty(&self) -> bool {
         self.head.is_none()
     }
 
-    pub fn front(&self) -> Option<&P> {
-        self.head.as_ref()
+    pub fn front(&self) -> Option<&P::Object> {
+        // SAFETY: what is in the list lives until it is taken out.
+        self.head.map(|object| unsafe { object.as_ref() })
+    }
+
+    pub fn iter(&self) -> impl Iterator<Item = &P::Object> {
+        core::iter::successors(self.front(), |object| {
+            // SAFETY: as in `front`.
+            P::link(object).next.get().map(|next| unsafe { next.as_ref() })
+        })
     }
 
     pub fn push(&mut self, item: P) {
-        match self.tail.replace(item.clone()) {
-            // SAFETY: `last` is in this list, of which we have the only borrow.
-            Some(last) => unsafe { *last.link().next.get() = Some(item) },
-            None => self.head = Some(item),
+        self.insert(item, |_| false);
+    }
+
+    /// Puts `item` behind all but the last of those that `goes_before` holds for.
+    pub fn insert(&mut self, item: P, goes_before: impl Fn(&P::Object) -> bool) {
+        let raw = item.into_raw();
+        let mut next = None;
+        let mut previous = self.tail;
+        // SAFETY: as in `front`, here and below; `raw` is the list's from here on.
+        while let Some(object) = previous.map(|object| unsafe { object.as_ref() })
+            && goes_before(object)
+        {
+            next = previous;
+            previous = P::link(object).previous.get();
         }
+        // SAFETY: as above.
+        let link = P::link(unsafe { raw.as_ref() });
+        debug_assert!(link.list.load(Ordering::Relaxed).is_null(), "an object in two lists of a kind");
+        link.next.set(next);
+        link.previous.set(previous);
+        link.list.store(self.identity(), Ordering::Relaxed);
+        self.join(previous, Some(raw));
+        self.join(Some(raw), next);
     }
 
     pub fn pop(&mut self) -> Option<P> {
-        let first = self.head.take()?;
-        // SAFETY: `first` was in this list, of which we have the only borrow.
-        self.head = unsafe { (*first.link().next.get()).take() };
-        if self.head.is_none() {
-            self.tail = None;
-        }
-        Some(first)
+        let first = self.head?;
+        // SAFETY: as in `front`.
+        self.remove(unsafe { first.as_ref() })
     }
 
-    /// Puts `item` before the first element that `goes_after` holds for.
-    pub fn insert_before(&mut self, item: P, goes_after: impl Fn(&P) -> bool) {
-        let mut earlier = Self::new();
-        while self.head.as_ref().is_some_and(|next| !goes_after(next)) {
-            if let Some(next) = self.pop() {
-                earlier.push(next);
-            }
+    /// Takes `object` out, if it is here.
+    pub fn remove(&mut self, object: &P::Object) -> Option<P> {
+        let link = P::link(object);
+        if link.list.load(Ordering::Relaxed) != self.identity() {
+            return None;
         }
-        earlier.push(item);
-        while let Some(next) = self.pop() {
-            earlier.push(next);
-        }
-        *self = earlier;
+        let (next, previous) = (link.next.take(), link.previous.take());
+        link.list.store(ptr::null_mut(), Ordering::Relaxed);
+        // SAFETY: it is in the list, so `insert` got it from `into_raw`; and it leaves the list here.
+        let item = unsafe { P::from_raw(NonNull::from(object)) };
+        self.join(previous, next);
+        Some(item)
     }
 
-    pub fn for_each(&mut self, mut look: impl FnMut(&P)) {
-        let mut kept = Self::new();
-        while let Some(next) = self.pop() {
-            look(&next);
-            kept.push(next);
-        }
-        *self = kept;
+    /// Takes out the first that `wanted` holds for.
+    pub fn take(&mut self, wanted: impl Fn(&P::Object) -> bool) -> Option<P> {
+        let found = NonNull::from(self.iter().find(|object| wanted(object))?);
+        // SAFETY: as in `front`.
+        self.remove(unsafe { found.as_ref() })
     }
 
-    /// Takes out all that `unwanted` holds for.
-    pub fn remove(&mut self, unwanted: impl Fn(&P) -> bool) {
-        let mut kept = Self::new();
-        while let Some(next) = self.pop() {
-            if !unwanted(&next) {
-                kept.push(next);
-            }
+    /// What a link says to be in this list. An address that is used again says so only once what was here is out.
+    const fn identity(&self) -> *mut () {
+        ptr::from_ref(self).cast_mut().cast()
+    }
+
+    /// Makes two neighbours, or ends where one is missing.
+    fn join(&mut self, before: Option<NonNull<P::Object>>, after: Option<NonNull<P::Object>>) {
+        // SAFETY: both are in the list; see `front`.
+        let link = |object: NonNull<P::Object>| P::link(unsafe { &*object.as_ptr() });
+        match before {
+            Some(before) => link(before).next.set(after),
+            None => self.head = after,
         }
-        *self = kept;
+        match after {
+            Some(after) => link(after).previous.set(before),
+            None => self.tail = before,
+        }
     }
 }
 
@@ -125,12 +178,22 @@ impl<P: Linked<K>, K> Drop for List<P, K> {
 macro_rules! linked {
     ($object:ty, $kind:ty, $field:ident) => {
         #[allow(unsafe_code)]
-        // SAFETY: clones of a `Ref` reach one slab slot, which does not move; who pushes keeps a thread in one
-        // list of a kind: it is queued by the one waker that ended its wait, listed as waiting by itself, and
-        // a member of the process that it was made in.
+        // SAFETY: slab objects do not move; who pushes keeps a thread in one list of a kind: it is queued by the one
+        // waker that ended its wait, listed as waiting by itself, and a member of the process that it was made in.
         unsafe impl $crate::sync::Linked<$kind> for $crate::sync::Ref<$object> {
-            fn link(&self) -> &$crate::sync::Link<Self, $kind> {
-                &self.$field
+            type Object = $object;
+
+            fn into_raw(self) -> core::ptr::NonNull<$object> {
+                Self::into_pointer(self)
+            }
+
+            unsafe fn from_raw(raw: core::ptr::NonNull<$object>) -> Self {
+                // SAFETY: the caller's promise.
+                unsafe { Self::from_pointer(raw) }
+            }
+
+            fn link(object: &$object) -> &$crate::sync::Link<$object, $kind> {
+                &object.$field
             }
         }
     };

@@ -16,7 +16,7 @@ mod atomics {
 #[cfg(target_os = "none")]
 pub(crate) use list::linked;
 pub use list::{Link, Linked, List};
-pub use owned::Owned;
+pub use owned::{Anchor, Owned};
 pub use slot::{Claimed, Content, Derivation, Found, GENERATION_MAX, Slot, Step, Via};
 pub use spin::{Rank, Spin, SpinGuard};
 

@@ -2,7 +2,9 @@
 
 use core::{
     cell::UnsafeCell,
-    sync::atomic::{AtomicBool, Ordering},
+    marker::PhantomData,
+    ptr,
+    sync::atomic::{AtomicBool, AtomicPtr, Ordering},
 };
 
 /// Unlike a lock nobody waits: finding the value in use is a fault of the kernel.
@@ -31,5 +33,33 @@ impl<T> Owned<T> {
     /// For code that is not Rust: trap stubs, which run only when no borrow exists.
     pub const fn as_ptr(&self) -> *mut T {
         self.value.get()
+    }
+}
+
+/// Where something is, while it is there: the object that holds it has not ended, or has its memory still.
+///
+/// Who puts something into an object sets the anchor, and who takes it out lets it go, both under the object's lock. The
+/// object is one that look-ups find, so its memory outlasts every stay in the kernel that began before it ended.
+pub struct Anchor<T> {
+    at: AtomicPtr<T>,
+    held: PhantomData<T>,
+}
+
+impl<T> Anchor<T> {
+    pub const fn new() -> Self {
+        Self { at: AtomicPtr::new(ptr::null_mut()), held: PhantomData }
+    }
+
+    pub fn set(&self, object: &T) {
+        self.at.store(ptr::from_ref(object).cast_mut(), Ordering::Release);
+    }
+
+    pub fn let_go(&self) {
+        self.at.store(ptr::null_mut(), Ordering::Release);
+    }
+
+    pub fn get(&self) -> Option<&T> {
+        // SAFETY: it was set and not let go, so the object had not ended; and this CPU is in the kernel.
+        unsafe { self.at.load(Ordering::Acquire).as_ref() }
     }
 }

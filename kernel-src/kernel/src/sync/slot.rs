@@ -22,7 +22,8 @@ const GENERATION_SHIFT: u32 = 3;
 /// The last number of a filling. A slot that has had it is closed for ever: no number comes again.
 pub const GENERATION_MAX: u64 = u32::MAX as u64;
 
-/// 64 bytes, so that a look-up touches one cache line.
+/// 64 bytes, so that a look-up touches one cache line; all zeros is an empty one.
+#[derive(Default)]
 #[repr(C, align(64))]
 pub struct Slot {
     /// Generation and state; every change of what the slot holds counts the generation up.
@@ -79,27 +80,7 @@ pub enum Step {
     Done,
 }
 
-impl Default for Slot {
-    fn default() -> Self {
-        Self::new()
-    }
-}
-
 impl Slot {
-    #[must_use]
-    pub fn new() -> Self {
-        let nowhere = || AtomicPtr::new(ptr::null_mut());
-        Self {
-            tag: AtomicU64::new(EMPTY),
-            object: AtomicUsize::new(0),
-            badge: AtomicU64::new(0),
-            facts: AtomicU64::new(0),
-            first_child: nowhere(),
-            next: nowhere(),
-            previous: nowhere(),
-        }
-    }
-
     /// What the slot holds, by loads alone.
     #[must_use]
     pub fn look_up(&self) -> Option<Found> {
@@ -208,14 +189,9 @@ const fn counted_up(tag: u64) -> u64 {
 }
 
 /// All capabilities to one object: who came from whom. Every step is constant work.
+#[derive(Default)]
 pub struct Derivation {
     capabilities: usize,
-}
-
-impl Default for Derivation {
-    fn default() -> Self {
-        Self::new()
-    }
 }
 
 impl Derivation {
@@ -364,24 +340,14 @@ fn forget_links(slot: &Slot) {
 }
 
 /// By which capability somebody waits at an object. Only under the lock of the queue in which they wait.
+#[derive(Default)]
 pub struct Via {
     slot: AtomicPtr<Slot>,
     tag: AtomicU64,
     badge: AtomicU64,
 }
 
-impl Default for Via {
-    fn default() -> Self {
-        Self::new()
-    }
-}
-
 impl Via {
-    #[must_use]
-    pub fn new() -> Self {
-        Self { slot: AtomicPtr::new(ptr::null_mut()), tag: AtomicU64::new(EMPTY), badge: AtomicU64::new(0) }
-    }
-
     pub fn set(&self, slot: &Slot, found: &Found) {
         set(&self.slot, Some(slot));
         self.tag.store(found.tag, Ordering::Relaxed);

@@ -51,7 +51,7 @@ pub fn originate<T: Object>(object: Ref<T>, to: Claimed<'_>, badge: u64, rights:
     let header = NonNull::from(object.header());
     let facts = T::KIND as u64 | rights.0 << RIGHTS_SHIFT;
     // The capabilities hold the share from now on.
-    let _: *const T = object.into_raw();
+    let _: NonNull<T> = object.into_pointer();
     // SAFETY: that share keeps the object.
     let header = unsafe { header.as_ref() };
     header.tree.lock().originate(to, Content { object: header as *const Header as usize, badge, facts });

@@ -3,8 +3,9 @@
 
 use crate::arch;
 use abi::{
-    ADDRESS_BITS, ANY_SLOT, Call, CapabilityInfo, Error, Info, MESSAGE_WORDS, MessageInfo, NAME_MAX, NO_CAPABILITY,
-    OWN_PROCESS, Outcome, Power, Rights, SPAWN_CAPABILITIES, SpawnRequest, copy_how,
+    ADDRESS_BITS, ANY_SLOT, Call, CapabilityInfo, DEADLINE, Error, Info, MESSAGE_WORDS, MessageInfo, NAME_MAX,
+    NO_CAPABILITY, OWED, OWN_PROCESS, Outcome, Power, REPLY_LOST, Rights, SIGNALLED, SPAWN_CAPABILITIES, SpawnRequest,
+    copy_how,
 };
 use core::mem::MaybeUninit;
 
@@ -68,6 +69,12 @@ impl Message {
     #[must_use]
     pub const fn empty(label: u64) -> Self {
         Self { info: MessageInfo::new(label, 0), words: [0; MESSAGE_WORDS], badge: 0 }
+    }
+
+    /// The bits, where a receive tells of the bound notification.
+    #[must_use]
+    pub const fn bits(&self) -> Option<u64> {
+        if self.info.0 == SIGNALLED.0 { Some(self.words[0]) } else { None }
     }
 
     #[must_use]
@@ -287,23 +294,112 @@ pub fn close(capability: Capability) -> Result<(), Error> {
     cap_delete(capability)
 }
 
-fn message(call: Call, endpoint: Capability, message: Message) -> Result<Message, Error> {
+/// How long a call may wait.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Until {
+    /// For ever.
+    Done,
+    /// Until the clock reads so many nanoseconds; in the past, as [`Until::NOW`], not at all.
+    Clock(u64),
+}
+
+impl Until {
+    /// What can be done at once.
+    pub const NOW: Self = Self::Clock(0);
+
+    const fn flag_and_deadline(self) -> (u64, u64) {
+        match self {
+            Self::Done => (0, 0),
+            Self::Clock(deadline) => (DEADLINE, deadline),
+        }
+    }
+}
+
+/// The status, which may be [`REPLY_LOST`], and the message that came.
+fn message(call: Call, endpoint: Capability, message: Message, until: Until) -> Result<(u64, Message), Error> {
     let Message { info, mut words, .. } = message;
-    let (status, info, badge) = arch::message(call, endpoint.0, info, &mut words);
-    result(Outcome { status, value: 0 }).map(|_| Message { info, words, badge })
+    let (flag, deadline) = until.flag_and_deadline();
+    let (status, info, badge) = arch::message(call as u64 | flag, endpoint.0, deadline, info, &mut words);
+    let received = Message { info, words, badge };
+    if status == REPLY_LOST {
+        return Ok((status, received));
+    }
+    result(Outcome { status, value: 0 }).map(|_| (0, received))
 }
 
 /// Sends, and waits for the reply.
 pub fn call(endpoint: Capability, request: Message) -> Result<Message, Error> {
-    message(Call::Call, endpoint, request)
+    call_until(endpoint, request, Until::Done)
+}
+
+/// Sends, and waits for the reply, both within a time. A poll waits for the reply of one that took the call at once.
+pub fn call_until(endpoint: Capability, request: Message, until: Until) -> Result<Message, Error> {
+    message(Call::Call, endpoint, request, until).map(|(_, reply)| reply)
+}
+
+/// Sends, and waits only until it is received.
+pub fn send(endpoint: Capability, sent: Message, until: Until) -> Result<(), Error> {
+    message(Call::Send, endpoint, sent, until).map(drop)
 }
 
 /// Waits for a message.
 pub fn receive(endpoint: Capability) -> Result<Message, Error> {
-    message(Call::Receive, endpoint, Message::empty(0))
+    receive_until(endpoint, Until::Done)
+}
+
+/// Waits for a message, for a time.
+pub fn receive_until(endpoint: Capability, until: Until) -> Result<Message, Error> {
+    message(Call::Receive, endpoint, Message::empty(0), until).map(|(_, received)| received)
 }
 
 /// Answers the message received last, and waits for the next.
 pub fn reply_receive(endpoint: Capability, reply: Message) -> Result<Message, Error> {
-    message(Call::ReplyReceive, endpoint, reply)
+    reply_receive_until(endpoint, reply, Until::Done).map(|(_, received)| received)
+}
+
+/// Answers the message received last, and waits for the next, for a time; with it, whether the answer was heard.
+pub fn reply_receive_until(endpoint: Capability, reply: Message, until: Until) -> Result<(bool, Message), Error> {
+    message(Call::ReplyReceive, endpoint, reply, until).map(|(status, received)| (status != REPLY_LOST, received))
+}
+
+/// Answers the message received last.
+pub fn reply(answer: Message) -> Result<(), Error> {
+    reply_to(Capability(OWED), answer)
+}
+
+/// Answers the caller of a Reply.
+pub fn reply_to(reply: Capability, answer: Message) -> Result<(), Error> {
+    message(Call::Reply, reply, answer, Until::Done).map(drop)
+}
+
+/// Makes a Reply of what this thread owes for the message received last.
+pub fn save_reply() -> Result<Capability, Error> {
+    call!(call1, SaveReply, ANY_SLOT).map(Capability)
+}
+
+/// Makes a notification.
+pub fn notification_create() -> Result<Capability, Error> {
+    call!(call1, NotificationCreate, ANY_SLOT).map(Capability)
+}
+
+/// Sets bits, as far as the capability's badge has them. It never waits.
+pub fn signal(notification: Capability, bits: u64) -> Result<(), Error> {
+    call!(call2, NotificationSignal, notification.0, bits).map(drop)
+}
+
+/// Waits until one of the bits in `mask` is set, and clears and gives those that are.
+pub fn wait_bits(notification: Capability, mask: u64, until: Until) -> Result<u64, Error> {
+    let (flag, deadline) = until.flag_and_deadline();
+    // SAFETY: the call takes and writes no address.
+    result(unsafe { arch::call_until(Call::NotificationWait as u64 | flag, notification.0, mask, deadline) })
+}
+
+/// Receives of this thread give the notification's bits, too.
+pub fn bind(notification: Capability) -> Result<(), Error> {
+    call!(call2, NotificationBind, notification.0, 1).map(drop)
+}
+
+/// Receives give messages only.
+pub fn unbind(notification: Capability) -> Result<(), Error> {
+    call!(call2, NotificationBind, notification.0, 0).map(drop)
 }

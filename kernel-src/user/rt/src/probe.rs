@@ -2,7 +2,7 @@
 //! makes, and break on purpose. Programs that do not use it do not contain it.
 
 use crate::{arch, arch::probe, call, thread};
-use abi::{Call, Error, Outcome, PROGRAM_BASE, STACK_SIZE, STACK_TOP};
+use abi::{Call, Error, MESSAGE_WORDS, MessageInfo, Outcome, PROGRAM_BASE, STACK_SIZE, STACK_TOP};
 use alloc::boxed::Box;
 use core::sync::atomic::{AtomicU64, Ordering};
 
@@ -131,6 +131,30 @@ pub fn raw_call(number: u64, arguments: [u64; 6]) -> Outcome {
     let [a, b, c, d, e, f] = arguments;
     // SAFETY: no argument is the address of data, and PROGRAM_BASE up to the data is not writable.
     unsafe { arch::call6(number, a, b, c, d, e, f) }
+}
+
+/// What the registers of a message call hold afterwards.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RawMessage {
+    pub status: u64,
+    pub badge: u64,
+    pub info: u64,
+    pub words: [u64; MESSAGE_WORDS],
+}
+
+/// Makes a message call with any flags in its number, and with any capability, info word and words.
+#[must_use]
+pub fn raw_message(
+    number: u64,
+    capability: u64,
+    deadline: u64,
+    info: u64,
+    mut words: [u64; MESSAGE_WORDS],
+) -> RawMessage {
+    let call = number as u8 as u64;
+    assert!((Call::Call as u64..=Call::Reply as u64).contains(&call), "call {call} may write memory");
+    let (status, info, badge) = arch::message(number, capability, deadline, MessageInfo(info), &mut words);
+    RawMessage { status, badge, info: info.0, words }
 }
 
 /// Asks for a thread at `entry`, which must be refused.

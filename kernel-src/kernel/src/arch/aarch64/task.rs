@@ -74,6 +74,21 @@ impl Frame {
         [x[2], x[3], x[4], x[5], x[6], x[7], x[8], x[9]] = words;
     }
 
+    pub const fn set_call_number(&mut self, number: u64) {
+        self.x[10] = number;
+    }
+
+    /// Until when a message call waits.
+    #[must_use]
+    pub const fn deadline(&self) -> u64 {
+        self.x[11]
+    }
+
+    /// Moves the pc behind the call instruction again.
+    pub const fn finish_call(&mut self) {
+        self.pc += CALL_SIZE;
+    }
+
     /// Moves the pc back onto the call instruction; the number is still in `x10`.
     pub const fn restart_call(&mut self) {
         self.pc -= CALL_SIZE;

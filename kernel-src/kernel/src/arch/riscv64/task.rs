@@ -14,6 +14,7 @@ const T0: usize = 5;
 const S0: usize = 8;
 const A0: usize = 10;
 const A1: usize = 11;
+const T3: usize = 28;
 /// `ecall` has no short form.
 const CALL_SIZE: u64 = 4;
 /// Payload words 0 to 7.
@@ -96,6 +97,20 @@ impl Frame {
 
     pub(super) fn stack_pointer(&self) -> VirtAddr {
         VirtAddr(self.get(SP) as usize)
+    }
+
+    pub fn set_call_number(&mut self, number: u64) {
+        *self.x(T0) = number;
+    }
+
+    /// Until when a message call waits.
+    pub fn deadline(&self) -> u64 {
+        self.get(T3)
+    }
+
+    /// Moves the pc behind the system call again.
+    pub fn finish_call(&mut self) {
+        self.pc += CALL_SIZE;
     }
 
     /// Moves the pc from behind the system call back onto it.

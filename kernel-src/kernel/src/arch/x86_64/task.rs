@@ -114,6 +114,21 @@ impl Frame {
         [self.rdx, self.r8, self.r9, self.r10, self.r12, self.r13, self.r14, self.r15] = words;
     }
 
+    pub const fn set_call_number(&mut self, number: u64) {
+        self.rax = number;
+    }
+
+    /// Until when a message call waits.
+    #[must_use]
+    pub const fn deadline(&self) -> u64 {
+        self.rbx
+    }
+
+    /// Moves the pc behind the call instruction again.
+    pub const fn finish_call(&mut self) {
+        self.rip += CALL_SIZE;
+    }
+
     /// Moves the pc back onto the call instruction; the number is still in `rax`.
     pub const fn restart_call(&mut self) {
         self.rip -= CALL_SIZE;

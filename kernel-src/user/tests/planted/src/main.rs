@@ -41,6 +41,7 @@ test! {
 test! {
     /// A hang: nothing that it waits for can come.
     fn spins_for_ever() requires("TST-30") {
+        println!("planted: spins");
         while !DONE.load(Ordering::SeqCst) {
             core::hint::spin_loop();
         }

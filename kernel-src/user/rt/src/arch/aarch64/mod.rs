@@ -26,7 +26,7 @@ pub fn finish(endpoint: u64) -> ! {
         asm!(
             "svc #0", "mov x10, {exit}", "svc #0", "udf #0",
             exit = const Call::ThreadExit as u64,
-            in("x10") Call::Receive as u64, in("x0") endpoint,
+            in("x10") Call::Receive as u64, in("x0") endpoint, in("x1") 0_u64,
             options(noreturn),
         )
     }
@@ -56,11 +56,28 @@ plain_call!(call4(a, b, c, d), status, value: inlateout("x0") a => status, inlat
 plain_call!(call6(a, b, c, d, e, f), status, value: inlateout("x0") a => status, inlateout("x1") b => value,
     in("x2") c, in("x3") d, in("x4") e, in("x5") f);
 
+/// Call `number` with two arguments and a deadline.
+///
+/// # Safety
+/// As of the other calls.
+pub unsafe fn call_until(number: u64, a: u64, b: u64, deadline: u64) -> Outcome {
+    let (status, value);
+    // SAFETY: as above.
+    unsafe {
+        asm!(
+            "svc #0", in("x10") number, inlateout("x0") a => status, inlateout("x1") b => value, in("x11") deadline,
+            options(nostack),
+        )
+    }
+    Outcome { status, value }
+}
+
 /// A message call: `words` go out and are replaced by what came in; status, info and badge.
 #[inline(always)]
 pub fn message(
-    call: Call,
+    number: u64,
     capability: u64,
+    deadline: u64,
     info: MessageInfo,
     words: &mut [u64; MESSAGE_WORDS],
 ) -> (u64, MessageInfo, u64) {
@@ -70,7 +87,7 @@ pub fn message(
     unsafe {
         asm!(
             "svc #0",
-            inlateout("x10") call as u64 => badge, inlateout("x0") capability => status, inlateout("x1") info.0 => received,
+            in("x11") deadline, inlateout("x10") number => badge, inlateout("x0") capability => status, inlateout("x1") info.0 => received,
             inlateout("x2") *a, inlateout("x3") *b, inlateout("x4") *c, inlateout("x5") *d,
             inlateout("x6") *e, inlateout("x7") *f, inlateout("x8") *g, inlateout("x9") *h,
             options(nostack),

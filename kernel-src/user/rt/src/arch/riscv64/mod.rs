@@ -26,7 +26,7 @@ pub fn finish(endpoint: u64) -> ! {
         asm!(
             "ecall", "li t0, {exit}", "ecall", "unimp",
             exit = const Call::ThreadExit as u64,
-            in("t0") Call::Receive as u64, in("a0") endpoint,
+            in("t0") Call::Receive as u64, in("a0") endpoint, in("a1") 0_u64,
             options(noreturn),
         )
     }
@@ -56,11 +56,28 @@ plain_call!(call4(a, b, c, d), status, value: inlateout("a0") a => status, inlat
 plain_call!(call6(a, b, c, d, e, f), status, value: inlateout("a0") a => status, inlateout("a1") b => value,
     in("a2") c, in("a3") d, in("a4") e, in("a5") f);
 
+/// Call `number` with two arguments and a deadline.
+///
+/// # Safety
+/// As of the other calls.
+pub unsafe fn call_until(number: u64, a: u64, b: u64, deadline: u64) -> Outcome {
+    let (status, value);
+    // SAFETY: as above.
+    unsafe {
+        asm!(
+            "ecall", in("t0") number, inlateout("a0") a => status, inlateout("a1") b => value, in("t3") deadline,
+            options(nostack),
+        )
+    }
+    Outcome { status, value }
+}
+
 /// A message call: `words` go out and are replaced by what came in; status, info and badge.
 #[inline(always)]
 pub fn message(
-    call: Call,
+    number: u64,
     capability: u64,
+    deadline: u64,
     info: MessageInfo,
     words: &mut [u64; MESSAGE_WORDS],
 ) -> (u64, MessageInfo, u64) {
@@ -70,7 +87,7 @@ pub fn message(
     unsafe {
         asm!(
             "ecall",
-            inlateout("t0") call as u64 => badge, inlateout("a0") capability => status, inlateout("a1") info.0 => received,
+            in("t3") deadline, inlateout("t0") number => badge, inlateout("a0") capability => status, inlateout("a1") info.0 => received,
             inlateout("a2") *a, inlateout("a3") *b, inlateout("a4") *c, inlateout("a5") *d,
             inlateout("a6") *e, inlateout("a7") *f, inlateout("t1") *g, inlateout("t2") *h,
             options(nostack),

@@ -27,7 +27,7 @@ pub fn finish(endpoint: u64) -> ! {
         asm!(
             "syscall", "mov eax, {exit}", "syscall", "ud2",
             exit = const Call::ThreadExit as u64,
-            in("rax") Call::Receive as u64, in("rdi") endpoint,
+            in("rax") Call::Receive as u64, in("rdi") endpoint, in("rsi") 0_u64,
             options(noreturn),
         )
     }
@@ -59,11 +59,29 @@ plain_call!(call4(a, b, c, d), value: in("rdi") a, in("rsi") b, inlateout("rdx")
 plain_call!(call6(a, b, c, d, e, f), value: in("rdi") a, in("rsi") b, inlateout("rdx") c => value, in("r10") d,
     in("r8") e, in("r9") f);
 
+/// Call `number` with two arguments and a deadline.
+///
+/// # Safety
+/// As of the other calls.
+pub unsafe fn call_until(number: u64, a: u64, b: u64, deadline: u64) -> Outcome {
+    let (status, value);
+    // SAFETY: as above.
+    unsafe {
+        asm!(
+            "xchg rbx, {deadline}", "syscall", "xchg rbx, {deadline}", deadline = inout(reg) deadline => _,
+            inlateout("rax") number => status, in("rdi") a, in("rsi") b, lateout("rdx") value,
+            lateout("rcx") _, lateout("r11") _, options(nostack),
+        )
+    }
+    Outcome { status, value }
+}
+
 /// A message call: `words` go out and are replaced by what came in; status, info and badge.
 #[inline(always)]
 pub fn message(
-    call: Call,
+    number: u64,
     capability: u64,
+    deadline: u64,
     info: MessageInfo,
     words: &mut [u64; MESSAGE_WORDS],
 ) -> (u64, MessageInfo, u64) {
@@ -72,8 +90,11 @@ pub fn message(
     // SAFETY: a message call writes registers only, all of them named here.
     unsafe {
         asm!(
+            "xchg rbx, {deadline}",
             "syscall",
-            inlateout("rax") call as u64 => status, inlateout("rdi") capability => badge, inlateout("rsi") info.0 => received,
+            "xchg rbx, {deadline}",
+            deadline = inout(reg) deadline => _,
+            inlateout("rax") number => status, inlateout("rdi") capability => badge, inlateout("rsi") info.0 => received,
             inlateout("rdx") *a, inlateout("r8") *b, inlateout("r9") *c, inlateout("r10") *d,
             inlateout("r12") *e, inlateout("r13") *f, inlateout("r14") *g, inlateout("r15") *h,
             lateout("rcx") _, lateout("r11") _, options(nostack),

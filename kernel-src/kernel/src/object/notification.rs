@@ -1,0 +1,139 @@
+//! Notifications: a word of bits that one side sets and the other waits for.
+
+use super::{
+    endpoint,
+    thread::{State, Thread},
+    wait::{self, Meeting, Queues},
+};
+use crate::{
+    sched,
+    sync::{Found, Header, Rank, Ref, Slot, Spin, Step},
+};
+use abi::{Error, Outcome};
+
+pub struct Notification {
+    header: Header,
+    meeting: Meeting,
+    /// The thread whose receives see the bits.
+    bound: Spin<Option<Ref<Thread>>>,
+}
+
+crate::object!(Notification as Notification {
+    fn end_step(&self) -> Step {
+        self.unbind();
+        if wait::dismiss(&self.meeting) { Step::More } else { Step::Done }
+    }
+
+    fn settle(&self) {
+        wait::settle(&self.meeting);
+    }
+});
+
+/// The bits that a thread waits for.
+fn mask(thread: &Thread) -> u64 {
+    thread.frame.with(|frame| frame.argument(1))
+}
+
+impl Notification {
+    pub fn new() -> Result<Ref<Self>, Error> {
+        Ref::new(Self { header: Header::new(), meeting: Queues::meeting(), bound: Spin::new(Rank::Owed, None) })
+    }
+
+    /// Sets bits: each goes to the first that waits for it, or stays.
+    pub fn signal(&self, bits: u64, slot: &Slot, found: &Found) -> Result<(), Error> {
+        let mut queues = self.meeting.lock();
+        if !slot.still(found) {
+            return Err(Error::InvalidCapability);
+        }
+        let mut all = queues.bits | bits;
+        while all != 0
+            && let Some(thread) = queues.receivers.take(|thread| mask(thread) & all != 0)
+        {
+            let seen = mask(&thread) & all;
+            all &= !seen;
+            thread.frame.with(|frame| {
+                frame.finish_call();
+                frame.set_result(Outcome { status: 0, value: seen });
+            });
+            sched::ready(thread);
+        }
+        queues.bits = all;
+        drop(queues);
+        if all != 0 {
+            let bound = self.bound.lock().clone();
+            // Its receive starts again, and finds them.
+            if let Some(thread) = bound
+                && thread.end_wait_if(State::Receiving)
+            {
+                sched::ready(thread);
+            }
+        }
+        Ok(())
+    }
+
+    /// The current thread waits until one of the bits is set. None: its call starts again.
+    pub fn wait(&self, thread: &Thread, slot: &Slot, found: &Found) -> Result<Option<u64>, Error> {
+        let mut queues = self.meeting.lock();
+        if !slot.still(found) {
+            return Err(Error::InvalidCapability);
+        }
+        let mask = mask(thread);
+        let seen = queues.bits & mask;
+        if seen != 0 {
+            queues.bits &= !seen;
+            return Ok(Some(seen));
+        }
+        endpoint::may_wait(thread)?;
+        thread.via.set(slot, found);
+        queues.receivers.wait(thread, State::Notified);
+        thread.listed.set(&self.meeting);
+        Ok(None)
+    }
+
+    pub fn has_bits(&self) -> bool {
+        self.meeting.lock().bits != 0
+    }
+
+    /// All bits that are set, which then are not; None where there are none.
+    pub fn take_all(&self) -> Option<u64> {
+        let bits = core::mem::take(&mut self.meeting.lock().bits);
+        (bits != 0).then_some(bits)
+    }
+
+    /// Receives of the current thread see the bits from now on.
+    pub fn bind(&self, thread: &Thread, slot: &Slot, found: &Found) -> Result<(), Error> {
+        let mut bound = self.bound.lock();
+        if bound.is_some() || thread.bound.get().is_some() {
+            return Err(Error::Bound);
+        }
+        if !slot.still(found) {
+            return Err(Error::InvalidCapability);
+        }
+        thread.bound.set(self);
+        *bound = Some(Ref::share(thread));
+        Ok(())
+    }
+
+    /// No thread's receives see the bits from now on; false where none did.
+    pub fn unbind(&self) -> bool {
+        let mut bound = self.bound.lock();
+        let thread = bound.take();
+        if let Some(thread) = &thread {
+            thread.bound.let_go();
+        }
+        drop(bound);
+        thread.is_some()
+    }
+}
+
+/// `thread` ends.
+pub fn unbind(thread: &Thread) {
+    if let Some(notification) = thread.bound.get() {
+        let mut bound = notification.bound.lock();
+        // Others may have unbound it, and bound themselves.
+        let own = bound.take_if(|bound| bound.is(thread));
+        thread.bound.let_go();
+        drop(bound);
+        drop(own);
+    }
+}

@@ -1,0 +1,58 @@
+//! Replies: the right to answer a call, once, as an object.
+
+use super::{
+    endpoint,
+    thread::{Owed, Thread},
+};
+use crate::sync::{Found, Header, Rank, Ref, Slot, Spin, Step};
+use abi::{Error, Kind};
+
+pub struct Reply {
+    header: Header,
+    owed: Spin<Option<Owed>>,
+}
+
+crate::object!(Reply as Reply {
+    /// Nobody can answer any more: the caller hears of it.
+    fn end_step(&self) -> Step {
+        let owed = self.owed.lock().take();
+        if let Some(owed) = owed {
+            // One that waits no more need not hear.
+            let _ = endpoint::answer(owed, Err(Error::PartnerGone));
+        }
+        Step::Done
+    }
+
+    fn settle(&self) {
+        drop(self.owed.lock());
+    }
+});
+
+impl Reply {
+    /// Takes over what the current thread owes.
+    pub fn new(thread: &Thread) -> Result<Ref<Self>, Error> {
+        let owed = thread.owed.lock().take().ok_or(Error::NoCaller)?;
+        let reply = Ref::new(Self { header: Header::new(), owed: Spin::new(Rank::Owed, None) });
+        match &reply {
+            Ok(reply) => *reply.owed.lock() = Some(owed),
+            Err(_) => *thread.owed.lock() = Some(owed),
+        }
+        reply
+    }
+
+    /// The current thread answers; `NoCaller` where that was done.
+    pub fn answer(&self, replier: &Thread, slot: &Slot, found: &Found) -> Result<(), Error> {
+        let mut owed = self.owed.lock();
+        if !slot.still(found) {
+            return Err(Error::InvalidCapability);
+        }
+        let taken = owed.take().ok_or(Error::NoCaller)?;
+        drop(owed);
+        endpoint::reply(replier, taken)
+    }
+}
+
+/// A Reply answers once, so there is one capability to it, which may move only.
+pub fn may_copy(found: &Found) -> Result<(), Error> {
+    if found.kind() == Kind::Reply as u64 { Err(Error::WrongObject) } else { Ok(()) }
+}

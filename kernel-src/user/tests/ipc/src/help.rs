@@ -1,0 +1,117 @@
+//! What several cases need.
+
+use alloc::vec::Vec;
+use core::sync::atomic::{AtomicU64, Ordering};
+use rt::{
+    abi::{Error, Info, MESSAGE_WORDS, MessageInfo},
+    assert_ok,
+    call::{self, Capability, Message, Until},
+    kernel_assert,
+    thread::{self, Thread},
+};
+
+/// How long something may take that a busy host can hide for a while.
+pub const PATIENCE_NS: u64 = 20_000_000_000;
+
+pub fn info(what: Info) -> u64 {
+    assert_ok!(call::info(what, 0))
+}
+
+/// CPUs that cases use.
+pub fn cpus() -> u64 {
+    info(Info::CpusOnline).min(4)
+}
+
+/// A CPU that is not 0, where there are several.
+pub fn other_cpu() -> u64 {
+    cpus() - 1
+}
+
+/// A message of that length, whose words tell places and seeds apart.
+pub fn numbered(label: u64, length: usize, seed: u64) -> Message {
+    let mut words = [0; MESSAGE_WORDS];
+    for (index, word) in words.iter_mut().enumerate().take(length) {
+        *word = (seed << 8 | index as u64 + 1).wrapping_mul(0x9E37_79B9_7F4A_7C15);
+    }
+    Message { info: MessageInfo::new(label, length), words, badge: 0 }
+}
+
+/// A message of one word.
+pub fn word(label: u64, value: u64) -> Message {
+    Message { info: MessageInfo::new(label, 1), words: [value, 0, 0, 0, 0, 0, 0, 0], badge: 0 }
+}
+
+pub fn soon(after_ns: u64) -> Until {
+    Until::Clock(call::clock_ns() + after_ns)
+}
+
+/// Polls until the partner is there: what comes then found it waiting.
+pub fn once_there<T>(mut poll: impl FnMut() -> Result<T, Error>) -> T {
+    let patience = call::clock_ns() + PATIENCE_NS;
+    loop {
+        match poll() {
+            Err(Error::TimedOut) => kernel_assert!(call::clock_ns() < patience, "nobody came"),
+            done => return assert_ok!(done),
+        }
+        call::yield_now();
+    }
+}
+
+pub fn wait_for(condition: impl Fn() -> bool) {
+    let patience = call::clock_ns() + PATIENCE_NS;
+    while !condition() {
+        kernel_assert!(call::clock_ns() < patience, "what was waited for did not come");
+        call::yield_now();
+    }
+}
+
+pub fn reaches(counter: &AtomicU64, value: u64) {
+    wait_for(|| counter.load(Ordering::SeqCst) >= value);
+}
+
+/// Returns when the other threads of `cpu` have had several turns: those that are to wait do by then.
+pub fn settled(cpu: u64) {
+    assert_ok!(assert_ok!(thread::spawn_on(cpu, || (0..6).for_each(|_| call::yield_now()))).join());
+}
+
+pub fn join_all<T>(threads: Vec<Thread<T>>) -> Vec<T> {
+    threads.into_iter().map(|thread| assert_ok!(thread.join())).collect()
+}
+
+/// Bytes that are free once all that ended is gone.
+pub fn memory_at_rest() -> u64 {
+    wait_for(|| info(Info::Ending) == 0);
+    info(Info::MemoryFree)
+}
+
+/// An empty slot of this process: the name's address alone, which means any filling.
+pub fn vacant_slot() -> Capability {
+    let made = assert_ok!(call::endpoint_create());
+    assert_ok!(call::close(made));
+    Capability(made.address())
+}
+
+/// The name of the filling that a slot has just been given.
+pub const fn filled(slot: Capability, generation: u64) -> Capability {
+    Capability(generation << rt::abi::ADDRESS_BITS | slot.address())
+}
+
+/// A sequence of numbers that a seed determines (xorshift).
+pub struct Random(u64);
+
+impl Random {
+    pub const fn new(seed: u64) -> Self {
+        Self(seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1)
+    }
+
+    pub fn next(&mut self) -> u64 {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        self.0.wrapping_mul(0x2545_F491_4F6C_DD1D)
+    }
+
+    pub fn below(&mut self, limit: u64) -> u64 {
+        (self.next() >> 16) % limit
+    }
+}
