@@ -330,8 +330,8 @@ unsafe extern "C" fn map_image(info: *const StartInfo, image: usize) -> usize {
 unsafe extern "C" fn enter(info: usize, image: usize, slide: usize) -> ! {
     let direct = |address: u64| (DIRECT_BASE + address as usize) as *const u8;
     let range = |address: u64, size: u64| PhysRange::new(address as usize, size as usize);
-    // SAFETY: as in `map_image`; the loader's lists have as many entries as it says. The command line is kept from others
-    // like the rest.
+    // SAFETY: as in `map_image`; the loader's lists have as many entries as it says. The command line is kept from
+    // others like the rest.
     let (start, map, modules, command_line) = unsafe {
         let start = &*direct(info as u64).cast::<StartInfo>();
         let map =
