@@ -56,7 +56,7 @@ def add_verdict(item: pytest.Item, call: pytest.CallInfo[None], report: pytest.T
 
 def _postmortem(item: pytest.Item, session: Session, finding: Finding, text: str, place: str) -> str:
     """Leave a postmortem; the line that tells of it."""
-    from harness.verdict.postmortem import FOLDER, Images, write
+    from harness.verdict.postmortem import FOLDER, Images, reopens, write
 
     lab = item.config.stash[LAB]
     images = Images(lab.kernel_elf(session.board), lab.programs(session.board))
@@ -66,7 +66,8 @@ def _postmortem(item: pytest.Item, session: Session, finding: Finding, text: str
         folder = write(root, session, finding, images, test=item.nodeid, text=text, place=place, keep_running=busy)
     except (OSError, LabError) as error:
         return f"no postmortem: {error}"
-    return f"postmortem: {folder / 'README'}\nreopen it: ./quoin replay {folder.name}"
+    again = f"reopen it: ./quoin replay {folder.name}" if reopens(folder) else "it cannot be reopened; README says why"
+    return f"postmortem: {folder / 'README'}\n{again}"
 
 
 def kernel_of(item: pytest.Item, session: Session | None) -> Path | None:

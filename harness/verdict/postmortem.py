@@ -84,7 +84,7 @@ class Kept:
 
     @property
     def reopens(self) -> bool:
-        return (self.path / _STATE).is_file()
+        return reopens(self.path)
 
 
 def write(
@@ -161,6 +161,11 @@ def _fill(
         f"Started by: {session.machine.shell_command()}",
     ]
     (folder / "README").write_text(("\n\n" + "-" * 72 + "\n\n").join(parts) + "\n", encoding="utf-8")
+
+
+def reopens(folder: Path) -> bool:
+    """Whether a postmortem has its machine."""
+    return (folder / _STATE).is_file()
 
 
 def kept(root: Path) -> list[Kept]:
@@ -378,7 +383,7 @@ def _save(session: Session, folder: Path) -> str:
     part = folder / f"{_STATE}.part"
     try:
         machine.qmp("stop")
-        machine.qmp("migrate", uri=f"exec:gzip -1 > '{part}' && mv '{part}' '{folder / _STATE}'")
+        machine.qmp("migrate", uri=f"exec:gzip -1 > '{part}' && mv '{part}' '{folder / _STATE}' || rm '{part}'")
         deadline = time.monotonic() + _MIGRATE_S
         while (status := machine.qmp("query-migrate").get("status")) not in ("completed", "failed"):
             if time.monotonic() > deadline:
@@ -390,7 +395,7 @@ def _save(session: Session, folder: Path) -> str:
     if status == "completed":
         # QEMU has given all to gzip, which may still write, or have failed at its last piece.
         deadline = time.monotonic() + _WRITTEN_S
-        while not (folder / _STATE).exists() and time.monotonic() < deadline:
+        while part.exists() and time.monotonic() < deadline:
             machine.wait_exit(_LOOK_S)
         if (folder / _STATE).exists():
             return ""
