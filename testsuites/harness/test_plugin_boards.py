@@ -316,4 +316,4 @@ def test_off(boot):
 def test_a_panic_that_nobody_saw_is_red_though_the_machine_was_switched_off(project: Project) -> None:
     done = project(SWITCHED_OFF, text="init: ready\nPANIC cpu0: oh at a.rs:1:2\nPANIC end\n")
     assert done.returncode == 1, done.stdout
-    assert "panicked: oh at a.rs:1:2" in done.stdout, done.stdout
+    assert "panicked: PANIC cpu0: oh at a.rs:1:2" in done.stdout, done.stdout
