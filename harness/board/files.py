@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import difflib
 import fnmatch
+import math
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -80,8 +81,12 @@ class _Mapping:
     def plain(self, key: str, default: Any = None) -> Any:
         if key not in self.values:
             return default
-        node, _ = self.values[key]
-        return yaml.SafeLoader("").construct_object(node, deep=True)
+        node, line = self.values[key]
+        try:
+            return yaml.SafeLoader("").construct_object(node, deep=True)
+        except (yaml.YAMLError, ValueError, TypeError) as error:
+            what = error.problem if isinstance(error, yaml.MarkedYAMLError) else error
+            raise self.fault(line, f"the value of {key!r} cannot be read: {what}") from error
 
     def line_of(self, key: str) -> int:
         return self.values[key][1] if key in self.values else self.line
@@ -93,6 +98,8 @@ def _mapping(path: Path, what: str, node: yaml.Node | None, line: int) -> _Mappi
     values: dict[str, tuple[yaml.Node, int]] = {}
     for key, value in node.value:
         at = key.start_mark.line + 1
+        if not isinstance(key, yaml.ScalarNode):
+            raise BoardError(f"{path}:{at}: a key in {what} must be a word, not a list or a mapping")
         if key.value in values:
             raise BoardError(f"{path}:{at}: key {key.value!r} stands twice in {what}")
         values[key.value] = (value, at)
@@ -113,6 +120,11 @@ def read_board(path: Path) -> Board:
         mark = error.problem_mark
         line = mark.line + 1 if mark is not None else 1
         raise BoardError(f"{path}:{line}: not YAML: {error.problem}") from error
+    except yaml.reader.ReaderError as error:
+        line = text.count("\n", 0, error.position) + 1
+        raise BoardError(f"{path}:{line}: not YAML: {error.reason}: {chr(error.character)!r}") from error
+    except RecursionError as error:
+        raise BoardError(f"{path}:1: not YAML that can be read: it is nested too deeply") from error
     top = _mapping(path, "the board file", root, 1)
     top.check_keys(_TOP_KEYS)
     targets = top.child("targets")
@@ -132,7 +144,9 @@ def _board(path: Path, top: _Mapping, target: _Mapping, driver: _Mapping) -> Boa
     value = {key: driver.plain(key) for key in _REQUIRED}
     value |= {key: driver.plain(key, default) for key, default in _OPTIONAL.items()}
     for key, found in value.items():
-        kinds = _TYPES.get(key, (str, type(None)) if key in _OPTIONAL else (str,))
+        # Null stands for the default only where that is null too.
+        none = (type(None),) if key in _OPTIONAL and _OPTIONAL[key] in (None, "") else ()
+        kinds = _TYPES.get(key, (str, *none))
         if not isinstance(found, kinds) or (isinstance(found, bool) and bool not in kinds):
             wanted = " or ".join(k.__name__ for k in kinds if k is not type(None))
             raise driver.fault(driver.line_of(key), f"{key!r} must be {wanted}, not {found!r}")
@@ -146,14 +160,21 @@ def _board(path: Path, top: _Mapping, target: _Mapping, driver: _Mapping) -> Boa
             re.compile(value[key])
         except re.error as error:
             raise driver.fault(driver.line_of(key), f"{key!r} is no regular expression: {error}") from error
+    if not 0 < value["boot_timeout_s"] < math.inf:
+        found = value["boot_timeout_s"]
+        raise driver.fault(driver.line_of("boot_timeout_s"), f"'boot_timeout_s' must be more than 0, not {found}")
     try:
         memory = memory_mib(value["memory"])
     except BoardError as error:
         raise driver.fault(driver.line_of("memory"), str(error)) from error
     if value["firmware_vars"] is not None and value["firmware"] is None:
         raise driver.fault(driver.line_of("firmware_vars"), "'firmware_vars' stands without 'firmware', whose they are")
-    images = top.plain("images", {})
-    features = target.plain("features", []) or []
+    images = top.plain("images") or {}
+    if not isinstance(images, dict) or not all(isinstance(image, str) for image in images.values()):
+        raise top.fault(top.line_of("images"), f"'images' must be a mapping of names to paths, not {images!r}")
+    features = target.plain("features") or []
+    if not isinstance(features, list):
+        raise target.fault(target.line_of("features"), f"'features' must be a list, not {features!r}")
     board = Board(
         name=path.stem,
         path=path,

@@ -131,7 +131,13 @@ class Lease:
     def _try(self) -> Holder | None:
         """Take the lock; the holder where that cannot be."""
         told = _read(self._folder / f"{self.board}.json")
-        lock = os.open(self._folder / f"{self.board}.lock", os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
+        path = self._folder / f"{self.board}.lock"
+        try:
+            lock = os.open(path, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
+        except OSError as error:
+            raise LeaseError(
+                f"the lease {path} cannot be opened: {error.strerror}; mend that, or name another folder in {FOLDER}"
+            ) from error
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -161,9 +167,12 @@ class Lease:
 
 def _read(path: Path) -> Holder | None:
     try:
-        return Holder(**json.loads(path.read_text(encoding="utf-8")))
-    except (OSError, ValueError, TypeError):
+        told = Holder(**json.loads(path.read_text(encoding="utf-8")))
+        float(told.at_s) - float(told.since_s) + int(told.pid)
+        time.localtime(told.since_s)
+    except (OSError, ValueError, TypeError, OverflowError):
         return None
+    return told
 
 
 def _elsewhere_and_alive(holder: Holder) -> bool:

@@ -71,11 +71,11 @@ def running() -> list[Running]:
             # Who recorded it holds the folder's lock as long as it lives.
             if not _locked(path.parent):
                 continue
-        except (OSError, ValueError):
-            continue  # It was switched off just now, or is another user's.
-        kernel = facts["kernel"]
-        paths = {"folder": path.parent, "log": Path(facts["log"]), "kernel": None if kernel is None else Path(kernel)}
-        found.append(Running(**{**facts, **paths}))
+            kernel, log = facts["kernel"], Path(facts["log"])
+            paths = {"folder": path.parent, "log": log, "kernel": None if kernel is None else Path(kernel)}
+            found.append(Running(**{**facts, **paths}))
+        except (OSError, ValueError, KeyError, TypeError):
+            continue  # It was switched off just now, or is another user's, or of another version of the lab.
     return sorted(found, key=lambda one: one.since_s)
 
 

@@ -14,16 +14,26 @@ import tempfile
 import time
 from pathlib import Path
 
+from harness.machine.errors import MachineError
+
 PREFIX = "quoin-machine-"
 # A folder is locked right after it was made; until then only its age protects it.
 _NEWBORN_S = 60.0
+# A socket's path has at most 107 bytes (unix(7)); those in a folder of ours have names of up to eight.
+_LONGEST = 107 - len(f"/{PREFIX}01234567/monitors")
 
 
 class Scratch:
     """A locked folder of one machine; `close` removes it."""
 
     def __init__(self) -> None:
-        _sweep(Path(tempfile.gettempdir()))
+        parent = Path(tempfile.gettempdir())
+        if len(os.fsencode(parent)) > _LONGEST:
+            raise MachineError(
+                f"wanted a folder for sockets, whose path is at most {_LONGEST} bytes long; found {parent}; "
+                "next: set TMPDIR to a shorter one, such as /tmp"
+            )
+        _sweep(parent)
         self.path = Path(tempfile.mkdtemp(prefix=PREFIX))
         self._lock = os.open(self.path, os.O_RDONLY | os.O_DIRECTORY)
         fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -17,7 +17,7 @@ from __future__ import annotations
 import datetime
 import re
 from collections.abc import Generator, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,8 @@ import pytest
 
 RETRIED = "retried"
 _FORGIVEN = ("starved", "lab-fault")
+# These choose the boards, or change their names in brackets: an entry may name a board that this run leaves out.
+_VARIANTS = ("board", "smp", "memory", "icount", "deterministic", "soak", "debug_kernel", "both_kernels")
 _KEYS = ("test", "owner", "reason", "expires")
 _MARK = "quarantine: "
 _DEFAULT = "testsuites/quarantine.yaml"
@@ -42,6 +44,11 @@ class Entry:
     def covers(self, nodeid: str) -> bool:
         pattern = ".*".join(re.escape(part) for part in self.test.split("*"))
         return re.fullmatch(pattern, nodeid) is not None
+
+    def stands_for(self, nodeid: str) -> bool:
+        """Whether it covers the test, or another variant of it."""
+        name, bracket, _ = self.test.partition("[")
+        return self.covers(nodeid) or (bool(bracket) and replace(self, test=name).covers(nodeid.partition("[")[0]))
 
     def __str__(self) -> str:
         return f"{self.reason} ({self.owner}, until {self.expires})"
@@ -102,8 +109,9 @@ class Discipline:
     def pytest_collection_modifyitems(self, config: pytest.Config, items: list[pytest.Item]) -> None:
         if not _whole_tree(config):
             return
+        chosen = any(config.getoption(name) not in (None, False) for name in _VARIANTS)
         for entry in self._entries:
-            if not any(entry.covers(item.nodeid) for item in items):
+            if not any(map(entry.stands_for if chosen else entry.covers, (item.nodeid for item in items))):
                 self._problems.append(f"{entry.test}: in quarantine, but there is no such test: take it out")
 
     @pytest.hookimpl(wrapper=True, tryfirst=True)
@@ -141,7 +149,7 @@ class Discipline:
         past: list[tuple[str, str]] = []
         while True:
             reports = runtestprotocol(item, nextitem=nextitem, log=False)
-            fault = next(filter(None, map(_forgivable, reports)), None)
+            fault = _forgivable(reports)
             if fault is None or len(past) >= self._retries or item.session.shouldstop:
                 break
             past.append(fault)
@@ -179,10 +187,13 @@ class Discipline:
         self._problems += [problem for problem in told if problem not in self._problems]
 
 
-def _forgivable(report: pytest.TestReport) -> tuple[str, str] | None:
-    """Verdict and text of a failure that is the lab's."""
-    verdict = dict(report.user_properties).get("verdict", "")
-    return (str(verdict), str(report.longrepr)) if report.failed and verdict in _FORGIVEN else None
+def _forgivable(reports: list[pytest.TestReport]) -> tuple[str, str] | None:
+    """Verdict and text of a failure that is the lab's; none where something else failed too, in call or teardown."""
+    failed = [report for report in reports if report.failed]
+    verdicts = [str(dict(report.user_properties).get("verdict", "")) for report in failed]
+    if not failed or not set(verdicts).issubset(_FORGIVEN):
+        return None
+    return verdicts[0], str(failed[0].longrepr)
 
 
 def _whole_tree(config: pytest.Config) -> bool:

@@ -20,9 +20,10 @@ class MachineFault(Exception):
 def check_machines(item: pytest.Item) -> None:
     """Raise MachineFault where a test passed on a machine that did not."""
     for taken in item.stash[MACHINES]:
-        if taken.session.closed:
-            continue
         finding = judge(taken.session, None, kernel_of(item, taken.session))
+        # A test may switch its machine off after all else; a panic that nobody has seen stays one.
+        if taken.session.closed and finding.verdict is not Verdict.PANICKED:
+            continue
         if finding.verdict is not Verdict.PASSED:
             raise MachineFault(f"{finding.verdict.value}: {finding.cause}")
 
@@ -55,7 +56,7 @@ def add_verdict(item: pytest.Item, call: pytest.CallInfo[None], report: pytest.T
 
 def _postmortem(item: pytest.Item, session: Session, finding: Finding, text: str, place: str) -> str:
     """Leave a postmortem; the line that tells of it."""
-    from harness.verdict.postmortem import FOLDER, Images, write
+    from harness.verdict.postmortem import FOLDER, Images, reopens, write
 
     lab = item.config.stash[LAB]
     images = Images(lab.kernel_elf(session.board), lab.programs(session.board))
@@ -65,7 +66,8 @@ def _postmortem(item: pytest.Item, session: Session, finding: Finding, text: str
         folder = write(root, session, finding, images, test=item.nodeid, text=text, place=place, keep_running=busy)
     except (OSError, LabError) as error:
         return f"no postmortem: {error}"
-    return f"postmortem: {folder / 'README'}\nreopen it: ./quoin replay {folder.name}"
+    again = f"reopen it: ./quoin replay {folder.name}" if reopens(folder) else "it cannot be reopened; README says why"
+    return f"postmortem: {folder / 'README'}\n{again}"
 
 
 def kernel_of(item: pytest.Item, session: Session | None) -> Path | None:

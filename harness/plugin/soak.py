@@ -53,9 +53,13 @@ def tallies(reports: list[Any]) -> dict[str, Tally]:
         tally = found.setdefault(_ROUND.sub("", report.nodeid).replace("[]", ""), Tally())
         tally.seeded = match["seed"] is not None
         number = int(next(filter(None, match.groups())))
-        kept = tally.passed if report.passed else tally.failed
-        if number not in kept:  # a failure of the call and one of its teardown are one
-            kept.append(number)
+        if report.passed:
+            tally.passed.append(number)
+            continue
+        if number in tally.passed:  # its call passed, and its teardown did not
+            tally.passed.remove(number)
+        if number not in tally.failed:  # a failure of the call and one of its teardown are one
+            tally.failed.append(number)
     return found
 
 
@@ -81,7 +85,8 @@ def tell(config: pytest.Config, terminal: Any) -> None:
     """Pass rates of a soak, and the traces of single runs."""
     stats = terminal.stats
     reports = [report for report in stats.get("passed", []) if report.when == "call"]
-    reports += stats.get("failed", []) + stats.get("error", [])
+    # A failure in quarantine does not count against the run; whoever soaks wants to know how often it comes.
+    reports += stats.get("failed", []) + stats.get("error", []) + stats.get("xfailed", [])
     if config.getoption("--soak") is not None:
         for line in lines(tallies(reports)):
             terminal.write_line(line)

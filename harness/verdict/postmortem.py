@@ -24,7 +24,7 @@ from typing import Any
 from harness.board import Board, LabError
 from harness.console import Session
 from harness.machine import BootFiles, GdbStub, MachineError, QemuDied, QemuMachine
-from harness.verdict.symbols import Symbols, slide_of
+from harness.verdict.symbols import CORRUPT, Symbols, slide_of
 from harness.verdict.verdict import Finding, Verdict
 
 FOLDER = Path("build") / "postmortem"
@@ -35,6 +35,9 @@ _DEEPEST = 32
 _CODE_BYTES = 32
 _MIGRATE_S = 60.0
 _LOOK_S = 0.02
+_WRITTEN_S = 10.0
+# What has no facts for so long is not being written: its session was killed.
+_ABANDONED_S = 3600.0
 _PINNED = "pinned"
 _STATE = "state.gz"
 _FACTS = "machine.json"
@@ -81,7 +84,7 @@ class Kept:
 
     @property
     def reopens(self) -> bool:
-        return (self.path / _STATE).is_file()
+        return reopens(self.path)
 
 
 def write(
@@ -100,8 +103,29 @@ def write(
     `place` is where the test failed: after an assertion of the host's the CPUs stand anywhere, so it is the cause.
     With `keep_running` the machine is not saved, and goes on. Raises OSError where the disk does not take it.
     """
+    folder = _new(root, f"{time.strftime('%Y%m%d-%H%M%S')}-{session.board.id}")
+    try:
+        _fill(folder, session, finding, images, test=test, text=text, place=place, keep_running=keep_running)
+    except BaseException:
+        # Without its facts it would never be found, nor pruned.
+        shutil.rmtree(folder, ignore_errors=True)
+        raise
+    prune(root)
+    return folder
+
+
+def _fill(
+    folder: Path,
+    session: Session,
+    finding: Finding,
+    images: Images,
+    *,
+    test: str,
+    text: str,
+    place: str,
+    keep_running: bool,
+) -> None:
     board = session.board
-    folder = _new(root, f"{time.strftime('%Y%m%d-%H%M%S')}-{board.id}")
     cpus, top, fault = _look_inside(session, images)
     saved = "not saved: the debugger has it" if keep_running else _save(session, folder)
     seen = [place] if finding.verdict is Verdict.FAILED else top or [finding.cause]
@@ -125,19 +149,23 @@ def write(
         "slide": found[0] if found else 0,
     }
     (folder / _FACTS).write_text(json.dumps(facts, indent=1), encoding="utf-8")
+    build_id = found[1] if found else "not told"
     parts = [
         f"{test}\n{board.id}, {time.strftime('%Y-%m-%d %H:%M:%S')}",
         text,
         f"Reopen it: ./quoin replay {folder.name}" if saved == "" else f"The machine cannot be reopened: {saved}",
-        f"QEMU: {_version(session)}\nTree: {_revision(root)}\nKernel: build id {found[1] if found else 'not told'}",
+        f"QEMU: {_version(session)}\nTree: {_revision(folder.parent)}\nKernel: build id {build_id}",
         *([f"Not looked into: {fault}"] if fault else []),
         *cpus,
         f"Last {len(lines)} lines of the console\n\n" + "\n".join(lines),
         f"Started by: {session.machine.shell_command()}",
     ]
     (folder / "README").write_text(("\n\n" + "-" * 72 + "\n\n").join(parts) + "\n", encoding="utf-8")
-    prune(root)
-    return folder
+
+
+def reopens(folder: Path) -> bool:
+    """Whether a postmortem has its machine."""
+    return (folder / _STATE).is_file()
 
 
 def kept(root: Path) -> list[Kept]:
@@ -148,13 +176,18 @@ def kept(root: Path) -> list[Kept]:
             facts = json.loads((path / _FACTS).read_text(encoding="utf-8"))
             test, verdict, cause = (str(facts[key]) for key in ("test", "verdict", "cause"))
         except (OSError, ValueError, KeyError, TypeError):
-            continue  # being written, or broken: `prune` does not touch it
+            continue  # being written, or broken: nothing is known of it
         found.append(Kept(path, test, verdict, cause, (path / _PINNED).exists()))
     return found
 
 
 def prune(root: Path, budget: int = BUDGET_BYTES) -> None:
     """Keep two for a cause, and all within the budget; the oldest go first, pinned ones never."""
+    for path in root.glob("*"):
+        with contextlib.suppress(OSError):
+            abandoned = path.is_dir() and not (path / _FACTS).exists() and not (path / _PINNED).exists()
+            if abandoned and time.time() - path.stat().st_mtime > _ABANDONED_S:
+                shutil.rmtree(path, ignore_errors=True)
     left = kept(root)
     for one in list(left):
         same = [other for other in left if other.cause == one.cause and not other.pinned]
@@ -190,12 +223,19 @@ def reopen(one: Kept) -> QemuMachine:
     """The machine as it was, on and stopped; the caller switches it off. Raises LabError."""
     if not one.reopens:
         raise LabError(f"{one.path} has no saved machine; its README says why")
-    facts = json.loads((one.path / _FACTS).read_text(encoding="utf-8"))
-    board = _board(facts["board"])
-    initrd = one.path / "initrd"
-    files = BootFiles(one.path / "image", initrd if initrd.exists() else None, facts["cmdline"])
+    try:
+        facts = json.loads((one.path / _FACTS).read_text(encoding="utf-8"))
+        board, cmdline, arguments = _board(facts["board"]), str(facts["cmdline"]), list(facts["arguments"])
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise LabError(
+            f"{one.path / _FACTS} does not tell which machine it was ({error!r}): corrupt, or another version's; "
+            f"read {one.path / 'README'}"
+        ) from error
+    initrd, image = one.path / "initrd", one.path / "image"
+    kernel = image if board.firmware is None or image.exists() else None
+    files = BootFiles(kernel, initrd if initrd.exists() else None, cmdline)
     incoming = ["-incoming", f"exec:gzip -dc '{one.path / _STATE}'"]
-    machine = QemuMachine(board, files, extra_args=[*facts["arguments"], *incoming], paused=True, admit="at once")
+    machine = QemuMachine(board, files, extra_args=[*arguments, *incoming], paused=True, admit="at once")
     machine.on()
     try:
         deadline = time.monotonic() + _MIGRATE_S
@@ -214,7 +254,10 @@ def reopen(one: Kept) -> QemuMachine:
 
 def slide(one: Kept) -> int:
     """Distance of the kernel from its link address."""
-    return int(json.loads((one.path / _FACTS).read_text(encoding="utf-8"))["slide"])
+    try:
+        return int(json.loads((one.path / _FACTS).read_text(encoding="utf-8"))["slide"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return 0
 
 
 # Looking inside.
@@ -283,11 +326,15 @@ class _Explain:
 @functools.cache
 def _segments(path: Path) -> tuple[tuple[int, bytes], ...]:
     """Link address and content of what an ELF loads."""
+    from elftools.common.exceptions import ELFError
     from elftools.elf.elffile import ELFFile
 
-    with path.open("rb") as file:
-        elf: Any = ELFFile(file)
-        return tuple((segment["p_vaddr"], segment.data()) for segment in elf.iter_segments("PT_LOAD"))
+    try:
+        with path.open("rb") as file:
+            elf: Any = ELFFile(file)
+            return tuple((segment["p_vaddr"], segment.data()) for segment in elf.iter_segments("PT_LOAD"))
+    except (OSError, ELFError, *CORRUPT):
+        return ()  # what is cut off explains nothing
 
 
 def _code(path: Path, address: int, length: int) -> bytes:
@@ -333,10 +380,11 @@ def _save(session: Session, folder: Path) -> str:
         return "QEMU has ended"
     if "'" in str(folder):
         return "the path of the folder has a quote in it"
+    part = folder / f"{_STATE}.part"
     try:
         machine.qmp("stop")
         machine.leave_out_memory(False)
-        machine.qmp("migrate", uri=f"exec:gzip -1 > '{folder / _STATE}'")
+        machine.qmp("migrate", uri=f"exec:gzip -1 > '{part}' && mv '{part}' '{folder / _STATE}' || rm '{part}'")
         deadline = time.monotonic() + _MIGRATE_S
         while (status := machine.qmp("query-migrate").get("status")) not in ("completed", "failed"):
             if time.monotonic() > deadline:
@@ -346,8 +394,14 @@ def _save(session: Session, folder: Path) -> str:
     except (MachineError, QemuDied) as error:
         status = str(error)
     if status == "completed":
-        return ""
-    (folder / _STATE).unlink(missing_ok=True)
+        # QEMU has given all to gzip, which may still write, or have failed at its last piece.
+        deadline = time.monotonic() + _WRITTEN_S
+        while part.exists() and time.monotonic() < deadline:
+            machine.wait_exit(_LOOK_S)
+        if (folder / _STATE).exists():
+            return ""
+        status = "gzip did not write all of it; is the disk full?"
+    part.unlink(missing_ok=True)
     return f"QEMU did not save it: {status}"
 
 
@@ -374,7 +428,8 @@ def _json(value: Any) -> Any:
 
 
 def _board(facts: dict[str, Any]) -> Board:
-    paths = {key: Path(facts[key]) for key in ("path", "kernel", "initrd") if facts[key] is not None}
+    files = ("path", "kernel", "initrd", "firmware", "firmware_vars")
+    paths = {key: Path(facts[key]) for key in files if facts[key] is not None}
     lists = {"features": frozenset(facts["features"]), "args": tuple(facts["args"])}
     return Board(**{**facts, **paths, **lists, "exclusive": False})
 

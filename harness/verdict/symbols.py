@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import bisect
 import re
+import struct
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -37,6 +38,10 @@ class Place:
         return f"{self.symbol}+{self.offset:#x}{at}{inside}"
 
 
+# What elftools raises, beside its own errors, for a file that is cut off or has other bytes in it.
+CORRUPT = (ValueError, KeyError, TypeError, AttributeError, IndexError, AssertionError, struct.error)
+
+
 class Symbols:
     """Functions and line numbers of one ELF. Raises LabError where it cannot be read."""
 
@@ -49,23 +54,25 @@ class Symbols:
         try:
             self._file = path.open("rb")
             self._elf: Any = ELFFile(self._file)
-        except (OSError, ELFError) as error:
+            entries = self._entries()
+            self.build_id()
+        except (OSError, ELFError, *CORRUPT) as error:
             raise LabError(f"{path}: no ELF file with symbols: {error}") from error
-        table: Any = self._elf.get_section_by_name(".symtab")
-        entries = (
-            []
-            if table is None
-            else [
-                (s["st_value"], s["st_size"], s.name)
-                for s in table.iter_symbols()
-                if s["st_info"]["type"] in ("STT_FUNC", "STT_NOTYPE", "STT_OBJECT")
-                and s["st_value"]
-                and s.name
-                and not s.name.startswith((".L", "$"))
-            ]
-        )
         self._table = sorted(entries, key=lambda entry: (entry[0], entry[1]))
         self._starts = [start for start, _, _ in self._table]
+
+    def _entries(self) -> list[tuple[int, int, str]]:
+        table: Any = self._elf.get_section_by_name(".symtab")
+        if table is None:
+            return []
+        return [
+            (s["st_value"], s["st_size"], s.name)
+            for s in table.iter_symbols()
+            if s["st_info"]["type"] in ("STT_FUNC", "STT_NOTYPE", "STT_OBJECT")
+            and s["st_value"]
+            and s.name
+            and not s.name.startswith((".L", "$"))
+        ]
 
     def address(self, name: str) -> int:
         """Link address of the symbol `name`: mangled, demangled, or its last parts (`panic::stop`).
@@ -96,9 +103,14 @@ class Symbols:
         start, size, name = self._table[index]
         if size and address >= start + size:
             return None
-        if self._lines is None and self._elf.has_dwarf_info():
-            self._lines = Lines(self._elf)
-        sources = [] if self._lines is None else self._lines.at(address)
+        from elftools.common.exceptions import ELFError
+
+        try:
+            if self._lines is None and self._elf.has_dwarf_info():
+                self._lines = Lines(self._elf)
+            sources = [] if self._lines is None else self._lines.at(address)
+        except (ELFError, *CORRUPT):
+            sources = []  # the name is known all the same
         inlined = tuple(f"{demangle(s.function or '?')} at {s}" for s in sources[:-1])
         own = sources[-1] if sources else None
         return Place(demangle(name), address - start, own.file if own else None, own.line if own else None, inlined)

@@ -50,7 +50,9 @@ def judge(session: Session | None, error: BaseException | None, kernel: Path | N
     if isinstance(error, QemuDied):
         return Finding(Verdict.QEMU_DIED, str(error))
     if isinstance(error, LabError):
-        return Finding(Verdict.LAB_FAULT, str(error))
+        # Steering a machine that has panicked or was reset fails too: that is the kernel's fault.
+        before = None if session is None else _by_guest(session, error, kernel)
+        return before or Finding(Verdict.LAB_FAULT, str(error))
     if session is None:
         if error is None:
             return Finding(Verdict.PASSED, "")
@@ -62,17 +64,24 @@ def judge(session: Session | None, error: BaseException | None, kernel: Path | N
     return _by_machine(session, error, kernel) or _by_error(session, error)
 
 
-def _by_machine(session: Session, error: BaseException | None, kernel: Path | None) -> Finding | None:
+def _by_guest(session: Session, error: BaseException | None, kernel: Path | None) -> Finding | None:
+    """The verdict where the guest has panicked, or reset its machine."""
     if isinstance(error, TargetPanicked):
         return Finding(Verdict.PANICKED, error.report.message, panic_lines(session, error.report, kernel))
     report = session.panic
     if report is not None and not (report.acknowledged or report.told):
         return Finding(Verdict.PANICKED, report.message, panic_lines(session, report, kernel))
-    machine = session.machine
-    reset = machine.guest_reset
+    reset = session.machine.guest_reset
     if reset is not None and not session.reset_expected:
         stage = _stage(session)
         return Finding(Verdict.RESET, f"the guest reset the machine ({reset}){stage}")
+    return None
+
+
+def _by_machine(session: Session, error: BaseException | None, kernel: Path | None) -> Finding | None:
+    if found := _by_guest(session, error, kernel):
+        return found
+    machine = session.machine
     # The console's end is seen before the process's, which may still write a core file.
     closing = not session.closed and (session.broker.closed is not None or not machine.running)
     if closing and session.broker.closed is not None and _answers(machine):
@@ -125,7 +134,10 @@ def panic_lines(session: Session, report: PanicReport, kernel: Path | None) -> l
     if kernel is None or not kernel.is_file() or first is None:
         return list(report.lines)
     slide, build_id = first
-    symbols = Symbols(kernel)
+    try:
+        symbols = Symbols(kernel)
+    except LabError as error:
+        return [*report.lines, f"(not symbolised: {error})"]
     own = symbols.build_id()
     if own is not None and own != build_id:
         note = f"(not symbolised: {kernel} has build id {own}, but {build_id} ran)"

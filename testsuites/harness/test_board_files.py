@@ -95,6 +95,16 @@ def test_globs_choose_boards_once_and_in_order() -> None:
         (("smp: 4", "smp: 4\n        smp: 2"), 12, ["key 'smp' stands twice"]),
         (("smp: 4", "smp: [4"), 11, ["not YAML"]),
         (("smp: 4", "smp: 4\n        kernel: mine"), 12, ["'mine'", "images: lacks"]),
+        (("virt", "vi\x07rt"), 9, ["not YAML", "special characters", "'\\x07'"]),
+        (("smp: 4", "smp: !mine 4"), 11, ["the value of 'smp' cannot be read", "!mine"]),
+        (("smp: 4", "smp: !!int four"), 11, ["the value of 'smp' cannot be read", "'four'"]),
+        (("smp: 4", "? [smp]\n        : 4"), 11, ["a key in", "must be a word"]),
+        (("smp: 4", "smp: 4\n        panic:"), 12, ["'panic' must be str, not None"]),
+        (("smp: 4", "smp: 4\n        boot_timeout_s: 0"), 12, ["'boot_timeout_s' must be more than 0, not 0"]),
+        (("smp: 4", "smp: 4\n        boot_timeout_s: .nan"), 12, ["'boot_timeout_s' must be more than 0, not nan"]),
+        (("    drivers:", "    features: qmp\n    drivers:"), 5, ["'features' must be a list, not 'qmp'"]),
+        (("targets:", "images: [mine]\ntargets:"), 3, ["'images' must be a mapping of names to paths"]),
+        (("targets:", "images: {mine: 5}\ntargets:"), 3, ["'images' must be a mapping of names to paths"]),
     ],
 )
 def test_a_wrong_key_or_value_is_named_with_file_and_line(

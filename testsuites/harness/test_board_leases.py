@@ -191,3 +191,21 @@ def test_boards_are_listed_and_a_broken_file_is_told(tmp_path: Path) -> None:
     assert "good   riscv64  1     128M    for everybody  qmp release" in ran.stdout
     assert "bad.yaml:" in ran.stdout
     assert "'smp' must be int" in ran.stdout
+
+
+@pytest.mark.requirement("DEV-02", "ERR-01")
+@pytest.mark.parametrize("at", ['"now"', "null", "1e300"])
+def test_a_holder_that_cannot_be_read_holds_nothing(at: str, tmp_path: Path) -> None:
+    text = f'{{"board": "rack-7", "host": "h", "user": "u", "pid": 1, "since_s": {at}, "at_s": {at}, "doing": ""}}'
+    (tmp_path / "rack-7.json").write_text(text)
+    assert holder_of("rack-7", tmp_path) is None
+    lease = Lease("rack-7", tmp_path)
+    lease.take(0.0)
+    lease.release()
+
+
+@pytest.mark.requirement("DEV-02", "ERR-01")
+def test_a_lease_that_cannot_be_opened_is_named(tmp_path: Path) -> None:
+    (tmp_path / "rack-7.lock").mkdir()
+    with pytest.raises(LeaseError, match=r"rack-7\.lock cannot be opened: Is a directory; .*QUOIN_LEASES"):
+        Lease("rack-7", tmp_path).take(0.0)

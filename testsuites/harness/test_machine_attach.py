@@ -9,6 +9,7 @@ import select
 import signal
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -20,6 +21,7 @@ from harness.board import Board
 from harness.console import ExpectTimeout, Session, hang_clock
 from harness.machine import BootFiles, GdbStub, MachineError, QemuMachine, attach
 from harness.machine.attach import Running
+from harness.machine.scratch import Scratch
 from harness.machine.tiny_guest import Then, write_tiny_guest
 from harness.plugin.lab import Lab
 from harness.verdict.symbols import Symbols
@@ -179,6 +181,16 @@ def test_another_elf_than_the_one_that_runs_is_refused(tmp_path: Path, riscv: Bo
 
 
 @pytest.mark.requirement("OBS-08", "ERR-08")
+def test_records_that_cannot_be_read_are_passed_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    folder = Scratch()
+    for text in ("[]", "null", "{}", '{"kernel": null, "log": "/x", "of a later version": 1}'):
+        (folder.path / "machine.json").write_text(text)
+        assert attach.running() == []
+    folder.close()
+
+
+@pytest.mark.requirement("OBS-08")
 def test_the_machine_is_chosen_by_board_checkout_or_process(tmp_path: Path) -> None:
     def machine(pid: int, board: str, top: str, at_s: float = 0.0) -> Running:
         log = tmp_path / top / "build" / "console.log"

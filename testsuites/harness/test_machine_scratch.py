@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from harness.machine import MachineError
 from harness.machine.scratch import PREFIX, Scratch
 
 OWNER = """
@@ -55,3 +56,13 @@ def test_what_a_killed_lab_left_is_removed(tmp_path: Path, monkeypatch: pytest.M
         assert not mine.path.exists()
     finally:
         alive.communicate(input="", timeout=10)
+
+
+@pytest.mark.requirement("BLD-06", "ERR-01")
+def test_a_temporary_folder_too_deep_for_sockets_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    deep = tmp_path / ("d" * 90)
+    deep.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(deep))
+    with pytest.raises(MachineError, match=f"found {deep}; next: set TMPDIR"):
+        Scratch()
+    assert list(deep.iterdir()) == []

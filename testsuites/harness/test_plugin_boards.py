@@ -301,3 +301,19 @@ def test_a_shared_machine_ends_before_a_test_that_does_not_use_it(project: Proje
         "def test_four(console):\n    pass\n"
     )
     assert "4 passed" in done.stdout, done.stdout
+
+
+SWITCHED_OFF = """
+def test_off(boot):
+    session = boot(ready=False)
+    with session.broker.changed:
+        assert session.broker.changed.wait_for(lambda: session.panic is not None and session.panic.complete, 30)
+    session.close()
+"""
+
+
+@pytest.mark.requirement("DEV-02", "TST-30")
+def test_a_panic_that_nobody_saw_is_red_though_the_machine_was_switched_off(project: Project) -> None:
+    done = project(SWITCHED_OFF, text="init: ready\nPANIC cpu0: oh at a.rs:1:2\nPANIC end\n")
+    assert done.returncode == 1, done.stdout
+    assert "panicked: PANIC cpu0: oh at a.rs:1:2" in done.stdout, done.stdout

@@ -119,6 +119,46 @@ def test_a_fault_of_the_kernel_is_not_run_again(tmp_path: Path) -> None:
     assert "the kernel's own fault" in ran.stdout
 
 
+BOTH = """
+import pytest
+from harness.board import LabError
+
+RUNS = []
+
+@pytest.fixture
+def switch():
+    yield
+    raise LabError("the switch did not answer")
+
+def test_it(board, request, switch):
+    from harness.plugin.keys import TAKES_BOARD
+    request.node.stash[TAKES_BOARD] = board
+    RUNS.append(1)
+    assert len(RUNS) > 1, "the kernel's own fault"
+"""
+
+
+def test_a_fault_of_the_kernel_is_not_hidden_by_one_of_the_lab_behind_it(tmp_path: Path) -> None:
+    ran = run(project(tmp_path, BOTH))
+    assert ran.returncode == 1
+    assert "retried" not in ran.stdout
+    assert "the kernel's own fault" in ran.stdout
+    assert "1 failed, 1 error" in ran.stdout
+
+
+def test_an_entry_for_a_board_that_was_left_out_is_no_entry_without_a_test(tmp_path: Path) -> None:
+    tests = "def test_known(board):\n    pass\n"
+    folder = project(tmp_path, tests, entry("testsuites/test_it.py::test_known[other-smp1]"))
+    (folder / "boards" / "other.yaml").write_text(BOARD)
+    part = run(folder)
+    assert part.returncode == 0, part.stdout
+    assert "no such test" not in part.stdout
+    (folder / "testsuites" / "quarantine.yaml").write_text(entry("testsuites/test_it.py::test_renamed[other-smp1]"))
+    renamed = run(folder)
+    assert renamed.returncode == 1, renamed.stdout
+    assert "test_renamed[other-smp1]: in quarantine, but there is no such test" in renamed.stdout
+
+
 def test_a_known_failure_runs_is_shown_and_does_not_count(tmp_path: Path) -> None:
     ran = run(project(tmp_path, TESTS, entry("testsuites/test_it.py::test_known")))
     assert ran.returncode == 0, ran.stdout

@@ -136,6 +136,21 @@ def test_a_test_without_a_board_is_soaked_by_rounds(tmp_path: Path) -> None:
     assert "failed with rounds 3" in ran.stdout
 
 
+@pytest.mark.requirement("TST-30")
+def test_a_soak_counts_what_the_quarantine_forgives(tmp_path: Path) -> None:
+    (tmp_path / "pytest.ini").write_text("[pytest]\nquarantine = known.yaml\n")
+    (tmp_path / "known.yaml").write_text(
+        "- test: 'test_known.py::*'\n  owner: ada\n  reason: as ever\n  expires: 9999-12-31\n"
+    )
+    (tmp_path / "test_known.py").write_text(
+        "ROUNDS = []\n\ndef test_known():\n    ROUNDS.append(1)\n    assert len(ROUNDS) != 3\n"
+    )
+    ran = soak(tmp_path, "--soak", "5")
+    assert ran.returncode == 0, ran.stdout
+    assert "test_known.py::test_known: 4 of 5 passed: 80.0 %" in ran.stdout
+    assert "failed with rounds 3" in ran.stdout
+
+
 @pytest.mark.requirement("TST-30", "ERR-01")
 @pytest.mark.parametrize("option", [("--deterministic", "0"), ("--soak", "0"), ("--soak", "-3")])
 def test_a_seed_or_a_number_of_rounds_below_one_is_refused(option: tuple[str, str], tmp_path: Path) -> None:
@@ -164,3 +179,12 @@ def test_two_failures_of_one_round_are_one() -> None:
     reports = [Report("t::a[b-seed4]", False), Report("t::a[b-seed4]", False), Report("t::a[b-seed5]", True)]
     tally = tallies(reports)["t::a[b]"]
     assert (tally.passed, tally.failed, tally.seeded) == ([5], [4], True)
+
+
+@pytest.mark.requirement("TST-30")
+def test_a_round_whose_teardown_failed_is_one_and_no_passed_one(tmp_path: Path) -> None:
+    (tmp_path / "pytest.ini").write_text("[pytest]\n")
+    (tmp_path / "test_end.py").write_text(
+        "import pytest\n\n@pytest.fixture\ndef end():\n    yield\n    assert False\n\ndef test_end(end):\n    pass\n"
+    )
+    assert "test_end.py::test_end: 0 of 2 passed: 0.0 %" in soak(tmp_path, "--soak", "2").stdout

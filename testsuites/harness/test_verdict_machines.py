@@ -96,6 +96,31 @@ def test_a_panic_during_a_test_without_complaint_is_seen(booted: Booter) -> None
     assert not session.alive
 
 
+@pytest.mark.requirement("DEV-02", "TST-30")
+@pytest.mark.parametrize(
+    ("text", "then", "verdict"),
+    [("PANIC cpu0: oh at a.rs:1:2\nPANIC end\n", Then.SPIN, Verdict.PANICKED), ("", Then.RESET, Verdict.RESET)],
+)
+def test_what_the_guest_did_goes_before_what_the_lab_cannot_do_then(
+    booted: Booter, text: str, then: Then, verdict: Verdict
+) -> None:
+    session = booted(READY + text, then)
+    session.wait_ready(10)
+    with session.broker.changed:
+        assert session.broker.changed.wait_for(lambda: session.panic is not None or session.broker.stopped, 10)
+    assert judge(session, LabError("QEMU refused 'cont'")).verdict is verdict
+
+
+@pytest.mark.requirement("DEV-02", "OBS-09")
+def test_a_panic_is_told_whatever_stands_for_its_elf(booted: Booter, tmp_path: Path) -> None:
+    first = "quoin 0.1.0 riscv64 slide=0x0 build=0123abcd\n"
+    session = booted(first + READY + "PANIC cpu0: oh at a.rs:1:2\nPANIC end\n", Then.SPIN)
+    (tmp_path / "kernel.elf").write_text("no")
+    finding = judge(session, complaint(session, ready=True), tmp_path / "kernel.elf")
+    assert finding.verdict is Verdict.PANICKED
+    assert "kernel.elf: no ELF file" in "\n".join(finding.details)
+
+
 @pytest.mark.requirement("DEV-02")
 def test_an_emulator_that_dies_is_not_the_kernels_fault(booted: Booter) -> None:
     session = booted(READY, Then.SPIN)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
+import errno
+import gzip
 import json
 import os
 import re
@@ -11,13 +14,17 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
 
-from harness.board import Board, LabError
-from harness.verdict import postmortem
-from harness.verdict.postmortem import Kept
+from harness.board import Board, LabError, read_board
+from harness.console import Session
+from harness.machine import BootFiles, QemuMachine
+from harness.machine.tiny_guest import Then, write_tiny_guest
+from harness.verdict import Finding, Verdict, postmortem
+from harness.verdict.postmortem import Images, Kept
 from support.projects import TOP, command, environment
 
 TESTS = """
@@ -192,6 +199,78 @@ def test_the_oldest_go_when_two_gibibytes_are_spent(tmp_path: Path) -> None:
     assert [one.test for one in postmortem.kept(tmp_path)] == ["t1", "t4"]
     postmortem.prune(tmp_path, budget=0)
     assert [one.test for one in postmortem.kept(tmp_path)] == ["t1", "t4"], "the newest and the pinned stay"
+
+
+@pytest.mark.requirement("OBS-14")
+def test_what_a_killed_session_left_half_written_goes(tmp_path: Path) -> None:
+    for name, age_s in (("20260101-000000-old", 7200), ("20260102-000000-new", 0)):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "state.gz").touch()
+        at = time.time() - age_s
+        os.utime(tmp_path / name, (at, at))
+    postmortem.prune(tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["20260102-000000-new"]
+
+
+def failed(folder: Path) -> Path:
+    """The postmortem of a tiny guest, whose machine has ended since."""
+    guest = write_tiny_guest(folder / "guest", "init: ready\n", Then.SLEEP)
+    board = read_board(TOP / "boards" / "qemu-riscv64.yaml").variant(smp=1)
+    with Session(QemuMachine(board, BootFiles(guest)), folder / "console.log") as session:
+        session.wait_ready()
+        finding = Finding(Verdict.FAILED, "told by the test")
+        root = folder / "postmortem"
+        return postmortem.write(root, session, finding, Images(None), test="t", text="", place="here")
+
+
+@pytest.mark.requirement("OBS-14", "ERR-01")
+@pytest.mark.parametrize("then", ["exit 1", 'sleep 1; exec {gzip} "$@" < {held}'])
+def test_the_machine_is_saved_when_gzip_has_written_it(
+    then: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tools = tmp_path / "tools"
+    tools.mkdir()
+    held = tmp_path / "held"
+    text = f"#!/bin/sh\ncat > {held}\n{then.format(gzip=shutil.which('gzip'), held=held)}\n"
+    (tools / "gzip").write_text(text)
+    (tools / "gzip").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tools}:{os.environ['PATH']}")
+    folder = failed(tmp_path)
+    assert not (folder / "state.gz.part").exists()
+    if then == "exit 1":
+        assert not (folder / "state.gz").exists()
+        assert "gzip did not write all of it" in (folder / "README").read_text()
+    else:
+        with gzip.open(folder / "state.gz") as file:
+            assert file.read() == held.read_bytes()
+
+
+@pytest.mark.requirement("OBS-14", "ERR-01")
+def test_a_full_disk_leaves_no_half_postmortem(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(shutil, "copyfile", full)
+    with pytest.raises(OSError, match="No space left"):
+        failed(tmp_path)
+    assert list((tmp_path / "postmortem").iterdir()) == []
+
+
+@pytest.mark.requirement("OBS-08")
+def test_a_board_is_read_back_as_it_was_written() -> None:
+    board = read_board(TOP / "boards" / "qemu-x86_64.yaml")
+    board = dataclasses.replace(board, firmware=Path("/code.fd"), firmware_vars=Path("/vars.fd"))
+    assert postmortem._board(json.loads(json.dumps(postmortem._plain(board)))) == board
+
+
+@pytest.mark.requirement("OBS-08", "ERR-01")
+@pytest.mark.parametrize("more", [{}, {"board": {"name": "mine"}, "cmdline": "", "arguments": []}, {"board": 7}])
+def test_corrupt_facts_are_named(more: dict[str, object], tmp_path: Path) -> None:
+    one = fake(tmp_path, 1, "a")
+    facts = json.loads((one.path / "machine.json").read_text()) | more
+    (one.path / "machine.json").write_text(json.dumps(facts))
+    with pytest.raises(LabError, match=r"machine\.json does not tell which machine it was .*; read .*README"):
+        postmortem.reopen(one)
 
 
 @pytest.mark.requirement("OBS-14", "ERR-01")

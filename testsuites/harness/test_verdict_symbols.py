@@ -100,6 +100,16 @@ def test_a_file_that_is_no_elf_is_named(tmp_path: Path) -> None:
 
 
 @pytest.mark.requirement("OBS-09")
+def test_a_file_that_was_cut_off_is_named(elf: Path, tmp_path: Path) -> None:
+    whole = elf.read_bytes()
+    path = tmp_path / "kernel.elf"
+    for length in (16, 64, 1000, len(whole) // 2, len(whole) - 100):
+        path.write_bytes(whole[:length])
+        with pytest.raises(LabError, match=r"kernel\.elf: no ELF file"):
+            Symbols(path)
+
+
+@pytest.mark.requirement("OBS-09")
 def test_an_ambiguous_or_unknown_symbol_is_refused(elf: Path) -> None:
     with pytest.raises(LabError, match="0 symbols match 'nothing'"):
         Symbols(elf).address("nothing")
