@@ -10,7 +10,7 @@ use crate::{
     arch::risc::{boot_info, tree_at},
     cmdline,
     config::{DEVICE_TREE_MAX, IMAGE_BASE, MAX_RANGES, SLIDE_ALIGN},
-    fdt::{self, Fdt},
+    fdt::Fdt,
     init,
     mm::MapFlags,
 };
