@@ -10,13 +10,16 @@ mod node;
 
 pub use node::{Cells, Interrupt, Node, Property};
 
-use crate::addr::{HardwareId, PhysAddr, PhysRange};
+use crate::{
+    addr::{HardwareId, PhysAddr, PhysRange},
+    config::PAGE_SIZE,
+};
 use core::{fmt, str};
 use node::cell;
 
 pub const HEADER_SIZE: usize = 40;
 /// Larger trees are refused: boot code maps this much (arm64/booting.rst, 2; Linux takes no more on RISC-V either).
-pub const MAX_SIZE: usize = 2 << 20;
+pub const MAX_SIZE: usize = 512 * PAGE_SIZE;
 const MAGIC: u32 = 0xD00D_FEED;
 /// The version that this reader knows, and may have to be backwards compatible with (5.2).
 const VERSION: u32 = 17;
