@@ -106,10 +106,29 @@ pub enum Call {
     NotificationSignal = 46,
 }
 
-/// Everything that can go wrong, in every call.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[repr(u64)]
-pub enum Error {
+macro_rules! errors {
+    ($($(#[$text:meta])* $name:ident = $number:literal,)*) => {
+        /// Everything that can go wrong, in every call.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+        #[repr(u64)]
+        pub enum Error {
+            $($(#[$text])* $name = $number,)*
+        }
+
+        impl Error {
+            /// The error of a status word, if it is one.
+            #[must_use]
+            pub const fn from_status(status: u64) -> Option<Self> {
+                match status.wrapping_neg() {
+                    $($number => Some(Self::$name),)*
+                    _ => None,
+                }
+            }
+        }
+    };
+}
+
+errors! {
     /// No system call has this number.
     InvalidCall = 1,
     /// An argument is outside what the call takes.
@@ -151,33 +170,6 @@ pub enum Error {
 }
 
 impl Error {
-    /// The error of a status word, if it is one.
-    #[must_use]
-    pub const fn from_status(status: u64) -> Option<Self> {
-        Some(match status.wrapping_neg() {
-            1 => Self::InvalidCall,
-            2 => Self::InvalidArgument,
-            3 => Self::InvalidAddress,
-            4 => Self::InvalidCapability,
-            5 => Self::WrongObject,
-            6 => Self::NoMemory,
-            7 => Self::NoSlot,
-            8 => Self::NotFound,
-            9 => Self::PartnerGone,
-            10 => Self::InvalidProgram,
-            11 => Self::Unsupported,
-            12 => Self::NoCaller,
-            13 => Self::NoRight,
-            14 => Self::Occupied,
-            15 => Self::GuardMismatch,
-            16 => Self::DepthTooShort,
-            17 => Self::DepthTooLong,
-            18 => Self::TimedOut,
-            19 => Self::Bound,
-            _ => return None,
-        })
-    }
-
     /// The status word of this error.
     #[must_use]
     pub const fn status(self) -> u64 {
@@ -429,44 +421,3 @@ impl MessageInfo {
 pub const PROGRAM_BASE: u64 = 0x40_0000;
 pub const STACK_TOP: u64 = 0x20_0000_0000;
 pub const STACK_SIZE: u64 = 64 * 1024;
-
-/// A case of a test program, in the section `.quoin.tests`; see `docs/protocol.md`.
-#[derive(Clone, Copy)]
-#[repr(C)]
-pub struct TestCase {
-    pub name: Text,
-    pub file: Text,
-    /// Ids of requirements, separated by blanks.
-    pub requirements: Text,
-    /// What the board must have, as in the lab's mark `needs`.
-    pub needs: Text,
-    pub run: fn(),
-    pub line: u32,
-    pub flags: u32,
-}
-
-/// A string of which the layout is fixed.
-#[derive(Clone, Copy)]
-#[repr(C)]
-pub struct Text {
-    address: *const u8,
-    length: u64,
-}
-
-// SAFETY: a Text is made only of a `&'static str`, which any thread may read.
-unsafe impl Sync for Text {}
-
-impl Text {
-    #[must_use]
-    pub const fn new(text: &'static str) -> Self {
-        Self { address: text.as_ptr(), length: text.len() as u64 }
-    }
-
-    #[must_use]
-    pub const fn as_str(self) -> &'static str {
-        // SAFETY: `new` is the only constructor, and took both from a `&'static str`.
-        unsafe { core::str::from_utf8_unchecked(core::slice::from_raw_parts(self.address, self.length as usize)) }
-    }
-}
-
-const _: () = assert!(size_of::<TestCase>() == 80 && offset_of!(TestCase, run) == 64);

@@ -24,14 +24,11 @@ const HEADER_SIZE: usize = 36;
 const RSDP_SIZE: usize = 20;
 const RSDP2_SIZE: usize = 36;
 /// Generic address spaces (table 5.1).
-const SPACE_MEMORY: u8 = 0;
-const SPACE_PORTS: u8 = 1;
+pub const SPACE_MEMORY: u8 = 0;
+pub const SPACE_PORTS: u8 = 1;
 
-/// Where tables are read from.
-pub trait PhysMemory {
-    /// None where there is nothing to be read.
-    fn bytes(&self, at: PhysAddr, size: usize) -> Option<&[u8]>;
-}
+/// Reads so many bytes of tables at an address; none where there is nothing to be read.
+pub type Memory<'a> = dyn Fn(PhysAddr, usize) -> Option<&'a [u8]> + 'a;
 
 /// What the tables tell.
 #[derive(Clone, Debug, Default)]
@@ -80,7 +77,7 @@ pub struct Override {
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct GenericAddress {
-    /// 0 is memory, 1 is ports, 2 is PCI configuration space (table 5.1).
+    /// [`SPACE_MEMORY`], [`SPACE_PORTS`], or another.
     pub space: u8,
     pub address: u64,
 }
@@ -88,42 +85,14 @@ pub struct GenericAddress {
 /// Why the tables are refused.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum AcpiError {
-    Unreachable {
-        at: PhysAddr,
-        size: usize,
-    },
-    RootSignature {
-        at: PhysAddr,
-    },
-    Signature {
-        at: PhysAddr,
-        wanted: Signature,
-        found: Signature,
-    },
-    Checksum {
-        at: PhysAddr,
-        table: Signature,
-        sum: u8,
-    },
-    Size {
-        at: PhysAddr,
-        table: Signature,
-        wanted: usize,
-        found: usize,
-    },
-    Missing {
-        table: Signature,
-    },
-    /// `offset` is in the MADT.
-    MadtEntry {
-        offset: usize,
-        kind: u8,
-        size: usize,
-    },
-    TooMany {
-        what: &'static str,
-        limit: usize,
-    },
+    Unreachable { at: PhysAddr, size: usize },
+    RootSignature { at: PhysAddr },
+    Signature { at: PhysAddr, wanted: Signature, found: Signature },
+    Checksum { at: PhysAddr, table: Signature, sum: u8 },
+    Size { at: PhysAddr, table: Signature, wanted: usize, found: usize },
+    Missing { table: Signature },
+    MadtEntry { offset: usize, kind: u8, size: usize },
+    TooMany { what: &'static str, limit: usize },
 }
 
 impl fmt::Display for AcpiError {
@@ -141,7 +110,7 @@ impl fmt::Display for AcpiError {
             }
             Self::Missing { table } => write!(f, "wanted a table {table}, found none"),
             Self::MadtEntry { offset, kind, size } => {
-                write!(f, "APIC entry of type {kind} at offset {offset:#x} cannot have {size} bytes")
+                write!(f, "entry of type {kind} at offset {offset:#x} of the MADT cannot have {size} bytes")
             }
             Self::TooMany { what, limit } => write!(f, "wanted at most {limit} {what}, found more"),
         }
@@ -150,18 +119,12 @@ impl fmt::Display for AcpiError {
 
 impl core::error::Error for AcpiError {}
 
-#[derive(Clone, Copy, PartialEq, Eq)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Signature(pub [u8; 4]);
 
 impl fmt::Display for Signature {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "'{}'", self.0.escape_ascii())
-    }
-}
-
-impl fmt::Debug for Signature {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        fmt::Display::fmt(self, f)
     }
 }
 
@@ -174,7 +137,7 @@ const HPET: Signature = Signature(*b"HPET");
 const DSDT: Signature = Signature(*b"DSDT");
 
 /// Reads all tables that the root pointer leads to.
-pub fn parse(rsdp: PhysAddr, memory: &impl PhysMemory) -> Result<Machine, AcpiError> {
+pub fn parse(rsdp: PhysAddr, memory: &Memory<'_>) -> Result<Machine, AcpiError> {
     let mut machine = Machine::default();
     let (root, wanted) = root_table(rsdp, memory, &mut machine)?;
     let root = Table::read(root, memory)?.checked(wanted)?;
@@ -202,13 +165,8 @@ pub fn parse(rsdp: PhysAddr, memory: &impl PhysMemory) -> Result<Machine, AcpiEr
 }
 
 /// Where the root table is, and which it is (5.2.5).
-fn root_table(
-    at: PhysAddr,
-    memory: &impl PhysMemory,
-    machine: &mut Machine,
-) -> Result<(PhysAddr, Signature), AcpiError> {
-    let read =
-        |size| memory.bytes(at, size).filter(|bytes| bytes.len() == size).ok_or(AcpiError::Unreachable { at, size });
+fn root_table(at: PhysAddr, memory: &Memory<'_>, machine: &mut Machine) -> Result<(PhysAddr, Signature), AcpiError> {
+    let read = |size| memory(at, size).ok_or(AcpiError::Unreachable { at, size });
     let first = read(RSDP_SIZE)?;
     if !first.starts_with(b"RSD PTR ") {
         return Err(AcpiError::RootSignature { at });
@@ -238,10 +196,8 @@ struct Table<'a> {
 }
 
 impl<'a> Table<'a> {
-    fn read(at: PhysAddr, memory: &'a impl PhysMemory) -> Result<Self, AcpiError> {
-        let read = |size| {
-            memory.bytes(at, size).filter(|bytes| bytes.len() == size).ok_or(AcpiError::Unreachable { at, size })
-        };
+    fn read(at: PhysAddr, memory: &Memory<'a>) -> Result<Self, AcpiError> {
+        let read = |size| memory(at, size).ok_or(AcpiError::Unreachable { at, size });
         let header = read(HEADER_SIZE)?;
         let signature = Signature([header[0], header[1], header[2], header[3]]);
         let size = little_endian(&header[4..8]);
@@ -304,7 +260,7 @@ impl Machine {
 }
 
 /// Power management, and the DSDT (5.2.9, table 5.9).
-fn read_fadt(fadt: &Table<'_>, memory: &impl PhysMemory, machine: &mut Machine) -> Result<(), AcpiError> {
+fn read_fadt(fadt: &Table<'_>, memory: &Memory<'_>, machine: &mut Machine) -> Result<(), AcpiError> {
     const RESET_SUPPORTED: usize = 1 << 10;
     const TIMER_32_BIT: usize = 1 << 8;
     let flags = fadt.number::<4>(112)?;

@@ -42,6 +42,8 @@ pub const RETIRED_BATCH: usize = 32;
 pub const LOG_SIZE: usize = 64 << 10;
 /// Bytes of console input that wait for a reader.
 pub const CONSOLE_INPUT_SIZE: usize = 4096;
+/// Larger device trees are refused: boot code maps this much (arm64/booting.rst, 2; Linux takes no more on RISC-V either).
+pub const DEVICE_TREE_MAX: usize = 2 << 20;
 /// Longest kernel command line.
 pub const COMMAND_LINE_MAX: usize = 1024;
 /// Most ranges of memory that boot tables may list.

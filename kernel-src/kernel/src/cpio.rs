@@ -27,25 +27,13 @@ pub struct Member<'a> {
     pub data: &'a [u8],
 }
 
-/// Why an archive is refused; `at` is the offset of the member's header.
+/// Why an archive is refused; `at` is the offset of the header of a member, or of the trailer.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum CpioError {
-    Magic {
-        at: usize,
-    },
-    Digits {
-        at: usize,
-        field: usize,
-    },
-    Name {
-        at: usize,
-    },
-    /// A member, or the trailer, reaches past the end.
-    Truncated {
-        at: usize,
-        wanted: usize,
-        found: usize,
-    },
+    Magic { at: usize },
+    Digits { at: usize, field: usize },
+    Name { at: usize },
+    Truncated { at: usize, wanted: usize, found: usize },
 }
 
 impl fmt::Display for CpioError {

@@ -10,13 +10,13 @@ const HEADER_SIZE: usize = 64;
 const PROGRAM_HEADER_SIZE: usize = 56;
 /// Magic, 64-bit, little-endian, version 1.
 const IDENT: [u8; 7] = [0x7F, b'E', b'L', b'F', 2, 1, 1];
-const ET_EXEC: u16 = 2;
-const PT_LOAD: u32 = 1;
-const PT_DYNAMIC: u32 = 2;
-const PT_INTERP: u32 = 3;
-const PF_X: u32 = 1;
-const PF_W: u32 = 2;
-const PF_R: u32 = 4;
+const ET_EXEC: usize = 2;
+const PT_LOAD: usize = 1;
+const PT_DYNAMIC: usize = 2;
+const PT_INTERP: usize = 3;
+const PF_X: usize = 1;
+const PF_W: usize = 2;
+const PF_R: usize = 4;
 
 /// A program that may be mapped.
 #[derive(Clone, Copy, Debug)]
@@ -40,50 +40,18 @@ pub struct Segment<'a> {
 /// Why a program is refused; `segment` is the index of a program header.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum ElfError {
-    Truncated {
-        wanted: usize,
-        found: usize,
-    },
+    Truncated { wanted: usize, found: usize },
     Ident,
-    Type {
-        found: u16,
-    },
-    Machine {
-        wanted: u16,
-        found: u16,
-    },
-    HeaderSize {
-        found: u16,
-    },
-    NotStatic {
-        segment: usize,
-    },
-    /// More bytes in the file than in memory.
-    FileLarger {
-        segment: usize,
-    },
-    /// Address and file offset differ within a page.
-    Misaligned {
-        segment: usize,
-    },
-    WritableCode {
-        segment: usize,
-    },
-    /// Outside the user's half, or in page 0.
-    Address {
-        segment: usize,
-        start: usize,
-        size: usize,
-        limit: usize,
-    },
-    /// Shares a page with the one before it, or lies below it.
-    Order {
-        segment: usize,
-    },
-    /// In no executable segment.
-    Entry {
-        found: usize,
-    },
+    Type { found: usize },
+    Machine { wanted: usize, found: usize },
+    HeaderSize { found: usize },
+    NotStatic { segment: usize },
+    FileLarger { segment: usize },
+    Misaligned { segment: usize },
+    WritableCode { segment: usize },
+    Address { segment: usize, start: usize, size: usize, limit: usize },
+    Order { segment: usize },
+    Entry { found: usize },
 }
 
 impl fmt::Display for ElfError {
@@ -127,14 +95,16 @@ impl<'a> Program<'a> {
         if !header.starts_with(&IDENT) {
             return Err(ElfError::Ident);
         }
-        match (half(header, 16), half(header, 18), half(header, 54)) {
-            (ET_EXEC, found, _) if found != machine => return Err(ElfError::Machine { wanted: machine, found }),
-            (ET_EXEC, _, size) if usize::from(size) == PROGRAM_HEADER_SIZE => {}
-            (ET_EXEC, _, found) => return Err(ElfError::HeaderSize { found }),
-            (found, ..) => return Err(ElfError::Type { found }),
+        let (kind, found) = (number(header, 16, 2), number(header, 18, 2));
+        let (entry_size, wanted) = (number(header, 54, 2), usize::from(machine));
+        match kind {
+            ET_EXEC if found != wanted => return Err(ElfError::Machine { wanted, found }),
+            ET_EXEC if entry_size != PROGRAM_HEADER_SIZE => return Err(ElfError::HeaderSize { found: entry_size }),
+            ET_EXEC => {}
+            found => return Err(ElfError::Type { found }),
         }
-        let headers = slice(file, double(header, 32), usize::from(half(header, 56)) * PROGRAM_HEADER_SIZE)?;
-        let program = Self { entry: VirtAddr(double(header, 24)), file, headers };
+        let headers = slice(file, number(header, 32, 8), number(header, 56, 2) * PROGRAM_HEADER_SIZE)?;
+        let program = Self { entry: VirtAddr(number(header, 24, 8)), file, headers };
         program.check_segments(user_limit)?;
         Ok(program)
     }
@@ -143,22 +113,14 @@ impl<'a> Program<'a> {
         let (mut free_page, mut entry_found) = (1, false);
         for (index, header) in self.headers.chunks_exact(PROGRAM_HEADER_SIZE).enumerate() {
             let Some(segment) = self.segment(index, header)? else { continue };
-            let end = segment
-                .start
-                .0
-                .checked_add(segment.memory_size)
-                .filter(|end| *end <= limit && segment.start.0 >= PAGE_SIZE);
-            let end = end.ok_or(ElfError::Address {
-                segment: index,
-                start: segment.start.0,
-                size: segment.memory_size,
-                limit,
-            })?;
+            let (start, size) = (segment.start.0, segment.memory_size);
+            let end = start.checked_add(size).filter(|end| *end <= limit && start >= PAGE_SIZE);
+            let end = end.ok_or(ElfError::Address { segment: index, start, size, limit })?;
             if segment.start.page_number() < free_page {
                 return Err(ElfError::Order { segment: index });
             }
             free_page = VirtAddr(end - 1).page_number() + 1;
-            entry_found |= segment.flags.execute && (segment.start.0..end).contains(&self.entry.0);
+            entry_found |= segment.flags.execute && (start..end).contains(&self.entry.0);
         }
         if entry_found { Ok(()) } else { Err(ElfError::Entry { found: self.entry.0 }) }
     }
@@ -172,10 +134,9 @@ impl<'a> Program<'a> {
 
     /// None if nothing is to be mapped.
     fn segment(&self, index: usize, header: &[u8]) -> Result<Option<Segment<'a>>, ElfError> {
-        let flags = word(header, 4);
-        let (offset, address) = (double(header, 8), double(header, 16));
-        let (file_size, memory_size) = (double(header, 32), double(header, 40));
-        match word(header, 0) {
+        let flags = number(header, 4, 4);
+        let [offset, address, file_size, memory_size] = [8, 16, 32, 40].map(|at| number(header, at, 8));
+        match number(header, 0, 4) {
             PT_DYNAMIC | PT_INTERP => return Err(ElfError::NotStatic { segment: index }),
             PT_LOAD if file_size > memory_size => return Err(ElfError::FileLarger { segment: index }),
             PT_LOAD if memory_size > 0 => {}
@@ -204,19 +165,7 @@ fn slice(file: &[u8], from: usize, size: usize) -> Result<&[u8], ElfError> {
     file.get(from..wanted).ok_or(ElfError::Truncated { wanted, found: file.len() })
 }
 
-/// `N` bytes of a header whose size was checked.
-fn bytes<const N: usize>(header: &[u8], at: usize) -> [u8; N] {
-    core::array::from_fn(|index| header[at + index])
-}
-
-fn half(header: &[u8], at: usize) -> u16 {
-    u16::from_le_bytes(bytes(header, at))
-}
-
-fn word(header: &[u8], at: usize) -> u32 {
-    u32::from_le_bytes(bytes(header, at))
-}
-
-fn double(header: &[u8], at: usize) -> usize {
-    u64::from_le_bytes(bytes(header, at)) as usize
+/// Up to eight bytes of a header whose size was checked.
+fn number(header: &[u8], at: usize, size: usize) -> usize {
+    header[at..at + size].iter().rev().fold(0, |value, byte| value << 8 | usize::from(*byte))
 }

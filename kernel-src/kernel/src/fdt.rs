@@ -12,14 +12,12 @@ pub use node::{Cells, Interrupt, Node, Property};
 
 use crate::{
     addr::{HardwareId, PhysAddr, PhysRange},
-    config::PAGE_SIZE,
+    config::DEVICE_TREE_MAX,
 };
 use core::{fmt, str};
 use node::cell;
 
 pub const HEADER_SIZE: usize = 40;
-/// Larger trees are refused: boot code maps this much (arm64/booting.rst, 2; Linux takes no more on RISC-V either).
-pub const MAX_SIZE: usize = 512 * PAGE_SIZE;
 const MAGIC: u32 = 0xD00D_FEED;
 /// The version that this reader knows, and may have to be backwards compatible with (5.2).
 const VERSION: u32 = 17;
@@ -80,7 +78,7 @@ impl fmt::Display for FdtError {
                 write!(f, "version {VERSION}, found {found}, compatible with {compatible}")
             }
             Self::TotalSize { found } => {
-                write!(f, "a total size of {HEADER_SIZE:#x} to {MAX_SIZE:#x} bytes, found {found:#x}")
+                write!(f, "a total size of {HEADER_SIZE:#x} to {DEVICE_TREE_MAX:#x} bytes, found {found:#x}")
             }
             Self::Block { name, offset, size, total } => {
                 write!(f, "the {name} block aligned and within {total:#x} bytes, ")?;
@@ -130,7 +128,11 @@ impl<'a> Fdt<'a> {
             return Err(FdtError::Version { found, compatible });
         }
         let total = field(1) as usize;
-        if (HEADER_SIZE..=MAX_SIZE).contains(&total) { Ok(total) } else { Err(FdtError::TotalSize { found: total }) }
+        if (HEADER_SIZE..=DEVICE_TREE_MAX).contains(&total) {
+            Ok(total)
+        } else {
+            Err(FdtError::TotalSize { found: total })
+        }
     }
 
     /// Checks all of the blob's structure; the blob may be followed by other bytes.

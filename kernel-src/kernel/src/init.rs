@@ -1,7 +1,7 @@
 //! From the boot hand-over to the first user program, one stage after the other.
 
 use crate::{
-    addr::{PhysAddr, PhysRange},
+    addr::PhysRange,
     arch,
     bootinfo::BootInfo,
     cmdline::{self, Options},
@@ -28,10 +28,7 @@ pub fn slide() -> usize {
 
 /// The boot archive; `NotFound` if there is none, or if it is broken.
 pub fn archive() -> Result<Archive<'static>, abi::Error> {
-    let range = PhysRange {
-        start: PhysAddr(ARCHIVE_START.load(Ordering::Relaxed)),
-        size: ARCHIVE_SIZE.load(Ordering::Relaxed),
-    };
+    let range = PhysRange::new(ARCHIVE_START.load(Ordering::Relaxed), ARCHIVE_SIZE.load(Ordering::Relaxed));
     Archive::parse(mm::firmware_bytes(range)).map_err(|_| abi::Error::NotFound)
 }
 
@@ -43,17 +40,10 @@ pub fn main(info: BootInfo) -> ! {
     paging::set_layout(&info);
     SLIDE.store(info.slide, Ordering::Relaxed);
     arch::console::early_init(&info);
-    println!(
-        "quoin {} {} slide={:#x} build={}",
-        env!("CARGO_PKG_VERSION"),
-        arch::NAME,
-        info.slide,
-        Hex(mm::build_id())
-    );
-    let options = match Options::parse(info.command_line) {
-        Ok(options) => options,
-        Err(error) => panic!("kernel command line '{}': {error}", info.command_line),
-    };
+    let build = Hex(mm::build_id());
+    println!("quoin {} {} slide={:#x} build={build}", env!("CARGO_PKG_VERSION"), arch::NAME, info.slide);
+    let options = Options::parse(info.command_line)
+        .unwrap_or_else(|error| panic!("kernel command line '{}': {error}", info.command_line));
     cmdline::keep(info.command_line);
     log::set_quiet(options.quiet);
     log::stage(format_args!("entry: command line '{}'", info.command_line));
@@ -62,15 +52,10 @@ pub fn main(info: BootInfo) -> ! {
     }
     CPU_LIMIT.store(options.cpus.unwrap_or(MAX_CPUS), Ordering::Relaxed);
 
-    let ring = frames::init(&info, LOG_SIZE);
-    let ring = Ring::at(ring);
+    let ring = Ring::at(frames::init(&info, LOG_SIZE));
     let usage = frames::usage();
-    log::stage(format_args!(
-        "memory: {} KiB, {} KiB free, boot {} in this log",
-        usage.total >> 10,
-        usage.free >> 10,
-        ring.boots()
-    ));
+    let (total, free, boots) = (usage.total >> 10, usage.free >> 10, ring.boots());
+    log::stage(format_args!("memory: {total} KiB, {free} KiB free, boot {boots} in this log"));
     log::adopt(ring);
     if let Some(range) = info.archive {
         ARCHIVE_START.store(range.start.0, Ordering::Relaxed);
@@ -106,11 +91,8 @@ extern "C" fn rest() -> ! {
     log::stage(format_args!("cpus: {} of {} online", smp::online(), percpu::all().len()));
     paging::give_back_boot_memory();
     let usage = frames::usage();
-    log::stage(format_args!(
-        "user: kernel holds {} KiB, gave back {} KiB of boot memory",
-        usage.kernel >> 10,
-        usage.given_back >> 10
-    ));
+    let (kernel, given_back) = (usage.kernel >> 10, usage.given_back >> 10);
+    log::stage(format_args!("user: kernel holds {kernel} KiB, gave back {given_back} KiB of boot memory"));
     arch::console::enable_input_interrupt();
     let archive = archive().expect("a boot archive: give the kernel boot.cpio as initrd");
     let give = |slots: &[Slot]| {
@@ -118,11 +100,9 @@ extern "C" fn rest() -> ! {
         tree::originate(Resource::new()?, first, 0, Rights::ALL);
         Ok(())
     };
-    match object::spawn(&archive, "init", 0, give) {
-        // The process lives on by its threads; nobody waits for it.
-        Ok(init) => drop(init),
-        Err(error) => panic!("init cannot be started from the boot archive: {error:?}"),
-    }
+    // The process lives on by its threads; nobody waits for it.
+    let init = object::spawn(&archive, "init", 0, give);
+    drop(init.unwrap_or_else(|error| panic!("init cannot be started from the boot archive: {error:?}")));
     sched::leave()
 }
 

@@ -11,10 +11,7 @@ use crate::{
     sync::{Rank, Spin},
 };
 use arrayvec::ArrayVec;
-use core::{
-    fmt,
-    sync::atomic::{AtomicBool, Ordering},
-};
+use core::fmt::{self, Write};
 
 /// Who writes: a line that somebody else began is ended first.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -32,13 +29,20 @@ pub struct Output {
     writer: Writer,
     at_line_start: bool,
     to_console: bool,
+    quiet: bool,
 }
 
 static OUTPUT: Spin<Output> = Spin::new(
     Rank::Log,
-    Output { ring: None, early: ArrayVec::new_const(), writer: Writer::Kernel, at_line_start: true, to_console: true },
+    Output {
+        ring: None,
+        early: ArrayVec::new_const(),
+        writer: Writer::Kernel,
+        at_line_start: true,
+        to_console: true,
+        quiet: false,
+    },
 );
-static QUIET: AtomicBool = AtomicBool::new(false);
 
 impl Output {
     fn begin(&mut self, writer: Writer) {
@@ -60,17 +64,12 @@ impl Output {
             }
         }
         if self.to_console {
-            for (index, line) in bytes.split(|&byte| byte == b'\n').enumerate() {
-                if index > 0 {
-                    arch::console::write(b"\r\n");
-                }
-                arch::console::write(line);
-            }
+            to_console(bytes);
         }
     }
 }
 
-impl fmt::Write for Output {
+impl Write for Output {
     fn write_str(&mut self, text: &str) -> fmt::Result {
         self.put(text.as_bytes());
         Ok(())
@@ -78,51 +77,57 @@ impl fmt::Write for Output {
 }
 
 /// Writes as the kernel, with no line of anybody else between.
-pub fn locked(write: impl FnOnce(&mut Output)) {
+pub fn locked(write: impl FnOnce(&mut Output) -> fmt::Result) {
     let mut output = OUTPUT.lock();
     output.begin(Writer::Kernel);
-    write(&mut output);
+    // Writing to `Output` never fails.
+    let _ = write(&mut output);
 }
 
 /// As `locked`, for panics: whoever holds the lock was stopped, or will never give it back.
-pub fn forced(write: impl FnOnce(&mut dyn fmt::Write)) {
-    match OUTPUT.try_lock() {
+pub fn forced(write: impl FnOnce(&mut dyn Write) -> fmt::Result) {
+    // A console that cannot be written leaves nothing to be done.
+    let _ = match OUTPUT.try_lock() {
         Some(mut output) => {
             output.to_console = true;
             output.begin(Writer::Kernel);
-            write(&mut *output);
+            write(&mut *output)
         }
         None => write(&mut Raw),
+    };
+}
+
+fn to_console(bytes: &[u8]) {
+    for (index, line) in bytes.split(|&byte| byte == b'\n').enumerate() {
+        if index > 0 {
+            arch::console::write(b"\r\n");
+        }
+        arch::console::write(line);
     }
 }
 
 /// The console alone, without the lock.
 struct Raw;
 
-impl fmt::Write for Raw {
+impl Write for Raw {
     fn write_str(&mut self, text: &str) -> fmt::Result {
-        for (index, line) in text.as_bytes().split(|&byte| byte == b'\n').enumerate() {
-            if index > 0 {
-                arch::console::write(b"\r\n");
-            }
-            arch::console::write(line);
-        }
+        to_console(text.as_bytes());
         Ok(())
     }
 }
 
 /// Boot stages, which `quiet` keeps from the console.
 pub fn stage(text: fmt::Arguments<'_>) {
-    let mut output = OUTPUT.lock();
-    output.begin(Writer::Kernel);
-    output.to_console = !QUIET.load(Ordering::Relaxed);
-    // Writing to `Output` never fails.
-    let _ = fmt::write(&mut *output, format_args!("boot: {text}\n"));
-    output.to_console = true;
+    locked(|output| {
+        output.to_console = !output.quiet;
+        let written = writeln!(output, "boot: {text}");
+        output.to_console = true;
+        written
+    });
 }
 
 pub fn set_quiet(quiet: bool) {
-    QUIET.store(quiet, Ordering::Relaxed);
+    OUTPUT.lock().quiet = quiet;
 }
 
 /// A program's text.
@@ -146,39 +151,28 @@ pub fn read_ring(offset: usize, to: &mut [u8]) -> usize {
 
 /// Bytes of input, and the threads that wait for them.
 struct Input {
-    bytes: [u8; CONSOLE_INPUT_SIZE],
-    first: usize,
-    count: usize,
+    bytes: ArrayVec<u8, CONSOLE_INPUT_SIZE>,
     waiting: WaitList,
 }
 
-static INPUT: Spin<Input> =
-    Spin::new(Rank::Wait, Input { bytes: [0; CONSOLE_INPUT_SIZE], first: 0, count: 0, waiting: WaitList::new() });
+static INPUT: Spin<Input> = Spin::new(Rank::Wait, Input { bytes: ArrayVec::new_const(), waiting: WaitList::new() });
 
 /// A byte came in. When nobody reads for long, the newest are lost, as on any UART.
 pub fn received(byte: u8) {
     let mut input = INPUT.lock();
-    if input.count < CONSOLE_INPUT_SIZE {
-        let at = (input.first + input.count) % CONSOLE_INPUT_SIZE;
-        input.bytes[at] = byte;
-        input.count += 1;
-    }
+    let _ = input.bytes.try_push(byte);
     input.waiting.wake_all();
 }
 
 /// Takes what is there; with nothing there, `reader` waits and its call starts again.
 pub fn take_input(to: &mut [u8], reader: &Thread) -> Option<usize> {
     let mut input = INPUT.lock();
-    if input.count == 0 {
+    if input.bytes.is_empty() {
         input.waiting.wait(reader, State::Other);
         return None;
     }
-    let count = input.count.min(to.len());
-    for slot in &mut to[..count] {
-        *slot = input.bytes[input.first];
-        input.first = (input.first + 1) % CONSOLE_INPUT_SIZE;
-    }
-    input.count -= count;
+    let count = input.bytes.len().min(to.len());
+    to.iter_mut().zip(input.bytes.drain(..count)).for_each(|(slot, byte)| *slot = byte);
     Some(count)
 }
 
@@ -190,8 +184,7 @@ macro_rules! println {
     ($($argument:tt)*) => {
         $crate::log::locked(|out| {
             use core::fmt::Write;
-            // Writing to the log never fails.
-            let _ = writeln!(out, $($argument)*);
+            writeln!(out, $($argument)*)
         })
     };
 }

@@ -61,19 +61,13 @@ fn end(message: &dyn Display, registers: Option<&dyn Display>, pc: Option<VirtAd
     match PANICKING.compare_exchange(NOBODY, me, Ordering::AcqRel, Ordering::Acquire) {
         Ok(_) => {}
         Err(other) if other == me => {
-            log::forced(|out| {
-                // A console that cannot be written leaves nothing to be done.
-                let _ = writeln!(out, "PANIC cpu{me}: {message} (while panicking)\nPANIC end");
-            });
+            log::forced(|out| writeln!(out, "PANIC cpu{me}: {message} (while panicking)\nPANIC end"));
             arch::cpu::halt()
         }
         Err(_) => stopped(),
     }
     STOP.store(true, Ordering::Release);
-    log::forced(|out| {
-        // As above.
-        let _ = writeln!(out, "PANIC cpu{me}: {message}");
-    });
+    log::forced(|out| writeln!(out, "PANIC cpu{me}: {message}"));
     report(me, registers, pc, frame);
     for other in percpu::all().iter().filter(|other| other.id.0 != me && other.online.load(Ordering::Acquire)) {
         TURN.store(other.id.0, Ordering::Release);
@@ -83,16 +77,10 @@ fn end(message: &dyn Display, registers: Option<&dyn Display>, pc: Option<VirtAd
             core::hint::spin_loop();
         }
         if !other.reported.load(Ordering::Acquire) {
-            log::forced(|out| {
-                // As above.
-                let _ = writeln!(out, "PANIC cpu{}: silent", other.id.0);
-            });
+            log::forced(|out| writeln!(out, "PANIC cpu{}: silent", other.id.0));
         }
     }
-    log::forced(|out| {
-        // As above.
-        let _ = writeln!(out, "PANIC end");
-    });
+    log::forced(|out| writeln!(out, "PANIC end"));
     arch::cpu::halt()
 }
 
@@ -110,10 +98,7 @@ pub fn stopped() -> ! {
 }
 
 fn report(cpu: usize, registers: Option<&dyn Display>, pc: Option<VirtAddr>, frame: usize) {
-    log::forced(|out| {
-        // As above.
-        let _ = write_report(out, cpu, registers, pc, frame);
-    });
+    log::forced(|out| write_report(out, cpu, registers, pc, frame));
 }
 
 fn write_report(
@@ -121,42 +106,31 @@ fn write_report(
     cpu: usize,
     registers: Option<&dyn Display>,
     pc: Option<VirtAddr>,
-    frame: usize,
+    mut frame: usize,
 ) -> fmt::Result {
-    let thread = percpu::all().get(cpu).and_then(|_| percpu::current());
-    match thread {
-        Some(thread) => writeln!(
-            out,
-            "PANIC cpu{cpu}: registers in thread {} of {}, frame {frame:#x}",
-            thread.id(),
-            thread.process().name()
-        )?,
-        None => writeln!(out, "PANIC cpu{cpu}: registers with no thread, frame {frame:#x}")?,
+    write!(out, "PANIC cpu{cpu}: registers ")?;
+    match percpu::all().get(cpu).and_then(|_| percpu::current()) {
+        Some(thread) => write!(out, "in thread {} of {}", thread.id(), thread.process().name())?,
+        None => write!(out, "with no thread")?,
     }
+    writeln!(out, ", frame {frame:#x}")?;
     if let Some(registers) = registers {
         writeln!(out, "{registers}")?;
     }
-    let mut index = 0;
     if let Some(pc) = pc {
         writeln!(out, "PANIC cpu{cpu}: #0 {:#x}", pc.0)?;
-        index = 1;
     }
-    let mut frame = frame;
-    while index < DEPTH {
+    for index in usize::from(pc.is_some())..DEPTH {
         let at = |offset: isize| probe(VirtAddr(frame.wrapping_add_signed(offset)));
-        let (Some(caller), Some(previous)) = (at(arch::cpu::FRAME_RETURN), at(arch::cpu::FRAME_PREVIOUS)) else {
+        let (Some(caller @ 1..), Some(previous)) = (at(arch::cpu::FRAME_RETURN), at(arch::cpu::FRAME_PREVIOUS)) else {
             break;
         };
-        if caller == 0 {
-            break;
-        }
         writeln!(out, "PANIC cpu{cpu}: #{index} {caller:#x}")?;
         // Stacks grow down, so callers lie above; the step to another stack (an exception's) is the one exception.
         if previous == 0 || previous == frame {
             break;
         }
         frame = previous;
-        index += 1;
     }
     Ok(())
 }

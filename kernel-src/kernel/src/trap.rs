@@ -80,7 +80,7 @@ pub fn fault(fault: Fault) -> ! {
     crate::log::locked(|out| {
         use fmt::Write;
         let address = fault.address.map_or(0, |address| address.0);
-        let _ = writeln!(
+        writeln!(
             out,
             "fault: {}[{}] thread {}: {} at address {address:#x} pc {:#x}",
             process.name(),
@@ -88,9 +88,9 @@ pub fn fault(fault: Fault) -> ! {
             thread.id(),
             fault.cause,
             fault.pc.0
-        );
-        let _ = writeln!(out, "fault:   cpu {} code {:#x}", percpu::this().id.0, fault.code);
-        let _ = thread.frame.with(|frame| write!(log_indent(out), "{frame}"));
+        )?;
+        writeln!(out, "fault:   cpu {} code {:#x}", percpu::this().id.0, fault.code)?;
+        thread.frame.with(|frame| write!(log_indent(out), "{frame}"))
     });
     object::end_process(process, abi::EXIT_FAULT | u64::from(fault.code as u32));
     sched::leave()

@@ -3,7 +3,7 @@
 //! Proves: SMP-08, TST-24
 
 use kernel::{
-    acpi::{self, AcpiError, GenericAddress, IoApic, LocalApic, Machine, Override, PhysMemory},
+    acpi::{self, AcpiError, GenericAddress, IoApic, LocalApic, Machine, Override},
     addr::PhysAddr,
 };
 use proptest::{prelude::*, sample::Index};
@@ -13,11 +13,15 @@ const BASE: usize = 0xE_0000;
 
 struct Firmware(Vec<u8>);
 
-impl PhysMemory for Firmware {
+impl Firmware {
     fn bytes(&self, at: PhysAddr, size: usize) -> Option<&[u8]> {
         let from = at.0.checked_sub(BASE)?;
         self.0.get(from..from.checked_add(size)?)
     }
+}
+
+fn parse(root: usize, firmware: &Firmware) -> Result<Machine, AcpiError> {
+    acpi::parse(PhysAddr(root), &|at, size| firmware.bytes(at, size))
 }
 
 /// Makes the bytes of `range` add up to 0 by the byte at `at`.
@@ -145,7 +149,7 @@ fn full(revision: u8) -> Layout {
 }
 
 fn read(layout: &Layout) -> Result<Machine, AcpiError> {
-    acpi::parse(PhysAddr(BASE), &layout.build())
+    parse(BASE, &layout.build())
 }
 
 #[test]
@@ -187,7 +191,7 @@ fn tables_far_apart_are_listed_apart() {
     bytes.extend(table(b"OEM0", &[]));
     bytes[64 + 36 + 24..64 + 36 + 32].copy_from_slice(&((BASE + far) as u64).to_le_bytes());
     seal(&mut bytes[64..64 + 36 + 32], 9);
-    let machine = acpi::parse(PhysAddr(BASE), &Firmware(bytes)).unwrap();
+    let machine = parse(BASE, &Firmware(bytes)).unwrap();
     assert_eq!((machine.tables.len(), machine.tables[1].start, machine.tables[1].size), (2, PhysAddr(BASE + far), 36));
 }
 
@@ -231,7 +235,7 @@ fn damage_is_refused_by_name() {
     let with = |at: usize| {
         let mut bad = good.0.clone();
         bad[at] ^= 0x10;
-        acpi::parse(PhysAddr(BASE), &Firmware(bad)).map(|_| ()).unwrap_err()
+        parse(BASE, &Firmware(bad)).map(|_| ()).unwrap_err()
     };
     let find = |signature: &[u8]| good.0.windows(4).rposition(|four| four == signature).unwrap();
     assert_eq!(with(0), AcpiError::RootSignature { at: PhysAddr(BASE) });
@@ -251,11 +255,11 @@ fn damage_is_refused_by_name() {
     }
     let mut old = full(0).build();
     old.0[10] ^= 1;
-    assert!(matches!(acpi::parse(PhysAddr(BASE), &old), Err(AcpiError::Checksum { table, .. }) if table.0 == *b"RSDP"));
+    assert!(matches!(parse(BASE, &old), Err(AcpiError::Checksum { table, .. }) if table.0 == *b"RSDP"));
     let dsdt = good.0.windows(4).position(|four| four == b"DSDT").unwrap();
     assert!(matches!(with(dsdt + 40), AcpiError::Checksum { table, .. } if table.0 == *b"DSDT"));
     assert!(matches!(with(dsdt), AcpiError::Signature { wanted, .. } if wanted.0 == *b"DSDT"));
-    let missing = acpi::parse(PhysAddr(8), &good).map(|_| ()).unwrap_err();
+    let missing = parse(8, &good).map(|_| ()).unwrap_err();
     assert_eq!(missing.to_string(), "ACPI: wanted 0x14 bytes at 0x8, which cannot be read");
     let mut layout = full(2);
     layout.tables.remove(1);
@@ -297,7 +301,7 @@ proptest! {
             let at = at.index(bytes.len());
             bytes[at] ^= 1_u8 << bit;
         }
-        let _ = acpi::parse(PhysAddr(BASE), &Firmware(bytes));
+        let _ = parse(BASE, &Firmware(bytes));
     }
 
     /// Damage behind a sound checksum.
@@ -330,7 +334,7 @@ proptest! {
     fn every_cut_is_refused(keep in any::<Index>()) {
         let Firmware(mut bytes) = full(2).build();
         bytes.truncate(keep.index(bytes.len()));
-        let refused = matches!(acpi::parse(PhysAddr(BASE), &Firmware(bytes)), Err(AcpiError::Unreachable { .. }));
+        let refused = matches!(parse(BASE, &Firmware(bytes)), Err(AcpiError::Unreachable { .. }));
         prop_assert!(refused);
     }
 }

@@ -209,7 +209,7 @@ pub fn end_process(process: &Process, word: u64) {
     }
     life.ended = Some(word);
     // Each stays listed until its own CPU has reaped it.
-    life.threads.iter().for_each(|thread| Thread::doom(thread));
+    life.threads.iter().for_each(Thread::doom);
 }
 
 /// Empties a root: one step, since nothing was derived from it, unless a revoke elsewhere comes between.

@@ -42,6 +42,7 @@ impl Reply {
 
     /// The current thread answers; `NoCaller` where that was done.
     pub fn answer(&self, replier: &Thread, slot: &Slot, found: &Found) -> Result<(), Error> {
+        endpoint::check_info(replier)?;
         let mut owed = self.owed.lock();
         if !slot.still(found) {
             return Err(Error::InvalidCapability);

@@ -81,9 +81,10 @@ macro_rules! object {
                 &SLAB
             }
 
+            // SAFETY: as the trait asks of its callers.
             #[allow(unsafe_code)]
             unsafe fn free(&self) {
-                // SAFETY: the caller's promise.
+                // SAFETY: as above.
                 unsafe { Self::slab().free(core::ptr::NonNull::from(self)) }
             }
 

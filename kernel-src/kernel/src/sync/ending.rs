@@ -25,7 +25,7 @@ unsafe impl Sync for Ending {}
 unsafe impl Send for Ending {}
 
 impl Ending {
-    pub const fn new() -> Self {
+    pub(super) const fn new() -> Self {
         Self { object: Cell::new(None), next: Cell::new(None) }
     }
 

@@ -46,7 +46,7 @@ pub struct Anchor<T> {
 }
 
 impl<T> Anchor<T> {
-    pub const fn new() -> Self {
+    pub(crate) const fn new() -> Self {
         Self { at: AtomicPtr::new(ptr::null_mut()), held: PhantomData }
     }
 

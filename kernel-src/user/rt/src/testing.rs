@@ -9,8 +9,8 @@ use crate::{
     call::{self, Capability, Exit},
     println,
 };
-use abi::{Error, TestCase};
-use core::hint::black_box;
+use abi::Error;
+use core::{hint::black_box, mem::offset_of};
 
 /// Exit status of a case that passed: no value that is there by itself when a status is lost.
 pub const EXIT_PASSED: u32 = 0x600D;
@@ -92,6 +92,47 @@ pub fn spin(turns: u64) {
     }
 }
 
+/// A case of a test program, in the section `.quoin.tests`; see `docs/protocol.md`.
+#[derive(Clone, Copy)]
+#[repr(C)]
+pub struct TestCase {
+    pub name: Text,
+    pub file: Text,
+    /// Ids of requirements, separated by blanks.
+    pub requirements: Text,
+    /// What the board must have, as in the lab's mark `needs`.
+    pub needs: Text,
+    pub run: fn(),
+    pub line: u32,
+    pub flags: u32,
+}
+
+/// A string of which the layout is fixed.
+#[derive(Clone, Copy)]
+#[repr(C)]
+pub struct Text {
+    address: *const u8,
+    length: u64,
+}
+
+// SAFETY: a Text is made only of a `&'static str`, which any thread may read.
+unsafe impl Sync for Text {}
+
+impl Text {
+    #[must_use]
+    pub const fn new(text: &'static str) -> Self {
+        Self { address: text.as_ptr(), length: text.len() as u64 }
+    }
+
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        // SAFETY: `new` is the only constructor, and took both from a `&'static str`.
+        unsafe { core::str::from_utf8_unchecked(core::slice::from_raw_parts(self.address, self.length as usize)) }
+    }
+}
+
+const _: () = assert!(size_of::<TestCase>() == 80 && offset_of!(TestCase, run) == 64);
+
 /// Registers test cases, each `fn name() requires("ID ID") needs("smp>=2") { ... }`; `needs` may be left out.
 #[macro_export]
 macro_rules! test {
@@ -103,7 +144,7 @@ macro_rules! test {
         fn $name() $body
 
         const _: () = {
-            use $crate::abi::{TestCase, Text};
+            use $crate::testing::{TestCase, Text};
 
             #[used]
             #[unsafe(link_section = ".quoin.tests")]

@@ -9,7 +9,7 @@ use crate::{
     addr::{HardwareId, PhysAddr, PhysRange, VirtAddr},
     arch::risc::{boot_info, tree_at},
     cmdline,
-    config::{IMAGE_BASE, MAX_RANGES, SLIDE_ALIGN},
+    config::{DEVICE_TREE_MAX, IMAGE_BASE, MAX_RANGES, SLIDE_ALIGN},
     fdt::{self, Fdt},
     init,
     mm::MapFlags,
@@ -84,7 +84,7 @@ extern "C" fn map_one_to_one(image: usize, size: usize, tree: usize) -> PhysAddr
     let root = builder.table();
     // The tree may lie across blocks.
     let first = tree & !(BLOCK - 1);
-    builder.map_blocks(root, first, tree - first + fdt::MAX_SIZE, first, MapFlags::KERNEL_RODATA);
+    builder.map_blocks(root, first, tree - first + DEVICE_TREE_MAX, first, MapFlags::KERNEL_RODATA);
     builder.map_blocks(root, image, size, image, BOOT_IMAGE);
     root
 }

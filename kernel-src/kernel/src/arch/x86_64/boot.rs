@@ -4,7 +4,10 @@
 //! image is relocated first for where it lies, so that Rust can read the command line and map the image high, page by page
 //! (so it may lie at any page boundary); then for where it is mapped, and control goes there.
 
-use super::cpu::{self, CR0_PAGING, CR0_PROTECTED, CR0_WRITE_PROTECT, CR4_PAE, EFER_LONG_MODE, EFER_NO_EXECUTE};
+use super::{
+    Shared,
+    cpu::{self, CR0_PAGING, CR0_PROTECTED, CR0_WRITE_PROTECT, CR4_PAE, EFER_LONG_MODE, EFER_NO_EXECUTE},
+};
 use crate::{
     addr::{PhysAddr, PhysRange, VirtAddr},
     bootinfo::{BootInfo, Tables},
@@ -16,7 +19,9 @@ use arrayvec::ArrayVec;
 use core::{
     arch::{global_asm, naked_asm},
     cell::UnsafeCell,
-    slice, str,
+    ffi::CStr,
+    mem::MaybeUninit,
+    slice,
     sync::atomic::Ordering,
 };
 
@@ -44,23 +49,8 @@ struct BootTables {
     image: [u64; IMAGE_TABLES * ENTRIES],
 }
 
-#[repr(transparent)]
-struct Shared<T>(UnsafeCell<T>);
-
-// SAFETY: only the boot CPU touches these, one function after the other.
-unsafe impl<T> Sync for Shared<T> {}
-
 #[unsafe(link_section = ".init.bss")]
-static TABLES: Shared<BootTables> = Shared(UnsafeCell::new(BootTables {
-    root: [0; ENTRIES],
-    low: [0; ENTRIES],
-    low_pages: [0; 4 * ENTRIES],
-    high: [0; ENTRIES],
-    high_tables: [0; ENTRIES],
-    image: [0; IMAGE_TABLES * ENTRIES],
-}));
-
-static COMMAND_LINE: Shared<[u8; COMMAND_LINE_MAX]> = Shared(UnsafeCell::new([0; COMMAND_LINE_MAX]));
+static TABLES: Shared<UnsafeCell<MaybeUninit<BootTables>>> = Shared(UnsafeCell::new(MaybeUninit::zeroed()));
 
 /// `hvm_start_info`, version 1 (Xen's public/arch-x86/hvm/start_info.h).
 #[repr(C)]
@@ -136,17 +126,14 @@ unsafe extern "C" fn pvh_entry() -> ! {
         "movl %eax, (%ebx)",
 
         // Memory that no file holds: zero, whatever the loader left there.
-        "leal (__bss_start - 2b)(%ebp), %edi",
-        "leal (__bss_end - 2b)(%ebp), %ecx",
-        "subl %edi, %ecx",
-        "shrl $2, %ecx",
         "xorl %eax, %eax",
-        "rep stosl",
-        "leal (__init_bss_start - 2b)(%ebp), %edi",
-        "leal (__init_bss_end - 2b)(%ebp), %ecx",
+        ".irp part, __bss, __init_bss",
+        "leal (\\part\\()_start - 2b)(%ebp), %edi",
+        "leal (\\part\\()_end - 2b)(%ebp), %ecx",
         "subl %edi, %ecx",
         "shrl $2, %ecx",
         "rep stosl",
+        ".endr",
         "movl %esi, ({entry_ticks} - 2b)(%ebp)",
         "movl %edx, ({entry_ticks} + 4 - 2b)(%ebp)",
         "leal (__boot_stack_top - 2b)(%ebp), %esp",
@@ -297,14 +284,9 @@ unsafe fn text<'a>(address: *const u8) -> &'a str {
     if address.is_null() {
         return "";
     }
-    // SAFETY: no byte past the NUL is read; `address` is readable up to it.
-    let length = (0..COMMAND_LINE_MAX).take_while(|&index| unsafe { *address.add(index) } != 0).count();
-    // SAFETY: just read.
-    let bytes = unsafe { slice::from_raw_parts(address, length) };
-    match str::from_utf8(bytes) {
-        Ok(text) => text,
-        Err(error) => str::from_utf8(&bytes[..error.valid_up_to()]).unwrap_or(""),
-    }
+    // SAFETY: the caller's promise.
+    let bytes = unsafe { CStr::from_ptr(address.cast()) }.to_bytes();
+    bytes[..bytes.len().min(COMMAND_LINE_MAX)].utf8_chunks().next().map_or("", |chunk| chunk.valid())
 }
 
 /// Maps the image at its link address plus the slide, and gives the slide. Runs one to one, the image relocated for that.
@@ -323,8 +305,8 @@ unsafe extern "C" fn map_image(info: *const StartInfo, image: usize) -> usize {
         &raw const __init_start,
     ]
     .map(|symbol| symbol as usize);
-    // SAFETY: the boot CPU alone runs, and nobody holds a reference to the tables.
-    let tables = unsafe { &mut *TABLES.0.get() };
+    // SAFETY: the boot CPU alone runs, and nobody holds a reference to the tables, for which zeros are valid.
+    let tables = unsafe { (*TABLES.0.get()).assume_init_mut() };
     let entry = |table: *const u64| table as u64 | PRESENT | WRITE;
     tables.root[ENTRIES - 1] = entry(tables.high.as_ptr());
     tables.high[ENTRIES - 2] = entry(tables.high_tables.as_ptr());
@@ -348,8 +330,9 @@ unsafe extern "C" fn map_image(info: *const StartInfo, image: usize) -> usize {
 unsafe extern "C" fn enter(info: usize, image: usize, slide: usize) -> ! {
     let direct = |address: u64| (DIRECT_BASE + address as usize) as *const u8;
     let range = |address: u64, size: u64| PhysRange::new(address as usize, size as usize);
-    // SAFETY: as in `map_image`; the loader's lists have as many entries as it says.
-    let (start, map, modules) = unsafe {
+    // SAFETY: as in `map_image`; the loader's lists have as many entries as it says. The command line is kept from
+    // others like the rest.
+    let (start, map, modules, command_line) = unsafe {
         let start = &*direct(info as u64).cast::<StartInfo>();
         let map =
             slice::from_raw_parts(direct(start.memory_map).cast::<MemoryMapEntry>(), start.memory_map_entries as usize);
@@ -357,7 +340,8 @@ unsafe extern "C" fn enter(info: usize, image: usize, slide: usize) -> ! {
             0 => &[],
             count => slice::from_raw_parts(direct(start.module_list).cast::<Module>(), count as usize),
         };
-        (start, map, modules)
+        let command_line = if start.command_line == 0 { "" } else { text(direct(start.command_line)) };
+        (start, map, modules, command_line)
     };
     let mut ram = ArrayVec::<PhysRange, MAX_RANGES>::new();
     let mut reserved = ArrayVec::<PhysRange, MAX_RANGES>::new();
@@ -366,6 +350,7 @@ unsafe extern "C" fn enter(info: usize, image: usize, slide: usize) -> ! {
     reserved.push(range(info as u64, size_of::<StartInfo>() as u64));
     reserved.push(range(start.memory_map, size_of_val(map) as u64));
     reserved.push(range(start.module_list, size_of_val(modules) as u64));
+    reserved.push(range(start.command_line, command_line.len() as u64));
     reserved.extend(modules.iter().take(MAX_RANGES / 2).map(|module| range(module.address, module.size)));
     for entry in map.iter().filter(|entry| entry.size > 0) {
         let list = if entry.kind == RAM { &mut ram } else { &mut reserved };
@@ -386,26 +371,10 @@ unsafe extern "C" fn enter(info: usize, image: usize, slide: usize) -> ! {
         ram,
         reserved,
         archive: modules.first().map(|module| range(module.address, module.size)),
-        command_line: keep(start.command_line),
+        command_line,
         tables: Tables::Acpi(PhysAddr(start.rsdp as usize)),
         boot_cpu: cpu::hardware_id(),
     })
-}
-
-/// Copies the command line to where it stays.
-#[unsafe(link_section = ".init.text")]
-fn keep(address: u64) -> &'static str {
-    if address == 0 {
-        return "";
-    }
-    // SAFETY: as in `map_image`, through the direct map; `COMMAND_LINE` is written here alone, once, and holds as much as
-    // `text` gives, which is UTF-8.
-    unsafe {
-        let given = text((DIRECT_BASE + address as usize) as *const u8);
-        let kept = COMMAND_LINE.0.get().cast::<u8>();
-        kept.copy_from_nonoverlapping(given.as_ptr(), given.len());
-        str::from_utf8_unchecked(slice::from_raw_parts(kept, given.len()))
-    }
 }
 
 /// The highest free pages below 640 KiB, where a CPU in real mode can start.

@@ -2,6 +2,7 @@
 
 use super::{MACHINE, irq, machine, mm, timer, trap};
 use crate::{
+    acpi,
     addr::{HardwareId, PhysAddr, PhysRange, VirtAddr},
     bootinfo::BootInfo,
     config::{CPU_START_WAIT_NS, EXCEPTION_STACK_SIZE, MAX_CPUS, PAGE_SIZE},
@@ -12,7 +13,7 @@ use crate::{
 };
 use arrayvec::ArrayVec;
 use core::{
-    arch::{asm, naked_asm},
+    arch::{asm, naked_asm, x86_64::CpuidResult},
     cell::UnsafeCell,
     convert::Infallible,
     mem::offset_of,
@@ -102,22 +103,14 @@ impl ArchCpu {
 
 /// What `lgdt` and `lidt` read.
 #[repr(C, packed)]
-struct TablePointer {
-    limit: u16,
-    base: u64,
-}
-
-#[derive(Clone, Copy)]
-pub struct Cpuid {
-    pub eax: u32,
-    pub ebx: u32,
-    pub ecx: u32,
-    pub edx: u32,
+pub(super) struct TablePointer {
+    pub limit: u16,
+    pub base: u64,
 }
 
 /// What the CPU says of itself; zeros for leaves that it does not have.
 #[must_use]
-pub fn cpuid(leaf: u32, subleaf: u32) -> Cpuid {
+pub fn cpuid(leaf: u32, subleaf: u32) -> CpuidResult {
     let ask = |leaf: u32, subleaf: u32| {
         let (eax, ebx, ecx, edx): (u32, u64, u32, u32);
         // SAFETY: every x86_64 CPU has `cpuid`, and it changes only these registers; `rbx`, which the compiler keeps, is restored.
@@ -128,10 +121,10 @@ pub fn cpuid(leaf: u32, subleaf: u32) -> Cpuid {
                 options(nostack, preserves_flags),
             );
         }
-        Cpuid { eax, ebx: ebx as u32, ecx, edx }
+        CpuidResult { eax, ebx: ebx as u32, ecx, edx }
     };
     if leaf & 0x7FFF_FFFF != 0 && ask(leaf & 0x8000_0000, 0).eax < leaf {
-        return Cpuid { eax: 0, ebx: 0, ecx: 0, edx: 0 };
+        return CpuidResult { eax: 0, ebx: 0, ecx: 0, edx: 0 };
     }
     ask(leaf, subleaf)
 }
@@ -365,8 +358,7 @@ pub fn frame_pointer() -> usize {
 #[must_use]
 pub fn hardware_id() -> HardwareId {
     let topology = cpuid(0xB, 0);
-    let id = if topology.ebx != 0 { topology.edx } else { cpuid(1, 0).ebx >> 24 };
-    HardwareId(u64::from(id))
+    HardwareId(if topology.ebx != 0 { topology.edx } else { cpuid(1, 0).ebx >> 24 }.into())
 }
 
 /// Whether local APICs are reached by MSR, with ids above 8 bits.
@@ -434,25 +426,18 @@ pub fn start(hardware: HardwareId, cpu: &'static PerCpu) -> Result<(), StartErro
     MAILBOX.cpu.store((&raw const *cpu).cast_mut(), Ordering::Relaxed);
     MAILBOX.root.store(paging::kernel_root().0 as u64, Ordering::Relaxed);
     MAILBOX.wanted.store(hardware.0 | WANTED, Ordering::Release);
-    let taken = |wait_ns: u64| {
+    irq::send(hardware, irq::INIT);
+    timer::delay(INIT_NS);
+    for wait_ns in [STARTUP_NS, CPU_START_WAIT_NS] {
+        // The vector is the number of the page where it starts.
+        irq::send(hardware, irq::STARTUP | (page / PAGE_SIZE) as u32);
         let end = timer::now().0 + wait_ns;
-        while MAILBOX.wanted.load(Ordering::Acquire) != 0 {
-            if timer::now().0 >= end {
-                return false;
+        while timer::now().0 < end {
+            if MAILBOX.wanted.load(Ordering::Acquire) == 0 {
+                return Ok(());
             }
             relax();
         }
-        true
-    };
-    irq::send_init(hardware);
-    timer::delay(INIT_NS);
-    irq::send_startup(hardware, page);
-    if taken(STARTUP_NS) {
-        return Ok(());
-    }
-    irq::send_startup(hardware, page);
-    if taken(CPU_START_WAIT_NS) {
-        return Ok(());
     }
     // Whoever changes the word first has the CPU.
     match MAILBOX.wanted.compare_exchange(hardware.0 | WANTED, 0, Ordering::AcqRel, Ordering::Acquire) {
@@ -461,42 +446,48 @@ pub fn start(hardware: HardwareId, cpu: &'static PerCpu) -> Result<(), StartErro
     }
 }
 
-unsafe extern "C" {
-    static trampoline_root: u8;
-    static trampoline_gdt_base: u8;
-    static trampoline_target: u8;
-    static trampoline_long: u8;
-    static trampoline_entry: u8;
-    static trampoline_gdt: u8;
-    static trampoline_end: u8;
+/// What the trampoline reads, behind its code. The far pointer is [`Words::target`] and [`Words::code`].
+#[repr(C, packed)]
+struct Words {
+    entry: u64,
+    gdt: [u64; 2],
+    root: u32,
+    target: u32,
+    code: u16,
+    gdt_limit: u16,
+    gdt_base: u32,
 }
+
+/// Bytes of the trampoline, in real and in 64-bit mode.
+const TRAMPOLINE_SIZE: usize = 112;
+const TRAMPOLINE_LONG: usize = 96;
 
 /// Fills the low pages: the code with its words, and tables that map it where it lies and the kernel where it is.
 fn write_trampoline(page: PhysAddr) {
-    let code = trampoline as *const () as usize;
-    let offset = |label: *const u8| label as usize - code;
-    let size = offset(&raw const trampoline_end);
     let tables = [1, 2, 3].map(|index| page.add(index * PAGE_SIZE));
     let [root, upper, lower] = tables;
     let table = |at: PhysAddr| crate::mm::direct(at).cast::<u64>();
-    let at = crate::mm::direct(page);
+    let words = page.add(TRAMPOLINE_SIZE);
+    let content = Words {
+        entry: secondary_entry as *const () as u64,
+        gdt: [0, KERNEL_CODE_SEGMENT],
+        root: root.0 as u32,
+        target: page.add(TRAMPOLINE_LONG).0 as u32,
+        code: KERNEL_CODE,
+        gdt_limit: size_of::<[u64; 2]>() as u16 - 1,
+        gdt_base: words.add(offset_of!(Words, gdt)).0 as u32,
+    };
     // SAFETY: the four pages are memory that the boot code reserved for this, in the direct map, and no CPU runs
-    // there while the mailbox is empty or its only taker waits for INIT. Every label lies inside the code, which
-    // fits the page, and the words are written as bytes, so alignment does not matter.
+    // there while the mailbox is empty or its only taker waits for INIT. The code has its size, and fits the page with
+    // the words, which need no alignment.
     unsafe {
-        core::ptr::copy_nonoverlapping(code as *const u8, at, size);
-        let put = |label: *const u8, value: &[u8]| {
-            core::ptr::copy_nonoverlapping(value.as_ptr(), at.add(offset(label)), value.len())
-        };
-        put(&raw const trampoline_root, &(root.0 as u32).to_le_bytes());
-        put(&raw const trampoline_gdt_base, &((page.0 + offset(&raw const trampoline_gdt)) as u32).to_le_bytes());
-        put(&raw const trampoline_target, &((page.0 + offset(&raw const trampoline_long)) as u32).to_le_bytes());
-        put(&raw const trampoline_entry, &(secondary_entry as *const () as u64).to_le_bytes());
+        let code = trampoline as *const () as *const u8;
+        core::ptr::copy_nonoverlapping(code, crate::mm::direct(page), TRAMPOLINE_SIZE);
+        crate::mm::direct(words).cast::<Words>().write_unaligned(content);
         for empty in tables {
             table(empty).write_bytes(0, PAGE_SIZE / 8);
         }
-        let kernel = table(paging::kernel_root());
-        core::ptr::copy_nonoverlapping(kernel.add(256), table(root).add(256), 256);
+        core::ptr::copy_nonoverlapping(table(paging::kernel_root()).add(256), table(root).add(256), 256);
         mm::write_entry(table(root), mm::table(upper));
         mm::write_entry(table(upper), mm::table(lower));
         // 2 MiB from 0; execution is wanted here, until the CPU loads the final root.
@@ -515,10 +506,10 @@ unsafe extern "C" fn trampoline() {
         "7:",
         "cli",
         "cld",
-        "lgdtl %cs:(8f - 7b)",
+        "lgdtl %cs:{gdt}",
         "movl ${pae}, %eax",
         "movl %eax, %cr4",
-        "movl %cs:(trampoline_root - 7b), %eax",
+        "movl %cs:{root}, %eax",
         "movl %eax, %cr3",
         "movl ${msr_efer}, %ecx",
         "rdmsr",
@@ -529,27 +520,21 @@ unsafe extern "C" fn trampoline() {
         "andl $0x9fffffff, %eax",
         "orl ${cr0}, %eax",
         "movl %eax, %cr0",
-        "ljmpl *%cs:(trampoline_target - 7b)",
+        "ljmpl *%cs:{target}",
+        ".org 7b + {long}",
         ".code64",
-        ".global trampoline_long",
-        "trampoline_long:",
-        "jmpq *trampoline_entry(%rip)",
-        ".balign 8",
-        ".global trampoline_gdt, trampoline_gdt_base, trampoline_root, trampoline_target, trampoline_entry, trampoline_end",
-        "trampoline_gdt: .quad 0, {code_segment}",
-        "8: .short 15",
-        "trampoline_gdt_base: .long 0",
-        "trampoline_root: .long 0",
-        "trampoline_target: .long 0",
-        ".short {code}",
-        "trampoline_entry: .quad 0",
-        "trampoline_end:",
+        "jmpq *7b + {entry}(%rip)",
+        ".org 7b + {size}",
+        gdt = const TRAMPOLINE_SIZE + offset_of!(Words, gdt_limit),
+        root = const TRAMPOLINE_SIZE + offset_of!(Words, root),
+        target = const TRAMPOLINE_SIZE + offset_of!(Words, target),
+        entry = const TRAMPOLINE_SIZE + offset_of!(Words, entry),
+        long = const TRAMPOLINE_LONG,
+        size = const TRAMPOLINE_SIZE,
         pae = const CR4_PAE,
         msr_efer = const MSR_EFER,
         efer = const EFER_LONG_MODE | EFER_NO_EXECUTE,
         cr0 = const CR0_PROTECTED | CR0_WRITE_PROTECT | CR0_PAGING,
-        code_segment = const KERNEL_CODE_SEGMENT,
-        code = const KERNEL_CODE,
         options(att_syntax),
     )
 }
@@ -616,7 +601,7 @@ pub fn power_off() -> Result<Infallible, abi::Error> {
     const SLEEP_TYPE: u16 = 7 << 10;
     const SLEEP_ENABLE: u16 = 1 << 13;
     const WAIT_NS: u64 = 100_000_000;
-    let tables = MACHINE.get().ok_or(abi::Error::Unsupported)?;
+    let tables = MACHINE.0.get().ok_or(abi::Error::Unsupported)?;
     let (Some(port), Some(kind)) = (tables.pm1a_control, tables.s5_type) else { return Err(abi::Error::Unsupported) };
     // SAFETY: the tables say that the port is this register; all that runs is meant to end.
     unsafe { outw(port, inw(port) & !SLEEP_TYPE | u16::from(kind) << 10 | SLEEP_ENABLE) };
@@ -630,16 +615,15 @@ pub fn power_off() -> Result<Infallible, abi::Error> {
 /// None: the last way always works.
 pub fn reboot() -> Result<Infallible, abi::Error> {
     const WAIT_NS: u64 = 10_000_000;
-    const SYSTEM_MEMORY: u8 = 0;
-    const SYSTEM_IO: u8 = 1;
     // SAFETY: the tables name the register and its value (ACPI 6.5, 4.8.3.6); 0xFE pulses the reset line of a PC's
     // keyboard controller; without vectors the next exception resets the CPU. All that runs is meant to end.
     unsafe {
-        if let Some((register, value)) = MACHINE.get().and_then(|tables| tables.reset.as_ref()) {
+        if let Some((register, value)) = MACHINE.0.get().and_then(|tables| tables.reset.as_ref()) {
             match register.space {
-                SYSTEM_MEMORY => (crate::mm::map_device(PhysRange::new(register.address as usize, 1)).0 as *mut u8)
+                acpi::SPACE_MEMORY => (crate::mm::map_device(PhysRange::new(register.address as usize, 1)).0
+                    as *mut u8)
                     .write_volatile(*value),
-                SYSTEM_IO => outb(register.address as u16, *value),
+                acpi::SPACE_PORTS => outb(register.address as u16, *value),
                 _ => {}
             }
             timer::delay(WAIT_NS);
@@ -649,14 +633,4 @@ pub fn reboot() -> Result<Infallible, abi::Error> {
         let none = TablePointer { limit: 0, base: 0 };
         asm!("lidt [{}]", "int3", in(reg) &raw const none, options(noreturn));
     }
-}
-
-/// Makes `table` this CPU's vectors.
-///
-/// # Safety
-/// It holds valid gates for all vectors, and never changes.
-pub unsafe fn load_idt(table: *const u128, entries: usize) {
-    let pointer = TablePointer { limit: (entries * size_of::<u128>()) as u16 - 1, base: table as u64 };
-    // SAFETY: the caller's promise.
-    unsafe { asm!("lidt [{}]", in(reg) &raw const pointer, options(readonly, nostack, preserves_flags)) };
 }

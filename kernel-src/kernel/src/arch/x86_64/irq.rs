@@ -8,7 +8,7 @@ use super::{
 };
 use crate::{
     acpi,
-    addr::{CpuId, HardwareId, PhysAddr, PhysRange, VirtAddr},
+    addr::{CpuId, HardwareId, PhysRange},
     bootinfo::BootInfo,
     config::PAGE_SIZE,
     percpu,
@@ -39,9 +39,9 @@ pub const TIMER_DIVIDE: u32 = 0x3E0;
 pub const MASKED: u32 = 1 << 16;
 
 const DELIVER_NMI: u32 = 4 << 8;
-const DELIVER_INIT: u32 = 5 << 8;
-const DELIVER_STARTUP: u32 = 6 << 8;
 const ASSERT: u32 = 1 << 14;
+pub(super) const INIT: u32 = ASSERT | 5 << 8;
+pub(super) const STARTUP: u32 = ASSERT | 6 << 8;
 const PENDING: u32 = 1 << 12;
 
 /// Where the local APIC's registers are mapped; 0 in x2APIC mode.
@@ -79,17 +79,26 @@ pub fn init(info: &BootInfo) {
         let registers = PhysRange { start: machine.local_apic, size: PAGE_SIZE };
         LOCAL.store(crate::mm::map_device(registers).0, Ordering::Relaxed);
     }
-    let console = route_of(machine, console::ISA_IRQ);
+    let (console, mode) = route_of(machine, console::ISA_IRQ);
     for io_apic in &machine.io_apics {
-        let io_apic = IoApic::at(io_apic.address, io_apic.gsi_base);
-        for line in 0..io_apic.lines() {
-            let gsi = io_apic.gsi_base + line;
-            let entry = if gsi == console.gsi {
-                u64::from(CONSOLE) | console.mode | info.boot_cpu.0 << 56
-            } else {
-                u64::from(MASKED)
-            };
-            io_apic.set(line, entry);
+        // Two registers: an index and a window.
+        let select = crate::mm::map_device(PhysRange { start: io_apic.address, size: 0x20 }).0 as *mut u32;
+        // SAFETY: both are mapped here, and only the boot CPU uses them, here.
+        let window = |index| unsafe {
+            select.write_volatile(index);
+            select.byte_add(0x10)
+        };
+        // SAFETY: as in `window`.
+        let last = unsafe { window(1).read_volatile() } >> 16 & 0xFF;
+        for line in 0..=last {
+            let is_console = io_apic.gsi_base + line == console;
+            let entry = if is_console { u64::from(CONSOLE) | mode | info.boot_cpu.0 << 56 } else { u64::from(MASKED) };
+            // Masked until both halves of the redirection entry are there.
+            let low = 0x10 + 2 * line;
+            for (index, half) in [(low, MASKED), (low + 1, (entry >> 32) as u32), (low, entry as u32)] {
+                // SAFETY: as in `window`.
+                unsafe { window(index).write_volatile(half) };
+            }
         }
     }
 }
@@ -130,63 +139,19 @@ fn silence_legacy() {
     }
 }
 
-/// Where an ISA line arrives, and how it signals.
-struct Route {
-    gsi: u32,
-    /// Polarity and trigger bits of a redirection entry.
-    mode: u64,
-}
-
-/// ISA lines are edge-triggered, active high and go to the same number, but for what the MADT overrides (ACPI 6.5, 5.2.12.5).
-fn route_of(machine: &acpi::Machine, line: u8) -> Route {
+/// Where an ISA line arrives, and polarity and trigger bits of its redirection entry: edge-triggered, active high and
+/// the same number, but for what the MADT overrides (ACPI 6.5, 5.2.12.5).
+fn route_of(machine: &acpi::Machine, line: u8) -> (u32, u64) {
     const ACTIVE_LOW: u64 = 1 << 13;
     const LEVEL: u64 = 1 << 15;
-    let Some(entry) = machine.overrides.iter().find(|entry| entry.irq == line) else {
-        return Route { gsi: u32::from(line), mode: 0 };
-    };
+    let Some(entry) = machine.overrides.iter().find(|entry| entry.irq == line) else { return (line.into(), 0) };
     let low = if entry.flags & 3 == 3 { ACTIVE_LOW } else { 0 };
     let level = if entry.flags >> 2 & 3 == 3 { LEVEL } else { 0 };
-    Route { gsi: entry.gsi, mode: low | level }
-}
-
-/// Registers of an I/O APIC: an index and a window.
-struct IoApic {
-    registers: VirtAddr,
-    gsi_base: u32,
-}
-
-impl IoApic {
-    fn at(address: PhysAddr, gsi_base: u32) -> Self {
-        const SIZE: usize = 0x20;
-        Self { registers: crate::mm::map_device(PhysRange { start: address, size: SIZE }), gsi_base }
-    }
-
-    fn window(&self, index: u32) -> *mut u32 {
-        let select = self.registers.0 as *mut u32;
-        // SAFETY: `at` mapped both registers; only the boot CPU comes here, in `init`.
-        unsafe {
-            select.write_volatile(index);
-            select.byte_add(0x10)
-        }
-    }
-
-    fn lines(&self) -> u32 {
-        // SAFETY: as in `window`.
-        (unsafe { self.window(1).read_volatile() } >> 16 & 0xFF) + 1
-    }
-
-    /// Writes a redirection entry, masked until both halves are there.
-    fn set(&self, line: u32, entry: u64) {
-        let low = 0x10 + 2 * line;
-        for (index, half) in [(low, MASKED), (low + 1, (entry >> 32) as u32), (low, entry as u32)] {
-            // SAFETY: as in `window`; `line` is below `lines`.
-            unsafe { self.window(index).write_volatile(half) };
-        }
-    }
+    (entry.gsi, low | level)
 }
 
 /// Sends by the interrupt command register (SDM vol. 3A, 11.6.1; 11.12.9 for x2APIC, where one write does it).
-fn send(to: HardwareId, command: u32) {
+pub(super) fn send(to: HardwareId, command: u32) {
     if LOCAL.load(Ordering::Relaxed) == 0 {
         // SAFETY: the CPU has x2APIC. The fences order earlier stores before the interrupt, which this write is not
         // (SDM vol. 3A, 11.12.3).
@@ -204,45 +169,27 @@ fn send(to: HardwareId, command: u32) {
     write(COMMAND, command);
 }
 
-fn hardware(cpu: CpuId) -> HardwareId {
-    percpu::all()[cpu.0].hardware
-}
-
 pub fn send_ipi(cpu: CpuId) {
-    send(hardware(cpu), ASSERT | u32::from(IPI));
+    send(percpu::all()[cpu.0].hardware, ASSERT | u32::from(IPI));
 }
 
 /// NMI: heard even with interrupts off.
 pub fn send_stop(cpu: CpuId) {
-    send(hardware(cpu), ASSERT | DELIVER_NMI);
-}
-
-pub(super) fn send_init(to: HardwareId) {
-    send(to, ASSERT | DELIVER_INIT);
-}
-
-/// `page` is below 1 MiB and page aligned: its number is the vector.
-pub(super) fn send_startup(to: HardwareId, page: usize) {
-    send(to, ASSERT | DELIVER_STARTUP | (page / PAGE_SIZE) as u32);
+    send(percpu::all()[cpu.0].hardware, ASSERT | DELIVER_NMI);
 }
 
 /// Serves the interrupt that came by `vector`.
 pub(super) fn dispatch(vector: u8) {
     match vector {
-        TIMER => {
-            write(END_OF_INTERRUPT, 0);
-            crate::irq::timer();
-        }
-        IPI => {
-            write(END_OF_INTERRUPT, 0);
-            crate::irq::ipi();
-        }
-        CONSOLE => {
-            crate::irq::console_input();
-            write(END_OF_INTERRUPT, 0);
-        }
         // Neither is in service, so neither is ended (SDM vol. 3A, 11.9; 8259A data sheet, "spurious").
-        SPURIOUS | LEGACY..CONSOLE => {}
-        _ => write(END_OF_INTERRUPT, 0),
+        SPURIOUS | LEGACY..CONSOLE => return,
+        CONSOLE => crate::irq::console_input(),
+        _ => {}
+    }
+    write(END_OF_INTERRUPT, 0);
+    match vector {
+        TIMER => crate::irq::timer(),
+        IPI => crate::irq::ipi(),
+        _ => {}
     }
 }

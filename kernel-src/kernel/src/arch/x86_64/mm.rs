@@ -93,21 +93,13 @@ pub unsafe fn write_entry(entry: *mut u64, value: u64) {
     unsafe { entry.write_volatile(value) };
 }
 
-/// Switches to the final kernel tables.
+/// Switches to the final kernel tables, or to a program's, which hold the kernel's half too. Writing CR3 drops all
+/// translations but global ones (SDM vol. 3A, 4.10.4.1).
 pub fn activate_kernel(root: PhysAddr) {
-    load_root(root);
-}
-
-/// Switches to a program's tables, which hold the kernel's half too.
-pub fn activate_user(root: PhysAddr) {
-    load_root(root);
-}
-
-/// Writing CR3 drops all translations but global ones (SDM vol. 3A, 4.10.4.1).
-fn load_root(root: PhysAddr) {
     // SAFETY: the core gives roots whose kernel half maps the code and stack in use.
     unsafe { asm!("mov cr3, {}", in(reg) root.0, options(nostack, preserves_flags)) };
 }
+pub use activate_kernel as activate_user;
 
 /// Forgets everything on this CPU, global translations too: clearing CR4.PGE does (SDM vol. 3A, 4.10.4.1).
 pub fn flush_all() {

@@ -22,66 +22,32 @@ use crate::{
     addr::{PhysAddr, PhysRange},
     bootinfo::{BootInfo, Tables},
 };
-use core::{
-    cell::UnsafeCell,
-    sync::atomic::{AtomicBool, Ordering},
-};
+use core::cell::OnceCell;
 
-/// A value that the boot CPU finds out once, before another CPU runs or an interrupt comes.
-struct Once<T> {
-    known: AtomicBool,
-    value: UnsafeCell<Option<T>>,
-}
+/// What the boot CPU alone writes, before another CPU runs or an interrupt comes.
+#[repr(transparent)]
+struct Shared<T>(T);
 
-// SAFETY: `set` runs on the boot CPU alone, before there is anybody else; from then on the value is only read.
-unsafe impl<T: Send + Sync> Sync for Once<T> {}
+// SAFETY: everything of this type is written by the boot CPU while nobody else is there, and only read from then on.
+unsafe impl<T> Sync for Shared<T> {}
 
-impl<T> Once<T> {
-    const fn new() -> Self {
-        Self { known: AtomicBool::new(false), value: UnsafeCell::new(None) }
-    }
-
-    fn set(&self, value: T) {
-        assert!(!self.known.load(Ordering::Acquire), "a fact of the machine is found out once");
-        // SAFETY: `known` is false, so `get` has given out no reference, and only the boot CPU comes here.
-        unsafe { *self.value.get() = Some(value) };
-        self.known.store(true, Ordering::Release);
-    }
-
-    fn get(&self) -> Option<&T> {
-        if !self.known.load(Ordering::Acquire) {
-            return None;
-        }
-        // SAFETY: once `known` is true nobody writes the value.
-        unsafe { (*self.value.get()).as_ref() }
-    }
-}
-
-static MACHINE: Once<acpi::Machine> = Once::new();
-
-/// Firmware's memory, as far as boot tables and final tables both reach it.
-struct Firmware(PhysAddr);
-
-impl acpi::PhysMemory for Firmware {
-    fn bytes(&self, at: PhysAddr, size: usize) -> Option<&[u8]> {
-        let range = PhysRange { start: at, size };
-        (at.0 != 0 && range.end() <= self.0).then(|| crate::mm::firmware_bytes(range))
-    }
-}
+static MACHINE: Shared<OnceCell<acpi::Machine>> = Shared(OnceCell::new());
 
 /// What the ACPI tables tell; read on first use, while the boot tables map all of them.
 ///
 /// # Panics
 /// If they are missing or malformed: without them no interrupt can be routed.
 fn machine(info: &BootInfo) -> &'static acpi::Machine {
-    if MACHINE.get().is_none() {
+    MACHINE.0.get_or_init(|| {
         let Tables::Acpi(rsdp) = info.tables else {
             panic!("ACPI tables wanted, but the boot loader gave a device tree")
         };
-        match acpi::parse(rsdp, &Firmware(info.direct_boot_limit)) {
-            Ok(machine) => MACHINE.set(machine),
-            Err(error) => panic!("malformed ACPI tables, found from the root pointer at {rsdp:?}: {error:?}"),
-        }
-    }
-    MACHINE.get().expect("set above")
+        // Firmware's memory, as far as boot tables and final tables both reach it.
+        let bytes = |start: PhysAddr, size| {
+            let range = PhysRange { start, size };
+            (start.0 != 0 && range.end() <= info.direct_boot_limit).then(|| crate::mm::firmware_bytes(range))
+        };
+        acpi::parse(rsdp, &bytes)
+            .unwrap_or_else(|error| panic!("malformed ACPI tables, found from the root pointer at {rsdp:?}: {error}"))
+    })
 }

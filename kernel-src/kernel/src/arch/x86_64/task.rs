@@ -2,6 +2,7 @@
 
 use super::{cpu, trap};
 use crate::{addr::VirtAddr, object::Thread, percpu::PerCpu};
+use abi::MESSAGE_WORDS;
 use core::{arch::naked_asm, fmt, mem::offset_of};
 
 /// `e_machine` of programs that run here (System V ABI, AMD64 supplement).
@@ -14,134 +15,166 @@ const INITIAL_FLAGS: u64 = 1 << 9 | 1 << 1;
 /// Bytes of `syscall`.
 const CALL_SIZE: u64 = 2;
 
+// Places of general registers in [`Registers`].
+const RAX: usize = 0;
+const RBX: usize = 1;
+const RDX: usize = 2;
+const RSI: usize = 3;
+const RDI: usize = 4;
+const RBP: usize = 5;
+const NAMES: [&str; 13] = ["rax", "rbx", "rdx", "rsi", "rdi", "rbp", "r8", "r9", "r10", "r12", "r13", "r14", "r15"];
+/// Arguments 0 to 5 of a plain call: `rdi rsi rdx r10 r8 r9`.
+const ARGUMENTS: [usize; 6] = [RDI, RSI, RDX, 8, 6, 7];
+/// Payload words 0 to 7: `rdx r8 r9 r10 r12 r13 r14 r15`.
+const WORDS: [usize; MESSAGE_WORDS] = [RDX, 6, 7, 8, 9, 10, 11, 12];
+
+/// Pushes the general registers that a system call keeps, so that they lie as in [`Registers`].
+macro_rules! push_kept {
+    () => {
+        ".irp register, r15, r14, r13, r12, r10, r9, r8, rbp, rdi, rsi, rdx, rbx, rax
+        push \\register
+        .endr"
+    };
+}
+macro_rules! pop_kept {
+    () => {
+        ".irp register, rax, rbx, rdx, rsi, rdi, rbp, r8, r9, r10, r12, r13, r14, r15
+        pop \\register
+        .endr"
+    };
+}
+pub(super) use {pop_kept, push_kept};
+
+/// What every entry saves; from `vector` on, as the stubs and the CPU push it.
+#[repr(C)]
+pub(super) struct Registers {
+    /// Those that a system call keeps; places are above.
+    kept: [u64; 13],
+    /// As they were at the last entry by a vector, like `r11`.
+    pub rcx: u64,
+    r11: u64,
+    /// By which the kernel was entered, or [`BY_SYSCALL`].
+    pub vector: u64,
+    pub error: u64,
+    pub rip: u64,
+    pub cs: u64,
+    pub rflags: u64,
+    pub rsp: u64,
+    pub ss: u64,
+}
+
+/// In place of a vector: `rcx` and `r11` are free, and `sysret` may be used.
+pub(super) const BY_SYSCALL: u64 = 256;
+
+impl Registers {
+    pub const fn frame_pointer(&self) -> VirtAddr {
+        VirtAddr(self.kept[RBP] as usize)
+    }
+}
+
+impl fmt::Display for Registers {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let kept = NAMES.iter().zip(&self.kept);
+        let others = [(&"rcx", &self.rcx), (&"r11", &self.r11), (&"rsp", &self.rsp)];
+        for (index, (name, value)) in kept.chain(others).enumerate() {
+            let lead = if index % 4 == 0 { "  " } else { " " };
+            let end = if index % 4 == 3 { "\n" } else { "" };
+            write!(f, "{lead}{name:<3}={value:016x}{end}")?;
+        }
+        let Self { vector, error, rip, cs, rflags, ss, .. } = self;
+        write!(f, "  rip={rip:016x} rflags={rflags:08x} cs={cs:02x} ss={ss:02x} vector={vector} error={error:x}")
+    }
+}
+
 /// All registers of a thread in user mode.
 ///
-/// Segment selectors are not among them: in 64-bit mode they select nothing that a program could reach, the base of
+/// In 64-bit mode segment selectors select nothing that a program could reach, the base of
 /// GS is always 0 (`CR4.FSGSBASE` is off), and that of FS is written at each return.
 #[repr(C)]
 pub struct Frame {
-    pub(super) rax: u64,
-    pub(super) rbx: u64,
-    pub(super) rcx: u64,
-    pub(super) rdx: u64,
-    pub(super) rsi: u64,
-    pub(super) rdi: u64,
-    pub(super) rbp: u64,
-    pub(super) rsp: u64,
-    pub(super) r8: u64,
-    pub(super) r9: u64,
-    pub(super) r10: u64,
-    pub(super) r11: u64,
-    pub(super) r12: u64,
-    pub(super) r13: u64,
-    pub(super) r14: u64,
-    pub(super) r15: u64,
-    pub(super) rip: u64,
-    pub(super) rflags: u64,
+    pub(super) registers: Registers,
     pub(super) fs_base: u64,
-    /// 1 when it entered by `syscall`, so that `rcx` and `r11` are free and `sysret` may be used.
-    pub(super) by_syscall: u64,
 }
 
 impl Frame {
     /// A thread that has not run: every register is set, those without a meaning to 0.
     #[must_use]
     pub const fn new(entry: VirtAddr, stack: VirtAddr, argument: u64, tls: u64) -> Self {
-        Self {
-            rax: 0,
-            rbx: 0,
-            rcx: 0,
-            rdx: 0,
-            rsi: 0,
-            rdi: argument,
-            rbp: 0,
-            rsp: stack.0 as u64,
-            r8: 0,
-            r9: 0,
-            r10: 0,
-            r11: 0,
-            r12: 0,
-            r13: 0,
-            r14: 0,
-            r15: 0,
-            rip: entry.0 as u64,
-            rflags: INITIAL_FLAGS,
-            fs_base: tls,
-            by_syscall: 0,
-        }
+        let mut kept = [0; 13];
+        kept[RDI] = argument;
+        let (rip, rsp) = (entry.0 as u64, stack.0 as u64);
+        let (cs, ss) = (cpu::USER_CODE as u64, cpu::USER_DATA as u64);
+        let registers =
+            Registers { kept, rcx: 0, r11: 0, vector: 0, error: 0, rip, cs, rflags: INITIAL_FLAGS, rsp, ss };
+        Self { registers, fs_base: tls }
     }
 
     #[must_use]
     pub const fn call_number(&self) -> u64 {
-        self.rax
+        self.registers.kept[RAX]
     }
 
     /// Argument `index`, 0 to 5, of a plain call.
     #[must_use]
     pub const fn argument(&self, index: usize) -> u64 {
-        [self.rdi, self.rsi, self.rdx, self.r10, self.r8, self.r9][index]
+        self.registers.kept[ARGUMENTS[index]]
     }
 
     #[must_use]
     pub const fn capability(&self) -> u64 {
-        self.rdi
+        self.registers.kept[RDI]
     }
 
     #[must_use]
     pub const fn info(&self) -> u64 {
-        self.rsi
+        self.registers.kept[RSI]
     }
 
     #[must_use]
-    pub const fn message_words(&self) -> [u64; 8] {
-        [self.rdx, self.r8, self.r9, self.r10, self.r12, self.r13, self.r14, self.r15]
+    pub fn message_words(&self) -> [u64; MESSAGE_WORDS] {
+        WORDS.map(|register| self.registers.kept[register])
     }
 
     #[must_use]
     pub const fn pc(&self) -> VirtAddr {
-        VirtAddr(self.rip as usize)
+        VirtAddr(self.registers.rip as usize)
     }
 
     pub const fn set_result(&mut self, outcome: abi::Outcome) {
-        self.rax = outcome.status;
-        self.rdx = outcome.value;
+        self.registers.kept[RAX] = outcome.status;
+        self.registers.kept[RDX] = outcome.value;
     }
 
-    pub const fn set_message(&mut self, status: u64, badge: u64, info: u64, words: [u64; 8]) {
-        self.rax = status;
-        self.rdi = badge;
-        self.rsi = info;
-        [self.rdx, self.r8, self.r9, self.r10, self.r12, self.r13, self.r14, self.r15] = words;
+    pub fn set_message(&mut self, status: u64, badge: u64, info: u64, words: [u64; MESSAGE_WORDS]) {
+        let kept = &mut self.registers.kept;
+        [kept[RAX], kept[RDI], kept[RSI]] = [status, badge, info];
+        WORDS.iter().zip(words).for_each(|(&register, word)| kept[register] = word);
     }
 
     pub const fn set_call_number(&mut self, number: u64) {
-        self.rax = number;
+        self.registers.kept[RAX] = number;
     }
 
     /// Until when a message call waits.
     #[must_use]
     pub const fn deadline(&self) -> u64 {
-        self.rbx
+        self.registers.kept[RBX]
     }
 
     /// Moves the pc behind the call instruction again.
     pub const fn finish_call(&mut self) {
-        self.rip += CALL_SIZE;
+        self.registers.rip += CALL_SIZE;
     }
 
     /// Moves the pc back onto the call instruction; the number is still in `rax`.
     pub const fn restart_call(&mut self) {
-        self.rip -= CALL_SIZE;
+        self.registers.rip -= CALL_SIZE;
     }
 }
 
 impl fmt::Display for Frame {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        writeln!(f, "  rax={:016x} rbx={:016x} rcx={:016x} rdx={:016x}", self.rax, self.rbx, self.rcx, self.rdx)?;
-        writeln!(f, "  rsi={:016x} rdi={:016x} rbp={:016x} rsp={:016x}", self.rsi, self.rdi, self.rbp, self.rsp)?;
-        writeln!(f, "  r8 ={:016x} r9 ={:016x} r10={:016x} r11={:016x}", self.r8, self.r9, self.r10, self.r11)?;
-        writeln!(f, "  r12={:016x} r13={:016x} r14={:016x} r15={:016x}", self.r12, self.r13, self.r14, self.r15)?;
-        writeln!(f, "  rip={:016x} rflags={:08x} fs_base={:016x}", self.rip, self.rflags, self.fs_base)
+        writeln!(f, "{} fs_base={:016x}", self.registers, self.fs_base)
     }
 }
 
@@ -184,35 +217,20 @@ unsafe extern "C" fn leave(frame: *const Frame) -> ! {
         "mov edx, [rdi + {fs_base} + 4]",
         "mov ecx, {msr_fs_base}",
         "wrmsr",
-        "mov rax, [rdi + {rax}]",
-        "mov rbx, [rdi + {rbx}]",
-        "mov rdx, [rdi + {rdx}]",
-        "mov rsi, [rdi + {rsi}]",
-        "mov rbp, [rdi + {rbp}]",
-        "mov r8, [rdi + {r8}]",
-        "mov r9, [rdi + {r9}]",
-        "mov r10, [rdi + {r10}]",
-        "mov r12, [rdi + {r12}]",
-        "mov r13, [rdi + {r13}]",
-        "mov r14, [rdi + {r14}]",
-        "mov r15, [rdi + {r15}]",
-        "cmp qword ptr [rdi + {by_syscall}], 0",
-        "je 2f",
-        "mov rcx, [rdi + {rip}]",
-        "mov r11, [rdi + {rflags}]",
-        "mov rsp, [rdi + {rsp}]",
-        "mov rdi, [rdi + {rdi}]",
+        "mov rsp, rdi",
+        pop_kept!(),
+        "cmp qword ptr [rsp + {vector} - {rcx}], {by_syscall}",
+        "jne 2f",
+        "mov rcx, [rsp + {rip} - {rcx}]",
+        "mov r11, [rsp + {rflags} - {rcx}]",
+        "mov rsp, [rsp + {rsp} - {rcx}]",
         trap::exit_stage!(),
         "sysretq",
         "2:",
-        "push {user_data}",
-        "push qword ptr [rdi + {rsp}]",
-        "push qword ptr [rdi + {rflags}]",
-        "push {user_code}",
-        "push qword ptr [rdi + {rip}]",
-        "mov rcx, [rdi + {rcx}]",
-        "mov r11, [rdi + {r11}]",
-        "mov rdi, [rdi + {rdi}]",
+        "pop rcx",
+        "pop r11",
+        // Vector and error code.
+        "add rsp, 16",
         trap::exit_stage!(),
         "iretq",
         "3:",
@@ -221,28 +239,15 @@ unsafe extern "C" fn leave(frame: *const Frame) -> ! {
         stack_top = const offset_of!(PerCpu, stack_top),
         lower_half_bits = const LOWER_HALF_BITS,
         msr_fs_base = const cpu::MSR_FS_BASE,
-        user_data = const cpu::USER_DATA,
-        user_code = const cpu::USER_CODE,
-        rax = const offset_of!(Frame, rax),
-        rbx = const offset_of!(Frame, rbx),
-        rcx = const offset_of!(Frame, rcx),
-        rdx = const offset_of!(Frame, rdx),
-        rsi = const offset_of!(Frame, rsi),
-        rdi = const offset_of!(Frame, rdi),
-        rbp = const offset_of!(Frame, rbp),
-        rsp = const offset_of!(Frame, rsp),
-        r8 = const offset_of!(Frame, r8),
-        r9 = const offset_of!(Frame, r9),
-        r10 = const offset_of!(Frame, r10),
-        r11 = const offset_of!(Frame, r11),
-        r12 = const offset_of!(Frame, r12),
-        r13 = const offset_of!(Frame, r13),
-        r14 = const offset_of!(Frame, r14),
-        r15 = const offset_of!(Frame, r15),
-        rip = const offset_of!(Frame, rip),
-        rflags = const offset_of!(Frame, rflags),
+        by_syscall = const BY_SYSCALL,
+        rcx = const offset_of!(Registers, rcx),
+        vector = const offset_of!(Registers, vector),
+        rip = const offset_of!(Registers, rip),
+        rflags = const offset_of!(Registers, rflags),
+        rsp = const offset_of!(Registers, rsp),
         fs_base = const offset_of!(Frame, fs_base),
-        by_syscall = const offset_of!(Frame, by_syscall),
         bad_pc = sym trap::bad_pc,
     )
 }
+
+const _: () = assert!(offset_of!(Frame, registers) == 0 && size_of::<Registers>() == 22 * 8);

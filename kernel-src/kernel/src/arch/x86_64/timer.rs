@@ -6,18 +6,19 @@
 //! TSCs are taken to run together on all CPUs, as they do on machines whose TSC is invariant.
 
 use super::{
-    Once,
+    Shared,
     cpu::{self, cpuid, inb, inl, outb, write_msr},
     irq, machine,
 };
 use crate::{
     acpi,
-    addr::{Nanos, PhysRange, VirtAddr},
+    addr::{Nanos, PhysRange},
     bootinfo::BootInfo,
     panic,
 };
 use core::{
     arch::asm,
+    cell::OnceCell,
     sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering, fence},
 };
 
@@ -107,35 +108,46 @@ fn tick_of(deadline: Nanos) -> u64 {
 }
 
 /// A counter of known rate.
-enum Reference {
-    /// Main counter and femtoseconds a tick (IA-PC HPET specification 1.0a, 2.3).
-    Hpet { registers: VirtAddr, period_fs: u64, mask: u64 },
-    /// ACPI 6.5, 4.8.3.3.
-    PmTimer { port: u16, mask: u64 },
-    /// Channel 2 of the 8254, counting down from 65536.
-    Pit,
+struct Reference {
+    name: &'static str,
+    /// Reads the counter at a place, which is an address or a port.
+    read: fn(usize) -> u64,
+    place: usize,
+    /// The largest count.
+    mask: u64,
+    /// A tick in nanoseconds: numerator and denominator.
+    tick: (u64, u64),
 }
+
+/// Channel 2 of the 8254 counts down from 65536.
+const PIT_MASK: u64 = 0xFFFF;
 
 impl Reference {
     fn find(machine: &acpi::Machine) -> Self {
         const HPET_SIZE: usize = 0x400;
         const PERIOD_MAX_FS: u64 = 100_000_000;
+        const LOW: u64 = u32::MAX as u64;
         if let Some(address) = machine.hpet {
-            let registers = crate::mm::map_device(PhysRange { start: address, size: HPET_SIZE });
-            let register = |offset: usize| (registers.0 + offset) as *mut u64;
+            // Main counter and femtoseconds a tick (IA-PC HPET specification 1.0a, 2.3).
+            let registers = crate::mm::map_device(PhysRange { start: address, size: HPET_SIZE }).0;
+            let register = |offset: usize| (registers + offset) as *mut u64;
             // SAFETY: the HPET's registers, mapped here and used by nobody else; bit 0 of the configuration lets it count.
             let capabilities = unsafe {
                 register(0x10).write_volatile(register(0x10).read_volatile() | 1);
                 register(0).read_volatile()
             };
-            let period_fs = capabilities >> 32;
+            // SAFETY: `place` is a register mapped above.
+            let read = |place: usize| unsafe { (place as *const u64).read_volatile() };
+            let (period_fs, mask) = (capabilities >> 32, if capabilities & 1 << 13 != 0 { u64::MAX } else { LOW });
             if (1..=PERIOD_MAX_FS).contains(&period_fs) {
-                let mask = if capabilities & 1 << 13 != 0 { u64::MAX } else { u64::from(u32::MAX) };
-                return Self::Hpet { registers, period_fs, mask };
+                return Self { name: "TSC by HPET", read, place: registers + 0xF0, mask, tick: (period_fs, 1_000_000) };
             }
         }
         if let Some((port, wide)) = machine.pm_timer {
-            return Self::PmTimer { port: port as u16, mask: if wide { u64::from(u32::MAX) } else { 0xFF_FFFF } };
+            // SAFETY: reading the counter has no effect (ACPI 6.5, 4.8.3.3).
+            let read = |port: usize| u64::from(unsafe { inl(port as u16) });
+            let mask = if wide { LOW } else { 0xFF_FFFF };
+            return Self { name: "TSC by PM timer", read, place: port as usize, mask, tick: (SECOND_NS, 3_579_545) };
         }
         // SAFETY: ports of the 8254 and its gate, used nowhere else: channel 2, both bytes, mode 2, speaker off.
         unsafe {
@@ -144,65 +156,28 @@ impl Reference {
             outb(0x42, 0);
             outb(0x42, 0);
         }
-        Self::Pit
-    }
-
-    const fn name(&self) -> &'static str {
-        match self {
-            Self::Hpet { .. } => "TSC by HPET",
-            Self::PmTimer { .. } => "TSC by PM timer",
-            Self::Pit => "TSC by PIT",
-        }
-    }
-
-    fn read(&self) -> u64 {
-        // SAFETY: counters found by `find`; reading them has no effect but the latch of the 8254, which is ours.
-        unsafe {
-            match *self {
-                Self::Hpet { registers, mask, .. } => ((registers.0 + 0xF0) as *const u64).read_volatile() & mask,
-                Self::PmTimer { port, mask } => u64::from(inl(port)) & mask,
-                Self::Pit => {
-                    outb(0x43, 0x80);
-                    let count = u16::from_le_bytes([inb(0x42), inb(0x42)]);
-                    u64::from(count.wrapping_neg())
-                }
-            }
-        }
-    }
-
-    const fn mask(&self) -> u64 {
-        match *self {
-            Self::Hpet { mask, .. } | Self::PmTimer { mask, .. } => mask,
-            Self::Pit => 0xFFFF,
-        }
+        // SAFETY: as above; reading has no effect but on the latch of the 8254.
+        let read = |port: usize| unsafe {
+            outb(0x43, 0x80);
+            u16::from_le_bytes([inb(port as u16), inb(port as u16)]).wrapping_neg().into()
+        };
+        Self { name: "TSC by PIT", read, place: 0x42, mask: PIT_MASK, tick: (SECOND_NS, 1_193_182) }
     }
 
     fn nanoseconds(&self, count: u64) -> u64 {
-        let count = u128::from(count);
-        (match *self {
-            Self::Hpet { period_fs, .. } => count * u128::from(period_fs) / 1_000_000,
-            Self::PmTimer { .. } => count * u128::from(SECOND_NS) / 3_579_545,
-            Self::Pit => count * u128::from(SECOND_NS) / 1_193_182,
-        }) as u64
+        (u128::from(count & self.mask) * u128::from(self.tick.0) / u128::from(self.tick.1)) as u64
     }
 
     /// Both counters at one moment: the closest of a few tries, for an emulator may stop between.
     fn sample(&self) -> Sample {
         const TRIES: usize = 4;
-        let take = || {
+        let take = |_| {
             let before = ticks();
-            let count = self.read();
-            let after = ticks();
-            (after - before, Sample { ticks: before + (after - before) / 2, count })
+            let count = (self.read)(self.place);
+            let width = ticks() - before;
+            (width, Sample { ticks: before + width / 2, count })
         };
-        let mut best = take();
-        for _ in 1..TRIES {
-            let next = take();
-            if next.0 < best.0 {
-                best = next;
-            }
-        }
-        best.1
+        (0..TRIES).map(take).min_by_key(|(width, _)| *width).expect("a few tries").1
     }
 }
 
@@ -212,7 +187,7 @@ struct Sample {
     count: u64,
 }
 
-static REFERENCE: Once<Reference> = Once::new();
+static REFERENCE: Shared<OnceCell<Reference>> = Shared(OnceCell::new());
 /// The sample from which better rates are measured.
 static START_TICKS: AtomicU64 = AtomicU64::new(0);
 static START_COUNT: AtomicU64 = AtomicU64::new(0);
@@ -236,7 +211,7 @@ struct Rates {
 fn rates_by_cpuid() -> Option<Rates> {
     let ratio = cpuid(0x15, 0);
     let base_mhz = u64::from(cpuid(0x16, 0).eax & 0xFFFF);
-    let (denominator, numerator, crystal) = (u64::from(ratio.eax), u64::from(ratio.ebx), u64::from(ratio.ecx));
+    let [denominator, numerator, crystal] = [ratio.eax, ratio.ebx, ratio.ecx].map(u64::from);
     if denominator == 0 || numerator == 0 {
         return None;
     }
@@ -245,21 +220,15 @@ fn rates_by_cpuid() -> Option<Rates> {
     (tsc != 0).then(|| Rates { tsc, comparator: tsc * denominator / numerator })
 }
 
-const fn scale_of(nanoseconds: u64, count: u64) -> u64 {
-    let count = if count == 0 { 1 } else { count };
-    (((nanoseconds as u128) << 32) / count as u128) as u64
+fn scale_of(nanoseconds: u64, count: u64) -> u64 {
+    ((u128::from(nanoseconds) << 32) / u128::from(count.max(1))) as u64
 }
 
 /// Starts the clock; once, on the boot CPU, whose local APIC is on.
 pub fn init(info: &BootInfo) {
     let deadline_mode = cpuid(1, 0).ecx & 1 << 24 != 0;
     CLOCK.base_ticks.store(ENTRY_TICKS.load(Ordering::Relaxed), Ordering::Relaxed);
-    let rates = rates_by_cpuid().unwrap_or_else(|| {
-        let reference = Reference::find(machine(info));
-        let rates = measure(&reference);
-        REFERENCE.set(reference);
-        rates
-    });
+    let rates = rates_by_cpuid().unwrap_or_else(|| measure(REFERENCE.0.get_or_init(|| Reference::find(machine(info)))));
     // From the entry on, at the rate known now.
     let scale = scale_of(SECOND_NS, rates.tsc);
     CLOCK.scale.store(scale, Ordering::Relaxed);
@@ -282,7 +251,7 @@ fn measure(reference: &Reference) -> Rates {
     let comparator = || (ticks(), irq::read(irq::TIMER_CURRENT));
     let start = reference.sample();
     let (from_tick, from) = comparator();
-    let passed = |sample: Sample| reference.nanoseconds(sample.count.wrapping_sub(start.count) & reference.mask());
+    let passed = |sample: Sample| reference.nanoseconds(sample.count.wrapping_sub(start.count));
     let (end, (to_tick, to)) = loop {
         let sample = reference.sample();
         if passed(sample) >= FIRST_SAMPLE_NS {
@@ -304,15 +273,15 @@ fn refine(reference: &Reference) {
     let sample = reference.sample();
     let ticks = sample.ticks.saturating_sub(START_TICKS.load(Ordering::Relaxed));
     let about_ns = CLOCK.with(|_, _, scale| scaled(ticks, scale));
-    let ns = reference.nanoseconds(sample.count.wrapping_sub(START_COUNT.load(Ordering::Relaxed)) & reference.mask());
+    let ns = reference.nanoseconds(sample.count.wrapping_sub(START_COUNT.load(Ordering::Relaxed)));
     // An emulator's snapshot steps the reference back and not the TSC (QEMU: cpu_get_ticks). What is
     // measured from there on is believed, lest a first sample that was far off stays for ever.
     let doubtful = ns.abs_diff(about_ns) > about_ns / 16 && !DOUBTED.swap(true, Ordering::Relaxed);
-    if doubtful || about_ns > reference.nanoseconds(reference.mask()) / 2 {
+    if doubtful || about_ns > reference.nanoseconds(u64::MAX) / 2 {
         // They did not run together, or the counter may have come round: begin anew from here.
         START_TICKS.store(sample.ticks, Ordering::Relaxed);
         START_COUNT.store(sample.count, Ordering::Relaxed);
-        let next = if matches!(reference, Reference::Pit) { u64::MAX } else { sample.ticks + ticks / 10 };
+        let next = if reference.mask == PIT_MASK { u64::MAX } else { sample.ticks + ticks / 10 };
         REFINE_AT.store(next, Ordering::Relaxed);
         return;
     }
@@ -338,13 +307,13 @@ pub fn init_cpu() {
 
 /// How the clock was calibrated.
 pub fn name() -> &'static str {
-    REFERENCE.get().map_or("TSC by CPUID", Reference::name)
+    REFERENCE.0.get().map_or("TSC by CPUID", |reference| reference.name)
 }
 
 /// Sets the comparator, every time; a deadline in the past fires at once, `None` stops it.
 pub fn arm(deadline: Option<Nanos>) {
     if ticks() >= REFINE_AT.load(Ordering::Relaxed) && !REFINING.swap(true, Ordering::Acquire) {
-        if let Some(reference) = REFERENCE.get() {
+        if let Some(reference) = REFERENCE.0.get() {
             refine(reference);
         }
         REFINING.store(false, Ordering::Release);

@@ -278,7 +278,7 @@ test! {
                 let info = table.read(index);
                 match index % 2 {
                     0 => kernel_assert_eq!((info.kind, info.badge), (Kind::Endpoint as u64, index + 1)),
-                    _ => kernel_assert!(info.kind == 0 || info.badge % 2 == 0, "{info:?}"),
+                    _ => kernel_assert!(info.kind == 0 || info.badge.is_multiple_of(2), "{info:?}"),
                 }
             }
             changers.go_on(2);

@@ -9,7 +9,7 @@ use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use rt::{
     abi::{Call, Error, Kind, Rights, copy_how},
     assert_err, assert_ok,
-    call::{self, Capability, Exit, Place},
+    call::{self, Capability, Exit, Message, Place},
     kernel_assert, kernel_assert_eq, println, test, thread,
 };
 
@@ -109,22 +109,28 @@ test! {
     }
 }
 
-/// A CNode of CNodes, with so many slots in all.
-struct Wide(Table);
+/// CNodes of CNodes, with so many slots in all.
+struct Wide(Vec<Table>);
 
 impl Wide {
     const BITS: u32 = 8;
 
     fn new(slots: u64) -> Self {
-        let table = Table::new(8);
+        let mut tops = Vec::new();
         for index in 0..slots.div_ceil(1 << Self::BITS) {
-            assert_ok!(call::cap_move(table.at(index), Table::new(Self::BITS).name));
+            let below = index % (1 << Self::BITS);
+            if below == 0 {
+                tops.push(Table::new(Self::BITS));
+            }
+            let top = tops[tops.len() - 1];
+            assert_ok!(call::cap_move(top.at(below), Table::new(Self::BITS).name));
         }
-        Self(table)
+        Self(tops)
     }
 
     fn at(&self, index: u64) -> Place {
-        Place::within(self.0.name, index, self.0.bits + Self::BITS)
+        let bits = 2 * Self::BITS;
+        Place::within(self.0[(index >> bits) as usize].name, index, bits)
     }
 
     fn holds(&self, index: u64) -> bool {
@@ -158,9 +164,9 @@ test! {
 
 test! {
     fn many_copies_are_revoked_in_bounded_steps() requires("CAP-12 INT-13") {
-        // CASE-CAP-014, without priorities, and with fewer copies than a hundred thousand: no call takes away more
-        // than so many, and none of them is lost between two calls.
-        const COPIES: u64 = 20_000;
+        // CASE-CAP-014, without priorities: no call takes away more than so many, and none of them is lost between
+        // two calls.
+        const COPIES: u64 = 100_000;
         let wide = Wide::new(COPIES + 1);
         assert_ok!(call::cap_move(wide.at(0), assert_ok!(call::endpoint_create())));
         for index in 1..=COPIES {
@@ -356,5 +362,56 @@ test! {
             assert_ok!(user.join());
         }
         kernel_assert_eq!(facts(&table.read(0)).0, Kind::CNode as u64);
+    }
+}
+
+test! {
+    fn who_waits_by_what_is_taken_away_hears_of_it() requires("CAP-12 CAP-13 IPS-01") {
+        // CASE-CAP-009, CASE-CAP-024: the endpoint stays, and so do those who wait there by another capability.
+        type TakeAway = fn(Capability) -> Result<(), Error>;
+        let ways: [(Capability, TakeAway); 3] = [
+            (Capability(40), |_| call::cap_revoke(Capability(39))),
+            (Capability(40), call::cap_delete),
+            (Capability(40), |name| call::cap_move(Capability(42), name).map(drop)),
+        ];
+        for (name, take_away) in ways {
+            for calls in [false, true] {
+                let original = assert_ok!(call::endpoint_create_at(38));
+                for (to, from) in [(Capability(39), original), (name, Capability(39))] {
+                    assert_ok!(call::cap_copy(to, from));
+                }
+                let wait = move |by| match calls {
+                    true => call::call(by, Message::empty(1)),
+                    false => call::receive(by),
+                };
+                let told = assert_ok!(thread::spawn_on(0, move || wait(name)));
+                let kept = assert_ok!(thread::spawn_on(0, move || wait(original)));
+                // Behind both on their CPU: they wait by the time that it has run.
+                let behind = assert_ok!(thread::spawn_on(0, || (0..4).for_each(|_| call::yield_now())));
+                assert_ok!(behind.join());
+                assert_ok!(take_away(name));
+                kernel_assert_eq!(assert_ok!(told.join()), Err(Error::PartnerGone));
+                // The other is still there for a partner.
+                if calls {
+                    let server = assert_ok!(thread::spawn(move || {
+                        assert_ok!(call::receive(original));
+                        call::reply_receive(original, Message::empty(2))
+                    }));
+                    kernel_assert_eq!(assert_ok!(kept.join()).map(|answer| answer.info.label()), Ok(2));
+                    assert_ok!(call::cap_revoke(original));
+                    assert_ok!(call::cap_delete(original));
+                    let gone = [Err(Error::PartnerGone), Err(Error::InvalidCapability)];
+                    kernel_assert!(gone.contains(&assert_ok!(server.join())));
+                } else {
+                    assert_err!(call::call(original, Message::empty(3)), Error::PartnerGone);
+                    kernel_assert_eq!(assert_ok!(kept.join()).map(|message| message.info.label()), Ok(3));
+                    assert_ok!(call::cap_revoke(original));
+                    assert_ok!(call::cap_delete(original));
+                }
+                for left in [39, 42] {
+                    _ = call::cap_delete(Capability(left));
+                }
+            }
+        }
     }
 }

@@ -7,7 +7,6 @@ use crate::{
 use alloc::{sync::Arc, vec::Vec};
 use core::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 use rt::{
-    abi::Info,
     assert_ok,
     call::{self, Exit, Message, Until},
     kernel_assert, kernel_assert_eq, test, thread,
@@ -98,6 +97,6 @@ test! {
         }
         let calls = help::join_all(servers);
         kernel_assert_eq!(calls.into_iter().sum::<u64>(), 2 * clients * CROWD_CALLS);
-        kernel_assert_eq!(help::info(Info::Ending), 0);
+        help::memory_at_rest();
     }
 }

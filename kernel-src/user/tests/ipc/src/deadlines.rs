@@ -37,7 +37,8 @@ test! {
                 }
             };
             let now = call::clock_ns();
-            kernel_assert_eq!(outcome, Err(Error::TimedOut));
+            // On a busy host the time may be over before the call: then it is a poll, which is answered if it is taken.
+            kernel_assert!(outcome == Err(Error::TimedOut) || n % 4 == 3 && outcome.is_ok(), "{n}: {outcome:?}");
             kernel_assert!(now >= deadline, "{} ns early", deadline - now);
         }
         assert_ok!(call::send(served, Message::empty(2), Until::Done));

@@ -87,7 +87,7 @@ test! {
                     }))
                 })
                 .collect();
-            rt::testing::spin(round * 20_000);
+            rt::testing::spin(1 + round * 20_000);
             assert_ok!(call::close(endpoint));
             for error in help::join_all(threads) {
                 kernel_assert!(matches!(error, Error::PartnerGone | Error::InvalidCapability), "{error:?}");

@@ -95,7 +95,7 @@ fn step(random: &mut Random) {
                 _ => rt::abi::DEADLINE,
             };
             // A number with other flags is none, unless it has this one.
-            let number = Call::Call as u64 + random.below(5) | flags | rt::abi::DEADLINE;
+            let number = (Call::Call as u64 + random.below(5)) | flags | rt::abi::DEADLINE;
             let info = match random.below(4) {
                 0 => random.next(),
                 _ => random.below(1 << 20) << 16 | random.below(10),

@@ -1,10 +1,10 @@
 //! What several cases need.
 
-use alloc::vec::Vec;
+use alloc::{sync::Arc, vec::Vec};
 use core::sync::atomic::{AtomicU64, Ordering};
 use rt::{
     abi::{Error, Info, MESSAGE_WORDS, MessageInfo},
-    assert_ok,
+    assert_err, assert_ok,
     call::{self, Capability, Message, Until},
     kernel_assert,
     thread::{self, Thread},
@@ -31,7 +31,7 @@ pub fn other_cpu() -> u64 {
 pub fn numbered(label: u64, length: usize, seed: u64) -> Message {
     let mut words = [0; MESSAGE_WORDS];
     for (index, word) in words.iter_mut().enumerate().take(length) {
-        *word = (seed << 8 | index as u64 + 1).wrapping_mul(0x9E37_79B9_7F4A_7C15);
+        *word = ((seed << 8) | (index as u64 + 1)).wrapping_mul(0x9E37_79B9_7F4A_7C15);
     }
     Message { info: MessageInfo::new(label, length), words, badge: 0 }
 }
@@ -55,6 +55,24 @@ pub fn once_there<T>(mut poll: impl FnMut() -> Result<T, Error>) -> T {
         }
         call::yield_now();
     }
+}
+
+/// Receives a call whose time then passes, and returns when it has. The thread owes an answer to nobody.
+pub fn receive_a_call_and_let_it_pass(endpoint: Capability) {
+    let taken = Arc::new(AtomicU64::new(0));
+    let seen = taken.clone();
+    let caller = assert_ok!(thread::spawn(move || {
+        // On a busy host the time may be over before the call: then it calls again.
+        loop {
+            let outcome = call::call_until(endpoint, Message::empty(1), soon(5_000_000));
+            if seen.load(Ordering::SeqCst) != 0 {
+                return outcome;
+            }
+        }
+    }));
+    once_there(|| call::receive_until(endpoint, Until::NOW));
+    taken.store(1, Ordering::SeqCst);
+    assert_err!(assert_ok!(caller.join()), Error::TimedOut);
 }
 
 pub fn wait_for(condition: impl Fn() -> bool) {

@@ -122,7 +122,8 @@ fn forward(count: u32) -> u32 {
 }
 
 fn beside(run: impl FnOnce() + Send + 'static) -> u32 {
-    let _thread = assert_ok!(thread::spawn(run));
+    // It runs on by itself.
+    drop(assert_ok!(thread::spawn(run)));
     assert_ok!(call::receive(Capability(1)));
     TOLD
 }
@@ -146,11 +147,11 @@ fn crowd(process: u64) -> u32 {
 }
 
 fn killed_after(turns: u32, step: impl Fn() + Send + 'static) -> u32 {
-    let _thread = assert_ok!(thread::spawn(move || {
+    drop(assert_ok!(thread::spawn(move || {
         loop {
             step();
         }
-    }));
+    })));
     testing::spin(u64::from(turns));
     TOLD
 }

@@ -66,14 +66,15 @@ test! {
         let receivers: Vec<_> = (0..3)
             .map(|_| {
                 let woken = woken.clone();
-                assert_ok!(thread::spawn_on(0, move || {
+                let receiver = assert_ok!(thread::spawn_on(0, move || {
                     let message = assert_ok!(call::receive(endpoint));
                     woken.fetch_add(1, Ordering::SeqCst);
                     message.info
-                }))
+                }));
+                settled(0);
+                receiver
             })
             .collect();
-        settled(0);
         for label in 0..3 {
             assert_ok!(call::send(endpoint, Message::empty(label), Until::NOW));
             help::reaches(&woken, label + 1);
