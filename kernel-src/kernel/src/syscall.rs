@@ -169,6 +169,8 @@ simple! {
         }
     }
 
+    /// Not inlined: tests of panics plant a fault at its start.
+    #[inline(never)]
     LogRead = fn log_read(offset, to, size) {
         let mut buffer = [0; DEBUG_WRITE_MAX];
         let to = UserBytes::new(to, size)?;
