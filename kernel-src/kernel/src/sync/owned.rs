@@ -45,11 +45,13 @@ pub struct Anchor<T> {
     held: PhantomData<T>,
 }
 
-impl<T> Anchor<T> {
-    pub(crate) const fn new() -> Self {
+impl<T> Default for Anchor<T> {
+    fn default() -> Self {
         Self { at: AtomicPtr::new(ptr::null_mut()), held: PhantomData }
     }
+}
 
+impl<T> Anchor<T> {
     pub fn set(&self, object: &T) {
         self.at.store(ptr::from_ref(object).cast_mut(), Ordering::Release);
     }
