@@ -12,6 +12,7 @@ import json
 import re
 import tempfile
 import threading
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -69,11 +70,27 @@ class Watched:
             return set(self.counting.take_executed())
 
 
+@dataclass(frozen=True)
+class _Taken:
+    """What one machine executed during a test, and where its code is."""
+
+    watched: Watched
+    blocks: set[Block]
+    images: tuple[Path, ...]
+    slide: int | None
+
+
 class Coverage:
-    """The coverage of one run, kept in a folder with one file a test."""
+    """The coverage of one run, kept in a folder with one file a test.
+
+    What was executed is taken at a test's end. Finding its lines is work for a thread of its own, while the next test
+    waits for its machine.
+    """
 
     def __init__(self, top: Path, folder: Path) -> None:
         self.folder = folder
+        self._reader = ThreadPoolExecutor(1, "coverage")
+        self._unread: list[Future[None]] = []
         self._tree = source_tree(top)
         self._own_files = tempfile.TemporaryDirectory(prefix="quoin-coverage-")
         self._watched: list[Watched] = []
@@ -91,8 +108,7 @@ class Coverage:
     def settle(self, item: pytest.Item, lab: Lab) -> None:
         """After a test: keep what it executed, and forget machines that are off."""
         used = [taken.session for taken in item.stash.get(MACHINES, [])]
-        own: Covered = {}
-        boot: Covered = {}
+        found: list[_Taken] = []
         for watched in list(self._watched):
             session = watched.session
             try:
@@ -101,26 +117,39 @@ class Coverage:
                 if session is not None:
                     raise
                 blocks = set()  # it was never on
-            if session is not None and session in used and (images := self._images_of(lab, watched.board)):
+            # A board that boots its own has no images of this tree's build.
+            if session is not None and session in used and watched.board.kernel is None:
+                artifacts = lab.artifacts(watched.board)
                 first = slide_of(session.first_lines)
-                slide = None if first is None or first[1] != lab.artifacts(watched.board).build_id else first[0]
-                _merge(own, images.covered(blocks, slide))
-                if watched.boot_lines is None:
-                    watched.boot_lines = images.covered(watched.boot or (), slide)
-                _merge(boot, watched.boot_lines)
+                slide = None if first is None or first[1] != artifacts.build_id else first[0]
+                found.append(_Taken(watched, blocks, (artifacts.kernel, *artifacts.programs), slide))
             if session is None or session.closed:
                 self._lost += watched.counting.lost_blocks if session is not None else 0
                 watched.counting.close()
                 self._watched.remove(watched)
-        if own or boot:
-            self._write(item.nodeid, own, boot)
+        self._wait(for_all=False)
+        if found:
+            self._unread.append(self._reader.submit(self._read, item.nodeid, found))
 
-    def _images_of(self, lab: Lab, board: Board) -> Images | None:
-        """The images of this tree's build; none for a board that boots its own."""
-        if board.kernel is not None:
-            return None
-        artifacts = lab.artifacts(board)
-        return self._images_at((artifacts.kernel, *artifacts.programs))
+    def _read(self, test: str, found: list[_Taken]) -> None:
+        """On the thread: find the lines of what a test executed, and write them down."""
+        own: Covered = {}
+        boot: Covered = {}
+        for taken in found:
+            images, watched = self._images_at(taken.images), taken.watched
+            _merge(own, images.covered(taken.blocks, taken.slide))
+            if watched.boot_lines is None:
+                watched.boot_lines = images.covered(watched.boot or (), taken.slide)
+            _merge(boot, watched.boot_lines)
+        if own or boot:
+            self._write(test, own, boot)
+
+    def _wait(self, *, for_all: bool = True) -> None:
+        """Until all that was taken is on record; raises what the thread met, here or so far."""
+        ready = [reading for reading in self._unread if for_all or reading.done()]
+        self._unread = [reading for reading in self._unread if reading not in ready]
+        for reading in ready:
+            reading.result()
 
     def _images_at(self, paths: tuple[Path, ...]) -> Images:
         if paths not in self._images:
@@ -130,6 +159,7 @@ class Coverage:
     @pytest.hookimpl
     def pytest_sessionfinish(self, session: pytest.Session) -> None:
         """A worker tells what its machines have booted; the records it has written itself."""
+        self._wait()
         output = getattr(session.config, "workeroutput", None)
         if output is not None:
             output["coverage"] = {"images": [[str(path) for path in key] for key in self._images], "lost": self._lost}
@@ -152,12 +182,14 @@ class Coverage:
 
     def close(self) -> None:
         """Let go of every machine's file."""
+        self._reader.shutdown()
         for watched in self._watched:
             watched.counting.close()
         self._own_files.cleanup()
 
     def report(self) -> list[str]:
         """Executed lines by file, over all tests on record, for the images of this run."""
+        self._wait()
         known: Covered = {}
         for images in self._images.values():
             _merge(known, images.all_lines())
