@@ -118,6 +118,14 @@ pub fn set_current(thread: Option<Ref<Thread>>) -> Option<Ref<Thread>> {
     NonNull::new(before.cast_mut()).map(|before| unsafe { Ref::from_pointer(before) })
 }
 
+/// As `set_current`, on a CPU that has a current thread, which it gives back, and with it the next one.
+pub fn switch_current(cpu: &PerCpu, next: Ref<Thread>) -> (Ref<Thread>, &'static Thread) {
+    let next = next.into_pointer();
+    let before = cpu.current.replace(next.as_ptr().cast_const());
+    // SAFETY: as in `set_current` and `current`; a thread that has just entered the kernel is the current one.
+    unsafe { (Ref::from_pointer(NonNull::new_unchecked(before.cast_mut())), next.as_ref()) }
+}
+
 #[cfg(debug_assertions)]
 static CHECKING: AtomicBool = AtomicBool::new(false);
 

@@ -102,21 +102,23 @@ impl Drop for CNode {
 pub fn resolve<'a>(root: &'a Slot, address: u64, depth: u32, rights: Rights) -> Result<&'a Slot, Error> {
     let mut slot = root;
     let mut left = depth;
+    // At each CNode: the bits that are left, and no others.
+    let mut address = address & ((1 << depth) - 1);
     loop {
         let found = slot.look_up().ok_or(Error::DepthTooLong)?;
         let node: &'a CNode = found.object().ok_or(Error::DepthTooLong)?;
         let guard = found.content.badge;
-        let (bits, guard_bits) = (node.table.bits(), (guard >> 32) as u32);
-        left = left.checked_sub(bits + guard_bits).ok_or(Error::DepthTooShort)?;
-        let address = address >> left;
-        if (address >> bits ^ guard) as u32 & ((1_u64 << guard_bits) - 1) as u32 != 0 {
+        let bits = node.table.bits();
+        left = left.checked_sub(bits + (guard >> 32) as u32).ok_or(Error::DepthTooShort)?;
+        let taken = address >> left;
+        if taken >> bits != guard & u64::from(u32::MAX) {
             return Err(Error::GuardMismatch);
         }
-        // It is there: a table has as many slots as its bits say.
-        slot = node.table.get(address as usize & ((1 << bits) - 1)).ok_or(Error::InvalidCapability)?;
+        slot = node.table.at(taken);
         if left == 0 {
             return if found.rights().have(rights) { Ok(slot) } else { Err(Error::NoRight) };
         }
+        address &= (1 << left) - 1;
     }
 }
 

@@ -180,7 +180,7 @@ fn accept(sender: Ref<Thread>, receiver: &Thread) {
 fn hand_over(sender: &Thread, receiver: &Thread, owed: Option<Owed>) {
     let (info, words) = payload(sender);
     deliver(receiver, sender.via.badge(), info, words);
-    *receiver.owed.lock() = owed;
+    receiver.owed.with(|owes| *owes = owed);
 }
 
 fn deliver(receiver: &Thread, badge: u64, info: u64, words: [u64; MESSAGE_WORDS]) {
@@ -213,7 +213,7 @@ pub fn reply(replier: &Thread, owed: Owed) -> Result<(), Error> {
 /// The current thread answers the caller that it owes; its call goes on as a receive.
 pub fn reply_before_receive(replier: &Thread) -> Result<(), Error> {
     check_info(replier)?;
-    let owed = replier.owed.lock().take().ok_or(Error::NoCaller)?;
+    let owed = replier.owed.with(Option::take).ok_or(Error::NoCaller)?;
     let lost = reply(replier, owed).is_err();
     replier.frame.with(|frame| {
         let flags = frame.call_number() & DEADLINE | if lost { LOST } else { 0 };
@@ -225,13 +225,13 @@ pub fn reply_before_receive(replier: &Thread) -> Result<(), Error> {
 /// As [`abi::Call::Reply`] to the caller owed.
 pub fn reply_owed(replier: &Thread) -> Result<(), Error> {
     check_info(replier)?;
-    let owed = replier.owed.lock().take().ok_or(Error::NoCaller)?;
+    let owed = replier.owed.with(Option::take).ok_or(Error::NoCaller)?;
     reply(replier, owed)
 }
 
 /// `thread` owes no reply any more: the caller hears that its partner is gone.
 pub fn abandon(thread: &Thread) {
-    let owed = thread.owed.lock().take();
+    let owed = thread.owed.with(Option::take);
     if let Some(owed) = owed {
         // One that waits no more need not hear.
         let _ = answer(owed, Err(Error::PartnerGone));

@@ -95,16 +95,17 @@ fn call(cpu: &PerCpu, caller: &'static Thread, frame: &mut Frame) -> Option<&'st
     let status = if to.call_number() & LOST != 0 { REPLY_LOST } else { 0 };
     to.finish_call();
     transfer(frame, to, status, found.content.badge);
-    let before = percpu::set_current(Some(server))?;
-    let server = percpu::current()?;
-    *server.owed.lock() = Some(Owed { caller: before, token });
+    let (caller, server) = percpu::switch_current(cpu, server);
+    // SAFETY: as above; who waits for a message owes nothing, so nothing is dropped.
+    unsafe { server.owed.as_ptr().write(Some(Owed { caller, token })) };
     Some(server)
 }
 
 #[inline(always)]
 fn reply_receive(cpu: &PerCpu, server: &'static Thread, frame: &mut Frame) -> Option<&'static Thread> {
     let Way { meeting, mut queues, slot, found } = way(server, frame, Rights::READ)?;
-    let mut owing = server.owed.lock();
+    // SAFETY: what it owes is its own while it runs.
+    let owing = unsafe { &mut *server.owed.as_ptr() };
     let Owed { caller, token } = owing.as_ref()?;
     let answers = may_run(cpu, server, caller, State::Replying);
     if !answers || !queues.senders.is_empty() || server.bound.get().is_some() || !caller.end_call(*token) {
@@ -112,7 +113,6 @@ fn reply_receive(cpu: &PerCpu, server: &'static Thread, frame: &mut Frame) -> Op
     }
     // From here on there is no way back: the call is answered.
     let Owed { caller, .. } = owing.take()?;
-    drop(owing);
     if !caller.end_wait() {
         // Its end came between. The rest of this call goes the slow way.
         frame.set_call_number(Call::Receive as u64 | LOST);
@@ -125,9 +125,9 @@ fn reply_receive(cpu: &PerCpu, server: &'static Thread, frame: &mut Frame) -> Op
     server.via.set(slot, &found);
     server.listed.set(meeting);
     server.wait_on(State::Receiving);
-    let before = percpu::set_current(Some(caller))?;
-    queues.receivers.push(before);
-    percpu::current()
+    let (server, caller) = percpu::switch_current(cpu, caller);
+    queues.receivers.push(server);
+    Some(caller)
 }
 
 /// Moves the payload, which ends with zeros where the info says so.

@@ -31,11 +31,11 @@ crate::object!(Reply as Reply {
 impl Reply {
     /// Takes over what the current thread owes.
     pub fn new(thread: &Thread) -> Result<Ref<Self>, Error> {
-        let owed = thread.owed.lock().take().ok_or(Error::NoCaller)?;
+        let owed = thread.owed.with(Option::take).ok_or(Error::NoCaller)?;
         let reply = Ref::new(Self { header: Header::new(), owed: Spin::new(Rank::Owed, None) });
         match &reply {
             Ok(reply) => *reply.owed.lock() = Some(owed),
-            Err(_) => *thread.owed.lock() = Some(owed),
+            Err(_) => thread.owed.with(|owes| *owes = Some(owed)),
         }
         reply
     }

@@ -10,7 +10,7 @@ use crate::{
     arch::task::Frame,
     config::DEFAULT_PRIORITY,
     percpu, sched,
-    sync::{Anchor, Header, Link, Owned, Rank, Ref, Spin, Via},
+    sync::{Anchor, Header, Link, Owned, Ref, Via},
 };
 use abi::{Error, MESSAGE_WORDS};
 use core::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
@@ -67,8 +67,8 @@ pub struct Thread {
     /// The number of the call that waits for its answer, or 0. Who changes it to 0 ends that wait, and nobody else does.
     pub token: AtomicU64,
     calls: AtomicU64,
-    /// The caller to whom it owes a reply.
-    pub owed: Spin<Option<Owed>>,
+    /// The caller to whom it owes a reply. It is its own while it runs, and until then of whoever ended its wait.
+    pub owed: Owned<Option<Owed>>,
     /// Bits of it are seen by this thread's receives.
     pub bound: Anchor<Notification>,
     queued: Link<Thread, Queued>,
@@ -113,7 +113,7 @@ impl Thread {
             token: AtomicU64::new(0),
             calls: AtomicU64::new(0),
             bound: Anchor::default(),
-            owed: Spin::new(Rank::Owed, None),
+            owed: Owned::new(None),
             queued: Link::new(),
             waiting: Link::new(),
             member: Link::new(),
