@@ -72,6 +72,8 @@ pub enum Call {
     NotificationCreate = 18,
     /// `(notification, 1: bind, 0: unbind)`: receives of this thread see its bits too. Right: read.
     NotificationBind = 19,
+    /// `(process, or OWN_PROCESS; index; address of ThreadInfo) -> 1, or 0 past the last`. Right: read.
+    ThreadInfo = 20,
 
     /// `(status)`: ends the process.
     Exit = 32,
@@ -318,6 +320,8 @@ pub struct CapabilityInfo {
     pub badge: u64,
     /// Of this filling, or of the next one of an empty slot.
     pub generation: u64,
+    /// The number of the object, which no other ever has; 0 of an empty slot.
+    pub object: u64,
 }
 
 /// What [`Call::Power`] does.
@@ -348,6 +352,17 @@ pub struct SpawnRequest {
     pub capabilities: [u64; SPAWN_CAPABILITIES],
 }
 
+/// What a thread does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(C)]
+pub struct ThreadInfo {
+    pub id: u64,
+    /// 0 runs or is ready; waits 1 to send, 2 to receive, 3 for a reply, 4 for a notification, 5 for anything else.
+    pub state: u64,
+    /// Of 1 to 4, the object at which it waits, or which it called; see [`CapabilityInfo::object`]. Else 0.
+    pub object: u64,
+}
+
 /// A line of `ps`.
 #[derive(Clone, Copy, Debug)]
 #[repr(C)]
@@ -362,7 +377,7 @@ pub struct ProcessInfo {
 }
 
 const _: () = assert!(size_of::<SpawnRequest>() == 80 && offset_of!(SpawnRequest, capabilities) == 48);
-const _: () = assert!(size_of::<CapabilityInfo>() == 32);
+const _: () = assert!(size_of::<CapabilityInfo>() == 40 && size_of::<ThreadInfo>() == 24);
 const _: () = assert!(size_of::<ProcessInfo>() == 72 && offset_of!(ProcessInfo, name) == 32);
 
 /// Bit of an exit word that is set when the kernel ended the process for a fault.

@@ -268,15 +268,24 @@ simple! {
     CapRead = fn cap_read(node, index, depth, to) {
         let (slot, generation) = slot_at(node, index, depth, Rights::READ)?;
         let to = UserPtr::new(to)?;
-        let mut info = CapabilityInfo { kind: 0, rights: 0, badge: 0, generation: slot.generation() };
+        let mut info = CapabilityInfo { kind: 0, rights: 0, badge: 0, generation: slot.generation(), object: 0 };
         if let Some(found) = slot.look_up() {
             let (kind, rights, badge) = (found.kind(), found.rights().0, found.content.badge);
-            info = CapabilityInfo { kind, rights, badge, generation: found.generation() };
+            info = CapabilityInfo { kind, rights, badge, generation: found.generation(), object: found.id() };
         }
         if generation != 0 && generation != info.generation {
             return Err(Error::InvalidCapability);
         }
         to.write(&info).map(|()| 0)
+    }
+
+    ThreadInfo = fn thread_info(process, index, to) {
+        let to = UserPtr::new(to)?;
+        let process = match process {
+            OWN_PROCESS => own(),
+            name => own().object(name, Rights::READ)?.0,
+        };
+        process.thread_info(index).map_or(Ok(0), |info| to.write(&info).map(|()| 1))
     }
 
     SetRoot = fn set_root(process, root, guard) {

@@ -59,6 +59,8 @@ unsafe impl Plain for abi::SpawnRequest {}
 unsafe impl Plain for abi::ProcessInfo {}
 // SAFETY: as above.
 unsafe impl Plain for abi::CapabilityInfo {}
+// SAFETY: as above.
+unsafe impl Plain for abi::ThreadInfo {}
 
 /// A structure that a user program says it has.
 #[derive(Clone, Copy)]

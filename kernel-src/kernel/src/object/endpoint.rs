@@ -40,11 +40,19 @@ pub const fn flags_of(number: u64) -> (u64, bool) {
     (call, number & DEADLINE != 0)
 }
 
-/// A payload, with zeros where the info says that there is nothing.
-fn payload(thread: &Thread) -> (u64, [u64; MESSAGE_WORDS]) {
-    let (info, mut words) = thread.frame.with(|frame| (frame.info(), frame.message_words()));
-    words.iter_mut().skip(MessageInfo(info).length()).for_each(|word| *word = 0);
+/// What a thread's registers say: the info, and the words with zeros where it announces none.
+#[inline(always)]
+pub fn message_of(frame: &arch::task::Frame) -> (u64, [u64; MESSAGE_WORDS]) {
+    let (info, mut words) = (frame.info(), frame.message_words());
+    let length = MessageInfo(info).length();
+    if length < words.len() {
+        words.iter_mut().enumerate().for_each(|(index, word)| *word = if index < length { *word } else { 0 });
+    }
     (info, words)
+}
+
+fn payload(thread: &Thread) -> (u64, [u64; MESSAGE_WORDS]) {
+    thread.frame.with(|frame| message_of(frame))
 }
 
 /// Every message call has an info word, also those that send nothing.
@@ -90,7 +98,7 @@ impl Endpoint {
         if !slot.still(found) {
             return Err(Error::InvalidCapability);
         }
-        sender.via.set(slot, found);
+        sender.come_by(slot, found);
         let Some(receiver) = queues.receivers.take_first() else {
             may_wait(sender)?;
             queues.senders.wait(sender, State::Sending);
@@ -138,7 +146,7 @@ impl Endpoint {
                 return Ok(());
             }
             may_wait(receiver)?;
-            receiver.via.set(slot, found);
+            receiver.come_by(slot, found);
             queues.receivers.wait(receiver, State::Receiving);
             receiver.listed.set(&self.meeting);
             drop(queues);

@@ -8,7 +8,7 @@
 
 use super::{
     cnode,
-    endpoint::{Endpoint, LOST},
+    endpoint::{Endpoint, LOST, message_of},
     thread::{Owed, State, Thread},
     wait::{Meeting, Queues},
 };
@@ -79,7 +79,7 @@ pub fn switch(cpu: &'static PerCpu, thread: &'static Thread) -> Option<&'static 
 
 #[inline(always)]
 fn call(cpu: &PerCpu, caller: &'static Thread, frame: &mut Frame) -> Option<&'static Thread> {
-    let Way { mut queues, found, .. } = way(caller, frame, Rights::WRITE.with(Rights::CALL))?;
+    let Way { mut queues, slot, found, .. } = way(caller, frame, Rights::WRITE.with(Rights::CALL))?;
     let server = queues.receivers.front()?;
     if !may_run(cpu, caller, server, State::Receiving) || !server.end_wait_if(State::Receiving) {
         return None;
@@ -88,13 +88,15 @@ fn call(cpu: &PerCpu, caller: &'static Thread, frame: &mut Frame) -> Option<&'st
     let server = queues.receivers.pop()?;
     server.listed.let_go();
     drop(queues);
+    caller.come_by(slot, &found);
     let token = caller.begin_call();
     caller.wait_on(State::Replying);
     // SAFETY: its wait was ended here, so nobody else has its registers until it runs.
     let to = unsafe { &mut *server.frame.as_ptr() };
     let status = if to.call_number() & LOST != 0 { REPLY_LOST } else { 0 };
     to.finish_call();
-    transfer(frame, to, status, found.content.badge);
+    let (info, words) = message_of(frame);
+    to.set_message(status, found.content.badge, info, words);
     let (caller, server) = percpu::switch_current(cpu, server);
     // SAFETY: as above; who waits for a message owes nothing, so nothing is dropped.
     unsafe { server.owed.as_ptr().write(Some(Owed { caller, token })) };
@@ -118,25 +120,15 @@ fn reply_receive(cpu: &PerCpu, server: &'static Thread, frame: &mut Frame) -> Op
         frame.set_call_number(Call::Receive as u64 | LOST);
         return None;
     }
+    let (info, words) = message_of(frame);
     // SAFETY: its wait was ended here, so nobody else has its registers until it runs.
-    transfer(frame, unsafe { &mut *caller.frame.as_ptr() }, 0, 0);
+    unsafe { &mut *caller.frame.as_ptr() }.set_message(0, 0, info, words);
     frame.set_call_number(Call::Receive as u64);
     frame.restart_call();
-    server.via.set(slot, &found);
+    server.come_by(slot, &found);
     server.listed.set(meeting);
     server.wait_on(State::Receiving);
     let (server, caller) = percpu::switch_current(cpu, caller);
     queues.receivers.push(server);
     Some(caller)
-}
-
-/// Moves the payload, which ends with zeros where the info says so.
-#[inline(always)]
-fn transfer(from: &Frame, to: &mut Frame, status: u64, badge: u64) {
-    let (info, mut words) = (from.info(), from.message_words());
-    let length = MessageInfo(info).length();
-    if length < words.len() {
-        words.iter_mut().enumerate().for_each(|(index, word)| *word = if index < length { *word } else { 0 });
-    }
-    to.set_message(status, badge, info, words);
 }

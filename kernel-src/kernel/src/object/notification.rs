@@ -84,7 +84,7 @@ impl Notification {
             return Ok(Some(seen));
         }
         endpoint::may_wait(thread)?;
-        thread.via.set(slot, found);
+        thread.come_by(slot, found);
         queues.receivers.wait(thread, State::Notified);
         thread.listed.set(&self.meeting);
         Ok(None)

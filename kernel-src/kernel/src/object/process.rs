@@ -16,7 +16,7 @@ use crate::{
     sched,
     sync::{Claimed, Found, Header, Link, List, Object, Rank, Ref, Slot, Spin, Step, tree},
 };
-use abi::{ADDRESS_BITS, ANY_SLOT, Error, NAME_MAX, ProcessInfo, Rights, SpawnRequest};
+use abi::{ADDRESS_BITS, ANY_SLOT, Error, NAME_MAX, ProcessInfo, Rights, SpawnRequest, ThreadInfo};
 use arrayvec::ArrayString;
 use core::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
@@ -330,6 +330,13 @@ pub fn spawn_requested(parent: &Process, archive: &Archive<'_>, request: &SpawnR
     })?;
     tree::originate(child, to, 0, Rights::ALL);
     Ok(own_name)
+}
+
+impl Process {
+    /// As [`abi::Call::ThreadInfo`].
+    pub fn thread_info(&self, index: u64) -> Option<ThreadInfo> {
+        self.life.lock().threads.iter().nth(usize::try_from(index).ok()?).map(Thread::info)
+    }
 }
 
 /// As [`abi::Call::ProcessInfo`].

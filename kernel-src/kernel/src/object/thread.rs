@@ -10,16 +10,16 @@ use crate::{
     arch::task::Frame,
     config::DEFAULT_PRIORITY,
     percpu, sched,
-    sync::{Anchor, Header, Link, Owned, Ref, Via},
+    sync::{Anchor, Found, Header, Link, Owned, Ref, Slot, Via},
 };
-use abi::{Error, MESSAGE_WORDS};
+use abi::{Error, MESSAGE_WORDS, ThreadInfo};
 use core::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
 
 /// Queue kinds: a CPU's run queue and its sleepers; a process's threads.
 pub struct Queued;
 pub struct Member;
 
-/// Whether a thread waits, and for what.
+/// Whether a thread waits, and for what; the numbers are those of [`abi::ThreadInfo`].
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[repr(u8)]
 pub enum State {
@@ -62,6 +62,8 @@ pub struct Thread {
     pub wake_at: AtomicU64,
     /// The capability by which it waits at an object, or called.
     pub via: Via,
+    /// The number of the object at which it waits, or called.
+    waits_on: AtomicU64,
     /// Where it is listed, perhaps while it waits there no more.
     pub listed: Anchor<Meeting>,
     /// The number of the call that waits for its answer, or 0. Who changes it to 0 ends that wait, and nobody else does.
@@ -109,6 +111,7 @@ impl Thread {
             doomed: AtomicBool::new(false),
             wake_at: AtomicU64::new(0),
             via: Via::default(),
+            waits_on: AtomicU64::new(0),
             listed: Anchor::default(),
             token: AtomicU64::new(0),
             calls: AtomicU64::new(0),
@@ -126,6 +129,21 @@ impl Thread {
 
     pub fn process(&self) -> &Process {
         &self.process
+    }
+
+    /// It is about to wait by a capability. Under the lock of the object, if it is to be listed there.
+    #[inline(always)]
+    pub fn come_by(&self, slot: &Slot, found: &Found) {
+        self.via.set(slot, found);
+        self.waits_on.store(found.id(), Ordering::Relaxed);
+    }
+
+    /// What it does, as far as that can be told while it may go on.
+    pub fn info(&self) -> ThreadInfo {
+        let state = self.state.load(Ordering::Acquire);
+        let at_object = (State::Sending as u8..=State::Notified as u8).contains(&state);
+        let object = if at_object { self.waits_on.load(Ordering::Relaxed) } else { 0 };
+        ThreadInfo { id: self.id, state: state.into(), object }
     }
 
     pub fn waits_for(&self, state: State) -> bool {

@@ -8,21 +8,24 @@ use crate::mm::slab::Slab;
 use core::{
     ops::Deref,
     ptr::NonNull,
-    sync::atomic::{AtomicUsize, Ordering, fence},
+    sync::atomic::{AtomicU64, AtomicUsize, Ordering, fence},
 };
 
 /// What every counted object carries.
 pub struct Header {
     count: AtomicUsize,
+    /// No other object has it, or will.
+    pub id: u64,
     /// The capabilities to the object; all of them together hold one share in it.
     pub(super) tree: Spin<Derivation>,
     pub(super) ending: Ending,
 }
 
 impl Header {
-    pub const fn new() -> Self {
+    pub fn new() -> Self {
+        static NEXT: AtomicU64 = AtomicU64::new(1);
         let tree = Spin::new(Rank::Object, Derivation::new());
-        Self { count: AtomicUsize::new(1), tree, ending: Ending::new() }
+        Self { count: AtomicUsize::new(1), id: NEXT.fetch_add(1, Ordering::Relaxed), tree, ending: Ending::new() }
     }
 
     /// Gives up one share; the last one begins the object's end.

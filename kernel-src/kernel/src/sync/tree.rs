@@ -28,6 +28,11 @@ impl Found {
         unsafe { &*(self.content.object as *const Header) }
     }
 
+    /// The number of the object.
+    pub fn id(&self) -> u64 {
+        self.header().id
+    }
+
     pub const fn kind(&self) -> u64 {
         self.content.facts & KIND
     }

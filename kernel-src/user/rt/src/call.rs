@@ -5,7 +5,7 @@ use crate::arch;
 use abi::{
     ADDRESS_BITS, ANY_SLOT, Call, CapabilityInfo, DEADLINE, Error, Info, MESSAGE_WORDS, MessageInfo, NAME_MAX,
     NO_CAPABILITY, OWED, OWN_PROCESS, Outcome, Power, REPLY_LOST, Rights, SIGNALLED, SPAWN_CAPABILITIES, SpawnRequest,
-    copy_how,
+    ThreadInfo, copy_how,
 };
 use core::mem::MaybeUninit;
 
@@ -231,9 +231,17 @@ pub fn cap_revoke_step(slot: impl Into<Place>) -> Result<u64, Error> {
 /// What a slot holds.
 pub fn cap_read(slot: impl Into<Place>) -> Result<CapabilityInfo, Error> {
     let Place { node, index, depth } = slot.into();
-    let mut info = CapabilityInfo { kind: 0, rights: 0, badge: 0, generation: 0 };
+    let mut info = CapabilityInfo { kind: 0, rights: 0, badge: 0, generation: 0, object: 0 };
     call!(call4, CapRead, node.0, index, u64::from(depth), &raw mut info as u64)?;
     Ok(info)
+}
+
+/// What a thread of this process, or of another, does; None past the last.
+pub fn thread_info(process: Option<Capability>, index: u64) -> Result<Option<ThreadInfo>, Error> {
+    let mut info = ThreadInfo { id: 0, state: 0, object: 0 };
+    let process = process.map_or(OWN_PROCESS, |process| process.0);
+    let found = call!(call3, ThreadInfo, process, index, &raw mut info as u64)?;
+    Ok((found != 0).then_some(info))
 }
 
 /// Names of this process, or of another, start at that CNode from now on.

@@ -51,7 +51,7 @@ impl World {
         let slots = tables.into_iter().flat_map(|table| (0..table.size()).map(move |index| table.read(index)));
         let agents = (0..4).map(|name| {
             let [kind, rights, badge, generation] = assert_ok!(self.agent.read(Capability(name)));
-            CapabilityInfo { kind, rights, badge, generation }
+            CapabilityInfo { kind, rights, badge, generation, object: 0 }
         });
         own.chain(slots).chain(agents).collect()
     }

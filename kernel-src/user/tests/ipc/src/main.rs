@@ -13,6 +13,7 @@ mod help;
 mod replies;
 mod rights;
 mod roles;
+mod states;
 mod transfer;
 
 rt::program!(main);
