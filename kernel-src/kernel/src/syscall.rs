@@ -134,6 +134,21 @@ fn check_guard(guard: u64) -> Result<u64, Error> {
     if bits > u64::from(ADDRESS_BITS) || value >> bits != 0 { Err(Error::InvalidArgument) } else { Ok(guard) }
 }
 
+/// After a call that never blocks and has nothing in hand any more, but may have begun an end: steps at that.
+fn take_steps() {
+    ending::quiescent(percpu::this());
+    let_the_woken_run();
+}
+
+/// A call that never blocks returns without a look at the queue: where it has woken somebody here, an interrupt is next.
+fn let_the_woken_run() {
+    let cpu = percpu::this();
+    if cpu.reschedule.get() {
+        percpu::count(&cpu.ipis_sent);
+        arch::irq::send_ipi(cpu.id);
+    }
+}
+
 const fn steps_left(step: Step) -> u64 {
     matches!(step, Step::More) as u64
 }
@@ -240,7 +255,9 @@ simple! {
         let (to, generation) = slot_at(to, to_index, to_depth, Rights::WRITE)?;
         let to = object::claim(to, generation)?;
         let generation = to.generation();
-        if tree::relocate(from, &found, to) { Ok(generation) } else { Err(Error::InvalidCapability) }
+        let moved = tree::relocate(from, &found, to);
+        let_the_woken_run();
+        if moved { Ok(generation) } else { Err(Error::InvalidCapability) }
     }
 
     CapDelete = fn cap_delete(node, index, depth) {
@@ -248,7 +265,7 @@ simple! {
             let (slot, generation) = slot_at(node, index, depth, Rights::WRITE)?;
             tree::delete(slot, generation, CAPABILITY_STEPS).map(steps_left).ok_or(Error::InvalidCapability)
         })();
-        ending::quiescent(percpu::this());
+        take_steps();
         done
     }
 
@@ -261,7 +278,7 @@ simple! {
             }
             tree::revoke(slot, &found, CAPABILITY_STEPS).map(steps_left).ok_or(Error::InvalidCapability)
         })();
-        ending::quiescent(percpu::this());
+        take_steps();
         done
     }
 
@@ -297,7 +314,7 @@ simple! {
             let (_, slot, found) = own().object::<CNode>(root, Rights::NONE)?;
             process.set_names(slot, &found, check_guard(guard)?).map(|()| 0)
         })();
-        ending::quiescent(percpu::this());
+        take_steps();
         done
     }
 
@@ -341,7 +358,7 @@ fn carry_out(thread: &Thread, number: u64) -> Option<Result<u64, Error>> {
             None
         }
         n if n == Call::ThreadExit as u64 => {
-            Thread::doom(&Ref::share(thread));
+            Thread::doom(thread);
             None
         }
         n if n == Call::Yield as u64 => {
@@ -356,7 +373,7 @@ fn carry_out(thread: &Thread, number: u64) -> Option<Result<u64, Error>> {
         n if n == Call::Wait as u64 => wait(thread, argument(0)),
         n if n == Call::ConsoleRead as u64 => console_read(thread, argument(0), argument(1), argument(2)),
         n if n == Call::NotificationSignal as u64 => Some(notification_signal(thread, argument(0), argument(1))),
-        n => match object::flags_of(n).0 {
+        n => match object::call_of(n) {
             n if n == Call::NotificationWait as u64 => notification_wait(thread),
             n if (Call::Call as u64..=Call::ReplyReceive as u64).contains(&n)
                 || n == Call::Send as u64

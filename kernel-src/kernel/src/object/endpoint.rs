@@ -33,11 +33,12 @@ crate::object!(Endpoint as Endpoint {
 /// In the number of a call that starts again as a receive: the reply before it found nobody.
 pub const LOST: u64 = 1 << 9;
 
-/// The numbers that a thread may enter a message call with.
-pub const fn flags_of(number: u64) -> (u64, bool) {
-    let call = number & !DEADLINE;
-    let call = if call == LOST | Call::Receive as u64 { Call::Receive as u64 } else { call };
-    (call, number & DEADLINE != 0)
+/// The call of a number that may have flags beside it.
+pub const fn call_of(number: u64) -> u64 {
+    match number & !DEADLINE {
+        number if number == LOST | Call::Receive as u64 => Call::Receive as u64,
+        number => number,
+    }
 }
 
 /// What a thread's registers say: the info, and the words with zeros where it announces none.

@@ -72,6 +72,9 @@ pub fn switch(cpu: &'static PerCpu, thread: &'static Thread) -> Option<&'static 
     // Its end was asked for before it waited: then nobody else ends that wait.
     if thread.is_doomed() && thread.end_wait() {
         sched::ready(Ref::share(thread));
+    }
+    if cpu.reschedule.get() {
+        // Somebody was woken meanwhile, and shares this CPU from now on.
         sched::leave()
     }
     Some(next)

@@ -11,7 +11,7 @@ mod thread;
 mod wait;
 
 pub use cnode::{CNode, resolve};
-pub use endpoint::{Endpoint, check_info, flags_of, reply_before_receive, reply_owed};
+pub use endpoint::{Endpoint, call_of, check_info, reply_before_receive, reply_owed};
 pub use fast::switch;
 pub use notification::Notification;
 pub use process::{Process, claim, end_process, process_info, reap, spawn, spawn_requested};

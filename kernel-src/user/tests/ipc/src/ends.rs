@@ -5,10 +5,11 @@ use crate::{
     roles::{self, Role, TOLD},
 };
 use alloc::vec::Vec;
+use core::sync::atomic::{AtomicU64, Ordering};
 use rt::{
     abi::Error,
     assert_err, assert_ok,
-    call::{self, Exit, Message, Until},
+    call::{self, Capability, Exit, Message, Until},
     kernel_assert, kernel_assert_eq, test, thread,
 };
 
@@ -136,5 +137,42 @@ test! {
         }
         let after = help::memory_at_rest();
         kernel_assert!(after + SLACK >= before, "{before} bytes were free, {after} are");
+    }
+}
+
+test! {
+    // A deletion returns to its thread, which may never enter the kernel again.
+    fn who_is_woken_by_a_deletion_gets_its_turn() requires("IPS-10 SCH-58 SCH-01") {
+        static WOKEN: AtomicU64 = AtomicU64::new(0);
+        for way in 0..3 {
+            let endpoint = assert_ok!(call::endpoint_create());
+            let copy = Capability(60);
+            assert_ok!(call::cap_copy(copy, endpoint));
+            let waiting = assert_ok!(thread::spawn_on(0, move || {
+                let gone = call::receive(copy);
+                WOKEN.fetch_add(1, Ordering::SeqCst);
+                gone
+            }));
+            let ender = assert_ok!(thread::spawn_on(0, move || {
+                // Not before the other waits.
+                while assert_ok!(call::thread_info(None, 1)).is_none_or(|thread| thread.state != 2) {
+                    call::yield_now();
+                }
+                match way {
+                    0 => assert_ok!(call::cap_delete(copy)),
+                    1 => assert_ok!(call::cap_revoke(endpoint)),
+                    _ => drop(assert_ok!(call::cap_move(Capability(61), copy))),
+                }
+                while WOKEN.load(Ordering::SeqCst) <= way {
+                    core::hint::spin_loop();
+                }
+            }));
+            assert_ok!(ender.join());
+            assert_err!(assert_ok!(waiting.join()), Error::PartnerGone);
+            assert_ok!(call::close(endpoint));
+            if way == 2 {
+                assert_ok!(call::close(Capability(61)));
+            }
+        }
     }
 }
