@@ -16,43 +16,73 @@ use crate::{
     arch::task::Frame,
     percpu::{self, PerCpu},
     sched,
-    sync::{Found, Ref, Slot, SpinGuard, ending},
+    sync::{Found, Ref, Slot, SpinGuard, ending, tree},
 };
 use abi::{ADDRESS_BITS, Call, MessageInfo, REPLY_LOST, Rights};
 use core::sync::atomic::Ordering;
 
-/// What a message call of the current thread is about.
+/// What a name of a thread's last meant, so that the next call need not go that way again. That no CNode's capability
+/// has left its slot since says that the way leads there still, and the slot's tag that it holds the same.
+pub struct Known {
+    name: u64,
+    ways: u64,
+    way: Option<Way>,
+}
+
+impl Known {
+    /// No capability has this name: its generation is never reached.
+    pub const NONE: Self = Self { name: u64::MAX, ways: 0, way: None };
+}
+
+/// An endpoint, and the capability to it, which has the rights that the call needs.
+#[derive(Clone, Copy)]
 struct Way {
     meeting: &'static Meeting,
-    queues: SpinGuard<'static, Queues>,
     slot: &'static Slot,
     found: Found,
 }
 
 /// The endpoint that a thread names, locked, if it may be used so and its message is a valid one.
 #[inline(always)]
-fn way(thread: &'static Thread, frame: &Frame, rights: Rights) -> Option<Way> {
-    let name = frame.capability();
+fn way(
+    thread: &'static Thread,
+    frame: &Frame,
+    which: usize,
+    rights: Rights,
+) -> Option<(&'static Way, SpinGuard<'static, Queues>)> {
+    // SAFETY: it is the thread's own while it runs, and nobody else's.
+    let known = unsafe { &mut *thread.known[which].as_ptr() };
+    if known.name != frame.capability() || known.ways != tree::ways() {
+        learn(known, thread, frame.capability(), rights)?;
+    }
+    // SAFETY: what has a name was learned.
+    let way = unsafe { known.way.as_ref().unwrap_unchecked() };
+    // Whatever the slot's object was before is a look-up's answer now: in memory, until this CPU leaves the kernel.
+    if !way.slot.still(&way.found) || !MessageInfo(frame.info()).is_valid() {
+        return None;
+    }
+    let queues = way.meeting.try_lock()?;
+    way.slot.still(&way.found).then_some((way, queues))
+}
+
+#[cold]
+fn learn(known: &mut Known, thread: &'static Thread, name: u64, rights: Rights) -> Option<()> {
+    *known = Known::NONE;
+    let ways = tree::ways();
     let slot = cnode::resolve(thread.process().names(), name, ADDRESS_BITS, Rights::NONE).ok()?;
     let found = slot.look_up()?;
     let generation = name >> ADDRESS_BITS;
     let endpoint: &'static Endpoint = found.object()?;
     let fits = (generation == 0 || generation == found.generation()) && found.rights().have(rights);
-    if !fits || !MessageInfo(frame.info()).is_valid() {
-        return None;
-    }
-    let meeting = endpoint.meeting();
-    let queues = meeting.try_lock()?;
-    slot.still(&found).then_some(Way { meeting, queues, slot, found })
+    fits.then(|| *known = Known { name, ways, way: Some(Way { meeting: endpoint.meeting(), slot, found }) })
 }
 
 /// Whether a thread that waits may take over this CPU from `thread` at once. What runs is at least as urgent as all that
 /// is queued here, and so is whoever is as urgent as it.
 #[inline(always)]
-fn may_run(cpu: &PerCpu, thread: &Thread, next: &Thread, state: State) -> bool {
+fn may_run(cpu: &PerCpu, thread: &Thread, next: &Thread) -> bool {
     next.home == cpu.id
         && next.priority >= thread.priority
-        && next.waits_for(state)
         && next.wake_at.load(Ordering::Relaxed) == 0
         && !cpu.reschedule.get()
 }
@@ -82,16 +112,18 @@ pub fn switch(cpu: &'static PerCpu, thread: &'static Thread) -> Option<&'static 
 
 #[inline(always)]
 fn call(cpu: &PerCpu, caller: &'static Thread, frame: &mut Frame) -> Option<&'static Thread> {
-    let Way { mut queues, slot, found, .. } = way(caller, frame, Rights::WRITE.with(Rights::CALL))?;
-    let server = queues.receivers.front()?;
-    if !may_run(cpu, caller, server, State::Receiving) || !server.end_wait_if(State::Receiving) {
+    let (way, mut queues) = way(caller, frame, 0, Rights::WRITE.with(Rights::CALL))?;
+    // SAFETY: what is listed is a thread.
+    let server = unsafe { &*core::ptr::from_ref(queues.receivers.front()?) };
+    if !may_run(cpu, caller, server) || !server.end_wait_if(State::Receiving) {
         return None;
     }
     // From here on there is no way back: the server's wait is over, by this call alone.
-    let server = queues.receivers.pop()?;
+    // SAFETY: it was in front, and this CPU has the lock.
+    let server = unsafe { queues.receivers.pop(server) };
     server.listed.let_go();
     drop(queues);
-    caller.come_by(slot, &found);
+    caller.calls_at(&way.found);
     let token = caller.begin_call();
     caller.wait_on(State::Replying);
     // SAFETY: its wait was ended here, so nobody else has its registers until it runs.
@@ -99,7 +131,7 @@ fn call(cpu: &PerCpu, caller: &'static Thread, frame: &mut Frame) -> Option<&'st
     let status = if to.call_number() & LOST != 0 { REPLY_LOST } else { 0 };
     to.finish_call();
     let (info, words) = message_of(frame);
-    to.set_message(status, found.content.badge, info, words);
+    to.set_message(status, way.found.content.badge, info, words);
     let (caller, server) = percpu::switch_current(cpu, server);
     // SAFETY: as above; who waits for a message owes nothing, so nothing is dropped.
     unsafe { server.owed.as_ptr().write(Some(Owed { caller, token })) };
@@ -108,11 +140,11 @@ fn call(cpu: &PerCpu, caller: &'static Thread, frame: &mut Frame) -> Option<&'st
 
 #[inline(always)]
 fn reply_receive(cpu: &PerCpu, server: &'static Thread, frame: &mut Frame) -> Option<&'static Thread> {
-    let Way { meeting, mut queues, slot, found } = way(server, frame, Rights::READ)?;
+    let (&Way { meeting, slot, found }, mut queues) = way(server, frame, 1, Rights::READ)?;
     // SAFETY: what it owes is its own while it runs.
     let owing = unsafe { &mut *server.owed.as_ptr() };
     let Owed { caller, token } = owing.as_ref()?;
-    let answers = may_run(cpu, server, caller, State::Replying);
+    let answers = may_run(cpu, server, caller);
     if !answers || !queues.senders.is_empty() || server.bound.get().is_some() || !caller.end_call(*token) {
         return None;
     }

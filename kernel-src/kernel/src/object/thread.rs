@@ -1,6 +1,7 @@
 //! Threads: registers, a home CPU, and whether they run or wait.
 
 use super::{
+    fast::Known,
     notification::Notification,
     process::Process,
     wait::{Meeting, Waiting},
@@ -71,6 +72,8 @@ pub struct Thread {
     calls: AtomicU64,
     /// The caller to whom it owes a reply. It is its own while it runs, and until then of whoever ended its wait.
     pub owed: Owned<Option<Owed>>,
+    /// What it called by last, and received by: its own while it runs.
+    pub(super) known: [Owned<Known>; 2],
     /// Bits of it are seen by this thread's receives.
     pub bound: Anchor<Notification>,
     queued: Link<Thread, Queued>,
@@ -115,6 +118,7 @@ impl Thread {
             listed: Anchor::default(),
             token: AtomicU64::new(0),
             calls: AtomicU64::new(0),
+            known: [const { Owned::new(Known::NONE) }; 2],
             bound: Anchor::default(),
             owed: Owned::new(None),
             queued: Link::new(),
@@ -135,6 +139,12 @@ impl Thread {
     #[inline(always)]
     pub fn come_by(&self, slot: &Slot, found: &Found) {
         self.via.set(slot, found);
+        self.waits_on.store(found.id(), Ordering::Relaxed);
+    }
+
+    /// It calls at the object that was found.
+    #[inline(always)]
+    pub fn calls_at(&self, found: &Found) {
         self.waits_on.store(found.id(), Ordering::Relaxed);
     }
 

@@ -26,6 +26,7 @@ impl WaitList {
     }
 
     /// Lists a thread that waits already.
+    #[inline(always)]
     pub fn push(&mut self, thread: Ref<Thread>) {
         let priority = thread.priority;
         self.0.insert(thread, |other| other.priority < priority);
@@ -39,8 +40,15 @@ impl WaitList {
         self.0.front()
     }
 
-    pub fn pop(&mut self) -> Option<Ref<Thread>> {
-        self.0.pop()
+    /// Takes out the one that was found in front.
+    ///
+    /// # Safety
+    /// `front` is what that method has just given.
+    #[allow(unsafe_code)]
+    #[inline(always)]
+    pub unsafe fn pop(&mut self, front: &Thread) -> Ref<Thread> {
+        // SAFETY: as asked.
+        unsafe { self.0.take_out(front) }
     }
 
     pub fn wake_all(&mut self) {
