@@ -179,7 +179,7 @@ pub fn leave() -> ! {
     settle_current(cpu);
     loop {
         if let Some(thread) = percpu::current() {
-            activate(cpu, thread.process().root());
+            activate(cpu, thread.root);
             arch::task::resume(thread)
         }
         let next = cpu.queue.queues.lock().pop();

@@ -66,7 +66,7 @@ pub extern "C" fn system_call() -> ! {
     crate::jitter::pause();
     let thread = sched::current();
     if let Some(next) = object::switch(percpu::this(), thread) {
-        arch::task::resume(next)
+        arch::task::resume_with(next, thread)
     }
     syscall::dispatch(thread);
     sched::leave()

@@ -8,17 +8,17 @@
 
 use super::{
     cnode,
-    endpoint::{Endpoint, LOST, message_of},
+    endpoint::{Endpoint, LOST},
     thread::{Owed, State, Thread},
     wait::{Meeting, Queues},
 };
 use crate::{
-    arch::task::Frame,
+    arch::{self, task::Frame},
     percpu::{self, PerCpu},
     sched,
     sync::{Found, Ref, Slot, SpinGuard, ending, tree},
 };
-use abi::{ADDRESS_BITS, Call, MessageInfo, REPLY_LOST, Rights};
+use abi::{ADDRESS_BITS, Call, MESSAGE_WORDS, MessageInfo, REPLY_LOST, Rights};
 use core::sync::atomic::Ordering;
 
 /// What a name of a thread's last meant, so that the next call need not go that way again. That no CNode's capability
@@ -42,31 +42,38 @@ struct Way {
     found: Found,
 }
 
-/// The endpoint that a thread names, locked, if it may be used so and its message is a valid one.
-#[inline(always)]
-fn way(
-    thread: &'static Thread,
-    frame: &Frame,
-    which: usize,
-    rights: Rights,
-) -> Option<(&'static Way, SpinGuard<'static, Queues>)> {
-    // SAFETY: it is the thread's own while it runs, and nobody else's.
-    let known = unsafe { &mut *thread.known[which].as_ptr() };
-    if known.name != frame.capability() || known.ways != tree::ways() {
-        learn(known, thread, frame.capability(), rights)?;
+impl Way {
+    /// Its queues, if it is still there, and the message a valid one.
+    #[inline(always)]
+    fn lock(&self, frame: &Frame) -> Option<SpinGuard<'static, Queues>> {
+        // Whatever the slot's object was before is a look-up's answer now: in memory, until this CPU leaves the kernel.
+        if !self.slot.still(&self.found) || !MessageInfo(frame.info()).is_valid() {
+            return None;
+        }
+        self.meeting.try_lock().filter(|_| self.slot.still(&self.found))
     }
-    // SAFETY: what has a name was learned.
-    let way = unsafe { known.way.as_ref().unwrap_unchecked() };
-    // Whatever the slot's object was before is a look-up's answer now: in memory, until this CPU leaves the kernel.
-    if !way.slot.still(&way.found) || !MessageInfo(frame.info()).is_valid() {
-        return None;
-    }
-    let queues = way.meeting.try_lock()?;
-    way.slot.still(&way.found).then_some((way, queues))
 }
 
-#[cold]
-fn learn(known: &mut Known, thread: &'static Thread, name: u64, rights: Rights) -> Option<()> {
+/// Which of what a thread knows.
+const CALLS: usize = 0;
+const RECEIVES: usize = 1;
+
+/// What a thread's name means, if it knows.
+#[inline(always)]
+fn known(thread: &'static Thread, frame: &Frame, which: usize) -> Option<&'static Way> {
+    // SAFETY: it is the thread's own while it runs, and nobody else's.
+    let known = unsafe { &*thread.known[which].as_ptr() };
+    if known.name != frame.capability() || known.ways != tree::ways() {
+        return None;
+    }
+    // SAFETY: what has a name was learned.
+    Some(unsafe { known.way.as_ref().unwrap_unchecked() })
+}
+
+/// Finds the endpoint that a thread names; None where it may not be used so.
+fn learn(thread: &'static Thread, which: usize, rights: Rights) -> Option<()> {
+    // SAFETY: as in `known`, and for registers as in `attempt`.
+    let (known, name) = unsafe { (&mut *thread.known[which].as_ptr(), (*thread.frame.as_ptr()).capability()) };
     *known = Known::NONE;
     let ways = tree::ways();
     let slot = cnode::resolve(thread.process().names(), name, ADDRESS_BITS, Rights::NONE).ok()?;
@@ -87,32 +94,80 @@ fn may_run(cpu: &PerCpu, thread: &Thread, next: &Thread) -> bool {
         && !cpu.reschedule.get()
 }
 
-/// Carries out a message call of the current thread, which it leaves waiting, and gives the thread that runs now.
+/// Carries out a message call of the current thread, which it leaves waiting, and gives the thread that runs now: its
+/// payload are the words in the registers of the one before.
 #[inline(always)]
 pub fn switch(cpu: &'static PerCpu, thread: &'static Thread) -> Option<&'static Thread> {
+    attempt::<true>(cpu, thread)
+}
+
+/// Names that are new are learned, which is done once; then all is as before.
+#[cold]
+#[inline(never)]
+fn again(cpu: &'static PerCpu, thread: &'static Thread, which: usize, rights: Rights) -> Option<&'static Thread> {
+    learn(thread, which, rights)?;
+    attempt::<false>(cpu, thread)
+}
+
+#[inline(always)]
+fn attempt<const FIRST: bool>(cpu: &'static PerCpu, thread: &'static Thread) -> Option<&'static Thread> {
     // SAFETY: the thread has just entered the kernel on this CPU, which alone has its registers while it runs.
     let frame = unsafe { &mut *thread.frame.as_ptr() };
-    let next = match frame.call_number() {
-        number if number == Call::Call as u64 => call(cpu, thread, frame)?,
-        number if number == Call::ReplyReceive as u64 => reply_receive(cpu, thread, frame)?,
-        _ => return None,
-    };
-    sched::activate(cpu, next.process().root());
+    match frame.call_number() {
+        number if number == Call::Call as u64 => call::<FIRST>(cpu, thread, frame),
+        number if number == Call::ReplyReceive as u64 => reply_receive::<FIRST>(cpu, thread, frame),
+        _ => None,
+    }
+}
+
+/// What its words are worth: those that the info does not announce are 0 from here on.
+#[inline(always)]
+fn announce(frame: &mut Frame) -> u64 {
+    let info = frame.info();
+    if MessageInfo(info).length() != MESSAGE_WORDS {
+        frame.forget_words(MessageInfo(info).length());
+    }
+    info
+}
+
+/// The last steps of both: the next thread's tables, and what else comes with a way out of the kernel.
+#[inline(always)]
+fn finish(cpu: &'static PerCpu, thread: &'static Thread, next: &'static Thread) -> &'static Thread {
+    if cpu.active_root.replace(next.root) != next.root {
+        arch::mm::activate_user(next.root);
+    }
+    ending::left(cpu);
+    if ending::pending() != 0 || thread.is_doomed() { finish_slowly(cpu, thread, next) } else { next }
+}
+
+#[cold]
+#[inline(never)]
+fn finish_slowly(cpu: &'static PerCpu, thread: &'static Thread, next: &'static Thread) -> &'static Thread {
     ending::quiescent(cpu);
     // Its end was asked for before it waited: then nobody else ends that wait.
     if thread.is_doomed() && thread.end_wait() {
         sched::ready(Ref::share(thread));
     }
     if cpu.reschedule.get() {
-        // Somebody was woken meanwhile, and shares this CPU from now on.
+        // Somebody was woken meanwhile, and shares this CPU from now on. The message is the next one's for good.
+        // SAFETY: nobody else has its registers until it runs; the one before waits, and has its own here.
+        let (to, from) = unsafe { (&mut *next.frame.as_ptr(), &*thread.frame.as_ptr()) };
+        to.set_words(from.message_words());
         sched::leave()
     }
-    Some(next)
+    next
 }
 
 #[inline(always)]
-fn call(cpu: &PerCpu, caller: &'static Thread, frame: &mut Frame) -> Option<&'static Thread> {
-    let (way, mut queues) = way(caller, frame, 0, Rights::WRITE.with(Rights::CALL))?;
+fn call<const FIRST: bool>(
+    cpu: &'static PerCpu,
+    caller: &'static Thread,
+    frame: &mut Frame,
+) -> Option<&'static Thread> {
+    let Some(way) = known(caller, frame, CALLS) else {
+        return if FIRST { again(cpu, caller, CALLS, Rights::WRITE.with(Rights::CALL)) } else { None };
+    };
+    let mut queues = way.lock(frame)?;
     // SAFETY: what is listed is a thread.
     let server = unsafe { &*core::ptr::from_ref(queues.receivers.front()?) };
     if !may_run(cpu, caller, server) || !server.end_wait_if(State::Receiving) {
@@ -130,17 +185,23 @@ fn call(cpu: &PerCpu, caller: &'static Thread, frame: &mut Frame) -> Option<&'st
     let to = unsafe { &mut *server.frame.as_ptr() };
     let status = if to.call_number() & LOST != 0 { REPLY_LOST } else { 0 };
     to.finish_call();
-    let (info, words) = message_of(frame);
-    to.set_message(status, way.found.content.badge, info, words);
-    let (caller, server) = percpu::switch_current(cpu, server);
+    to.set_received(status, way.found.content.badge, announce(frame));
+    let (thread, server) = percpu::switch_current(cpu, server);
     // SAFETY: as above; who waits for a message owes nothing, so nothing is dropped.
-    unsafe { server.owed.as_ptr().write(Some(Owed { caller, token })) };
-    Some(server)
+    unsafe { server.owed.as_ptr().write(Some(Owed { caller: thread, token })) };
+    Some(finish(cpu, caller, server))
 }
 
 #[inline(always)]
-fn reply_receive(cpu: &PerCpu, server: &'static Thread, frame: &mut Frame) -> Option<&'static Thread> {
-    let (&Way { meeting, slot, found }, mut queues) = way(server, frame, 1, Rights::READ)?;
+fn reply_receive<const FIRST: bool>(
+    cpu: &'static PerCpu,
+    server: &'static Thread,
+    frame: &mut Frame,
+) -> Option<&'static Thread> {
+    let Some(way) = known(server, frame, RECEIVES) else {
+        return if FIRST { again(cpu, server, RECEIVES, Rights::READ) } else { None };
+    };
+    let mut queues = way.lock(frame)?;
     // SAFETY: what it owes is its own while it runs.
     let owing = unsafe { &mut *server.owed.as_ptr() };
     let Owed { caller, token } = owing.as_ref()?;
@@ -149,21 +210,29 @@ fn reply_receive(cpu: &PerCpu, server: &'static Thread, frame: &mut Frame) -> Op
         return None;
     }
     // From here on there is no way back: the call is answered.
-    let Owed { caller, .. } = owing.take()?;
+    // SAFETY: it was there above.
+    let Owed { caller, .. } = unsafe { owing.take().unwrap_unchecked() };
     if !caller.end_wait() {
-        // Its end came between. The rest of this call goes the slow way.
-        frame.set_call_number(Call::Receive as u64 | LOST);
-        return None;
+        return answered_nobody(caller, frame);
     }
-    let (info, words) = message_of(frame);
     // SAFETY: its wait was ended here, so nobody else has its registers until it runs.
-    unsafe { &mut *caller.frame.as_ptr() }.set_message(0, 0, info, words);
+    unsafe { &mut *caller.frame.as_ptr() }.set_received(0, 0, announce(frame));
     frame.set_call_number(Call::Receive as u64);
     frame.restart_call();
-    server.come_by(slot, &found);
-    server.listed.set(meeting);
+    server.come_by(way.slot, &way.found);
+    server.listed.set(way.meeting);
     server.wait_on(State::Receiving);
-    let (server, caller) = percpu::switch_current(cpu, caller);
-    queues.receivers.push(server);
-    Some(caller)
+    let (thread, caller) = percpu::switch_current(cpu, caller);
+    queues.receivers.push(thread);
+    drop(queues);
+    Some(finish(cpu, server, caller))
+}
+
+/// The caller's end came between. The rest of the call goes the slow way.
+#[cold]
+#[inline(never)]
+fn answered_nobody(caller: Ref<Thread>, frame: &mut Frame) -> Option<&'static Thread> {
+    drop(caller);
+    frame.set_call_number(Call::Receive as u64 | LOST);
+    None
 }

@@ -7,7 +7,7 @@ use super::{
     wait::{Meeting, Waiting},
 };
 use crate::{
-    addr::{CpuId, VirtAddr},
+    addr::{CpuId, PhysAddr, VirtAddr},
     arch::task::Frame,
     config::DEFAULT_PRIORITY,
     percpu, sched,
@@ -52,6 +52,8 @@ pub struct Thread {
     header: Header,
     id: u64,
     process: Ref<Process>,
+    /// Of its tables: the process's, at hand.
+    pub root: PhysAddr,
     pub priority: u8,
     /// The CPU in whose queue it is, and which alone runs it.
     pub home: CpuId,
@@ -107,6 +109,7 @@ impl Thread {
             frame: Owned::new(Frame::new(start.entry, start.stack, start.argument, start.tls)),
             header: Header::new(),
             id: NEXT_ID.fetch_add(1, Ordering::Relaxed),
+            root: process.root(),
             process,
             priority: DEFAULT_PRIORITY,
             home: start.home,

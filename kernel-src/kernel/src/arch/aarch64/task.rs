@@ -79,6 +79,30 @@ pub fn resume(thread: &Thread) -> ! {
     unsafe { leave(core::ptr::from_ref(thread).cast()) }
 }
 
+/// The same, with the payload that is in the registers of `from`.
+#[unsafe(naked)]
+pub extern "C" fn resume_with(thread: &Thread, from: &Thread) -> ! {
+    naked_asm!(
+        "mrs x2, tpidr_el1",
+        "ldr x2, [x2, #{stack_top}]",
+        "mov sp, x2",
+        "ldp x2, x3, [x0, #{sp}]",
+        "msr sp_el0, x2",
+        "msr elr_el1, x3",
+        "ldp x2, x3, [x0, #{state}]",
+        "msr spsr_el1, x2",
+        "msr tpidr_el0, x3",
+        pairs!("ldp", "x1": 2 3, 4 5, 6 7, 8 9),
+        pairs!("ldp", "x0": 10 11, 12 13, 14 15, 16 17, 18 19, 20 21, 22 23, 24 25, 26 27, 28 29),
+        "ldr x30, [x0, #240]",
+        "ldp x0, x1, [x0]",
+        "eret",
+        stack_top = const offset_of!(PerCpu, stack_top),
+        sp = const offset_of!(Frame, sp),
+        state = const offset_of!(Frame, state),
+    )
+}
+
 /// The way out. An FIQ or SError in between never comes back, so it may overwrite what `eret` takes.
 #[unsafe(naked)]
 unsafe extern "C" fn leave(frame: *const Frame) -> ! {

@@ -78,3 +78,22 @@ pub extern "C" fn resume(thread: &Thread) -> ! {
         pc = const PC,
     )
 }
+
+/// The same, with the payload that is in the registers of `from`: `a2` to `a7`, `t1`, `t2`.
+#[unsafe(naked)]
+pub extern "C" fn resume_with(thread: &Thread, from: &Thread) -> ! {
+    naked_asm!(
+        "ld t0, {pc}(a0)",
+        "csrw sepc, t0",
+        exit_stage!(),
+        ".irp n, 6,7,12,13,14,15,16,17",
+        "ld x\\n, (\\n - 1) * 8(a1)",
+        ".endr",
+        ".irp n, 1,2,3,4,5,8,9,11,18,19,20,21,22,23,24,25,26,27,28,29,30,31",
+        "ld x\\n, (\\n - 1) * 8(a0)",
+        ".endr",
+        "ld a0, 9 * 8(a0)",
+        "sret",
+        pc = const PC,
+    )
+}

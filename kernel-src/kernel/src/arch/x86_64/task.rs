@@ -145,10 +145,24 @@ impl Frame {
         self.registers.kept[RDX] = outcome.value;
     }
 
-    pub fn set_message(&mut self, status: u64, badge: u64, info: u64, words: [u64; MESSAGE_WORDS]) {
+    /// What a receive gives, but for the words.
+    pub const fn set_received(&mut self, status: u64, badge: u64, info: u64) {
         let kept = &mut self.registers.kept;
         [kept[RAX], kept[RDI], kept[RSI]] = [status, badge, info];
-        WORDS.iter().zip(words).for_each(|(&register, word)| kept[register] = word);
+    }
+
+    pub fn set_words(&mut self, words: [u64; MESSAGE_WORDS]) {
+        WORDS.iter().zip(words).for_each(|(&register, word)| self.registers.kept[register] = word);
+    }
+
+    pub fn set_message(&mut self, status: u64, badge: u64, info: u64, words: [u64; MESSAGE_WORDS]) {
+        self.set_received(status, badge, info);
+        self.set_words(words);
+    }
+
+    /// Makes 0 of the words from `length` on.
+    pub fn forget_words(&mut self, length: usize) {
+        WORDS.iter().skip(length).for_each(|&register| self.registers.kept[register] = 0);
     }
 
     pub const fn set_call_number(&mut self, number: u64) {
@@ -199,6 +213,60 @@ pub fn resume(thread: &Thread) -> ! {
     // SAFETY: a `Thread` begins with its `Frame`, which only the CPU that runs the thread uses, and that is this
     // one; its tables are active. The frame's pc is checked there.
     unsafe { leave(core::ptr::from_ref(thread).cast()) }
+}
+
+/// The same, with the payload that is in the registers of `from`; the thread has come by a system call.
+pub fn resume_with(thread: &Thread, from: &Thread) -> ! {
+    // SAFETY: as in `resume`.
+    unsafe { leave_with(core::ptr::from_ref(thread).cast(), core::ptr::from_ref(from).cast()) }
+}
+
+extern "C" fn bad_pc_with(frame: &mut Frame, from: &Frame) -> ! {
+    frame.set_words(from.message_words());
+    trap::bad_pc()
+}
+
+#[unsafe(naked)]
+unsafe extern "C" fn leave_with(frame: *const Frame, from: *const Frame) -> ! {
+    naked_asm!(
+        "mov rcx, [rdi + {rip}]",
+        "mov rdx, rcx",
+        "shr rdx, {lower_half_bits}",
+        "jnz 3f",
+        "mov r8, rcx",
+        "mov eax, [rdi + {fs_base}]",
+        "mov edx, [rdi + {fs_base} + 4]",
+        "mov ecx, {msr_fs_base}",
+        "wrmsr",
+        "mov rcx, r8",
+        "mov r11, [rdi + {rflags}]",
+        "mov rsp, [rdi + {rsp}]",
+        "mov rbx, [rdi + 8]",
+        "mov rbp, [rdi + 40]",
+        "mov rax, [rdi]",
+        "mov rdx, [rsi + 16]",
+        "mov r8, [rsi + 48]",
+        "mov r9, [rsi + 56]",
+        "mov r10, [rsi + 64]",
+        "mov r12, [rsi + 72]",
+        "mov r13, [rsi + 80]",
+        "mov r14, [rsi + 88]",
+        "mov r15, [rsi + 96]",
+        "mov rsi, [rdi + 24]",
+        "mov rdi, [rdi + 32]",
+        trap::exit_stage!(),
+        "sysretq",
+        "3:",
+        "call {bad_pc_with}",
+        "ud2",
+        lower_half_bits = const LOWER_HALF_BITS,
+        msr_fs_base = const cpu::MSR_FS_BASE,
+        rip = const offset_of!(Registers, rip),
+        rflags = const offset_of!(Registers, rflags),
+        rsp = const offset_of!(Registers, rsp),
+        fs_base = const offset_of!(Frame, fs_base),
+        bad_pc_with = sym bad_pc_with,
+    )
 }
 
 /// The way out. Behind `swapgs` only NMI and machine check can come, which look where GS points.
