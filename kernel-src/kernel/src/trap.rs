@@ -1,6 +1,12 @@
 //! Traps from user mode, once the architecture has saved and decoded them.
 
-use crate::{addr::VirtAddr, arch, object, percpu, sched, syscall};
+use crate::{
+    addr::VirtAddr,
+    arch,
+    object::{self, Thread},
+    percpu::{self, PerCpu},
+    sched, syscall,
+};
 use core::fmt;
 
 /// What went wrong in user mode, in words that all architectures share.
@@ -62,10 +68,9 @@ impl fmt::Display for Cause {
 }
 
 /// A system call that may block; the caller's registers are saved, the pc behind the instruction.
-pub extern "C" fn system_call() -> ! {
+pub extern "C" fn system_call(cpu: &'static PerCpu, thread: &'static Thread) -> ! {
     crate::jitter::pause();
-    let thread = sched::current();
-    if let Some(next) = object::switch(percpu::this(), thread) {
+    if let Some(next) = object::switch(cpu, thread) {
         arch::task::resume_with(next, thread)
     }
     syscall::dispatch(thread);

@@ -5,7 +5,7 @@
 //! shows the registers from which its call starts again.
 
 use super::{
-    thread::{Owed, State, Thread},
+    thread::{Owed, RECEIVES, SENDS, State, Thread},
     wait::{self, Meeting, Queues},
 };
 use crate::{
@@ -98,7 +98,7 @@ impl Endpoint {
         if !slot.still(found) {
             return Err(Error::InvalidCapability);
         }
-        sender.come_by(slot, found);
+        sender.come_by(SENDS, slot, found);
         let Some(receiver) = queues.receivers.take_first() else {
             may_wait(sender)?;
             queues.senders.wait(sender, State::Sending);
@@ -146,7 +146,7 @@ impl Endpoint {
                 return Ok(());
             }
             may_wait(receiver)?;
-            receiver.come_by(slot, found);
+            receiver.come_by(RECEIVES, slot, found);
             queues.receivers.wait(receiver, State::Receiving);
             receiver.listed.set(&self.meeting);
             drop(queues);
@@ -187,7 +187,7 @@ fn accept(sender: Ref<Thread>, receiver: &Thread) {
 /// Moves what `sender`'s registers hold to `receiver`, which then owes a reply or not.
 fn hand_over(sender: &Thread, receiver: &Thread, owed: Option<Owed>) {
     let (info, words) = payload(sender);
-    deliver(receiver, sender.via.badge(), info, words);
+    deliver(receiver, sender.via[SENDS].badge(), info, words);
     receiver.owed.with(|owes| *owes = owed);
 }
 

@@ -9,65 +9,52 @@
 use super::{
     cnode,
     endpoint::{Endpoint, LOST},
-    thread::{Owed, State, Thread},
+    thread::{Owed, RECEIVES, SENDS, State, Thread},
     wait::{Meeting, Queues},
 };
 use crate::{
     arch::{self, task::Frame},
     percpu::{self, PerCpu},
     sched,
-    sync::{Found, Ref, Slot, SpinGuard, ending, tree},
+    sync::{Ref, SpinGuard, ending, tree},
 };
 use abi::{ADDRESS_BITS, Call, MESSAGE_WORDS, MessageInfo, REPLY_LOST, Rights};
 use core::sync::atomic::Ordering;
 
-/// What a name of a thread's last meant, so that the next call need not go that way again. That no CNode's capability
-/// has left its slot since says that the way leads there still, and the slot's tag that it holds the same.
+/// What a name that a thread has used means, so that the next call need not go that way again: the object of the
+/// capability that the thread came by. That no CNode's capability has left its slot since says that the way leads to
+/// that slot still.
 pub struct Known {
     name: u64,
     ways: u64,
-    way: Option<Way>,
+    meeting: Option<&'static Meeting>,
 }
 
 impl Known {
     /// No capability has this name: its generation is never reached.
-    pub const NONE: Self = Self { name: u64::MAX, ways: 0, way: None };
+    pub const NONE: Self = Self { name: u64::MAX, ways: 0, meeting: None };
 }
-
-/// An endpoint, and the capability to it, which has the rights that the call needs.
-#[derive(Clone, Copy)]
-struct Way {
-    meeting: &'static Meeting,
-    slot: &'static Slot,
-    found: Found,
-}
-
-impl Way {
-    /// Its queues, if it is still there, and the message a valid one.
-    #[inline(always)]
-    fn lock(&self, frame: &Frame) -> Option<SpinGuard<'static, Queues>> {
-        // Whatever the slot's object was before is a look-up's answer now: in memory, until this CPU leaves the kernel.
-        if !self.slot.still(&self.found) || !MessageInfo(frame.info()).is_valid() {
-            return None;
-        }
-        self.meeting.try_lock().filter(|_| self.slot.still(&self.found))
-    }
-}
-
-/// Which of what a thread knows.
-const CALLS: usize = 0;
-const RECEIVES: usize = 1;
 
 /// What a thread's name means, if it knows.
 #[inline(always)]
-fn known(thread: &'static Thread, frame: &Frame, which: usize) -> Option<&'static Way> {
+fn known(thread: &'static Thread, frame: &Frame, which: usize) -> Option<&'static Meeting> {
     // SAFETY: it is the thread's own while it runs, and nobody else's.
     let known = unsafe { &*thread.known[which].as_ptr() };
     if known.name != frame.capability() || known.ways != tree::ways() {
         return None;
     }
     // SAFETY: what has a name was learned.
-    Some(unsafe { known.way.as_ref().unwrap_unchecked() })
+    Some(unsafe { known.meeting.unwrap_unchecked() })
+}
+
+/// The queues of a meeting that is known, if it is still there, and the message a valid one.
+#[inline(always)]
+fn lock(thread: &Thread, which: usize, meeting: &'static Meeting, frame: &Frame) -> Option<SpinGuard<'static, Queues>> {
+    // What the slot names is a look-up's answer now: in memory, until this CPU leaves the kernel.
+    if !thread.via[which].holds() || !MessageInfo(frame.info()).is_valid() {
+        return None;
+    }
+    meeting.try_lock().filter(|_| thread.via[which].holds())
 }
 
 /// Finds the endpoint that a thread names; None where it may not be used so.
@@ -80,8 +67,12 @@ fn learn(thread: &'static Thread, which: usize, rights: Rights) -> Option<()> {
     let found = slot.look_up()?;
     let generation = name >> ADDRESS_BITS;
     let endpoint: &'static Endpoint = found.object()?;
-    let fits = (generation == 0 || generation == found.generation()) && found.rights().have(rights);
-    fits.then(|| *known = Known { name, ways, way: Some(Way { meeting: endpoint.meeting(), slot, found }) })
+    if generation != 0 && generation != found.generation() || !found.rights().have(rights) {
+        return None;
+    }
+    thread.via[which].set(slot, &found, found.id());
+    *known = Known { name, ways, meeting: Some(endpoint.meeting()) };
+    Some(())
 }
 
 /// Whether a thread that waits may take over this CPU from `thread` at once. What runs is at least as urgent as all that
@@ -164,10 +155,10 @@ fn call<const FIRST: bool>(
     caller: &'static Thread,
     frame: &mut Frame,
 ) -> Option<&'static Thread> {
-    let Some(way) = known(caller, frame, CALLS) else {
-        return if FIRST { again(cpu, caller, CALLS, Rights::WRITE.with(Rights::CALL)) } else { None };
+    let Some(meeting) = known(caller, frame, SENDS) else {
+        return if FIRST { again(cpu, caller, SENDS, Rights::WRITE.with(Rights::CALL)) } else { None };
     };
-    let mut queues = way.lock(frame)?;
+    let mut queues = lock(caller, SENDS, meeting, frame)?;
     // SAFETY: what is listed is a thread.
     let server = unsafe { &*core::ptr::from_ref(queues.receivers.front()?) };
     if !may_run(cpu, caller, server) || !server.end_wait_if(State::Receiving) {
@@ -178,14 +169,14 @@ fn call<const FIRST: bool>(
     let server = unsafe { queues.receivers.pop(server) };
     server.listed.let_go();
     drop(queues);
-    caller.calls_at(&way.found);
     let token = caller.begin_call();
     caller.wait_on(State::Replying);
     // SAFETY: its wait was ended here, so nobody else has its registers until it runs.
     let to = unsafe { &mut *server.frame.as_ptr() };
     let status = if to.call_number() & LOST != 0 { REPLY_LOST } else { 0 };
     to.finish_call();
-    to.set_received(status, way.found.content.badge, announce(frame));
+    let badge = caller.via[SENDS].badge();
+    to.set_received(status, badge, announce(frame));
     let (thread, server) = percpu::switch_current(cpu, server);
     // SAFETY: as above; who waits for a message owes nothing, so nothing is dropped.
     unsafe { server.owed.as_ptr().write(Some(Owed { caller: thread, token })) };
@@ -198,10 +189,10 @@ fn reply_receive<const FIRST: bool>(
     server: &'static Thread,
     frame: &mut Frame,
 ) -> Option<&'static Thread> {
-    let Some(way) = known(server, frame, RECEIVES) else {
+    let Some(meeting) = known(server, frame, RECEIVES) else {
         return if FIRST { again(cpu, server, RECEIVES, Rights::READ) } else { None };
     };
-    let mut queues = way.lock(frame)?;
+    let mut queues = lock(server, RECEIVES, meeting, frame)?;
     // SAFETY: what it owes is its own while it runs.
     let owing = unsafe { &mut *server.owed.as_ptr() };
     let Owed { caller, token } = owing.as_ref()?;
@@ -219,8 +210,7 @@ fn reply_receive<const FIRST: bool>(
     unsafe { &mut *caller.frame.as_ptr() }.set_received(0, 0, announce(frame));
     frame.set_call_number(Call::Receive as u64);
     frame.restart_call();
-    server.come_by(way.slot, &way.found);
-    server.listed.set(way.meeting);
+    server.listed.set(meeting);
     server.wait_on(State::Receiving);
     let (thread, caller) = percpu::switch_current(cpu, caller);
     queues.receivers.push(thread);

@@ -63,10 +63,10 @@ pub struct Thread {
     doomed: AtomicBool,
     /// When it wakes, while it sleeps.
     pub wake_at: AtomicU64,
-    /// The capability by which it waits at an object, or called.
-    pub via: Via,
-    /// The number of the object at which it waits, or called.
-    waits_on: AtomicU64,
+    /// The capabilities by which it last sent, and received: by which it waits at an object, or called.
+    pub via: [Via; 2],
+    /// What the names of these meant.
+    pub(super) known: [Owned<Known>; 2],
     /// Where it is listed, perhaps while it waits there no more.
     pub listed: Anchor<Meeting>,
     /// The number of the call that waits for its answer, or 0. Who changes it to 0 ends that wait, and nobody else does.
@@ -74,8 +74,6 @@ pub struct Thread {
     calls: AtomicU64,
     /// The caller to whom it owes a reply. It is its own while it runs, and until then of whoever ended its wait.
     pub owed: Owned<Option<Owed>>,
-    /// What it called by last, and received by: its own while it runs.
-    pub(super) known: [Owned<Known>; 2],
     /// Bits of it are seen by this thread's receives.
     pub bound: Anchor<Notification>,
     queued: Link<Thread, Queued>,
@@ -93,6 +91,10 @@ crate::object!(Thread {
 crate::sync::linked!(Thread, Queued, queued);
 crate::sync::linked!(Thread, Waiting, waiting);
 crate::sync::linked!(Thread, Member, member);
+
+/// Which of the capabilities that a thread came by.
+pub const SENDS: usize = 0;
+pub const RECEIVES: usize = 1;
 
 /// What a new thread starts with.
 pub struct Start {
@@ -116,12 +118,11 @@ impl Thread {
             state: AtomicU8::new(State::Runnable as u8),
             doomed: AtomicBool::new(false),
             wake_at: AtomicU64::new(0),
-            via: Via::default(),
-            waits_on: AtomicU64::new(0),
+            via: [Via::default(), Via::default()],
+            known: [const { Owned::new(Known::NONE) }; 2],
             listed: Anchor::default(),
             token: AtomicU64::new(0),
             calls: AtomicU64::new(0),
-            known: [const { Owned::new(Known::NONE) }; 2],
             bound: Anchor::default(),
             owed: Owned::new(None),
             queued: Link::new(),
@@ -139,23 +140,21 @@ impl Thread {
     }
 
     /// It is about to wait by a capability. Under the lock of the object, if it is to be listed there.
-    #[inline(always)]
-    pub fn come_by(&self, slot: &Slot, found: &Found) {
-        self.via.set(slot, found);
-        self.waits_on.store(found.id(), Ordering::Relaxed);
-    }
-
-    /// It calls at the object that was found.
-    #[inline(always)]
-    pub fn calls_at(&self, found: &Found) {
-        self.waits_on.store(found.id(), Ordering::Relaxed);
+    pub fn come_by(&self, which: usize, slot: &Slot, found: &Found) {
+        if !self.via[which].is(slot, found) {
+            self.via[which].set(slot, found, found.id());
+            self.known[which].with(|known| *known = Known::NONE);
+        }
     }
 
     /// What it does, as far as that can be told while it may go on.
     pub fn info(&self) -> ThreadInfo {
         let state = self.state.load(Ordering::Acquire);
-        let at_object = (State::Sending as u8..=State::Notified as u8).contains(&state);
-        let object = if at_object { self.waits_on.load(Ordering::Relaxed) } else { 0 };
+        let object = match state {
+            state if state == State::Sending as u8 || state == State::Replying as u8 => self.via[SENDS].object(),
+            state if state == State::Receiving as u8 || state == State::Notified as u8 => self.via[RECEIVES].object(),
+            _ => 0,
+        };
         ThreadInfo { id: self.id, state: state.into(), object }
     }
 
@@ -193,7 +192,8 @@ impl Thread {
     pub fn begin_call(&self) -> u64 {
         let token = self.calls.load(Ordering::Relaxed) + 1;
         self.calls.store(token, Ordering::Relaxed);
-        self.token.store(token, Ordering::SeqCst);
+        // Whoever is to answer, or whose look at the state says that it waits, sees it.
+        self.token.store(token, Ordering::Relaxed);
         token
     }
 

@@ -59,7 +59,14 @@ impl Frame {
 
     /// Makes 0 of the words from `length` on.
     pub fn forget_words(&mut self, length: usize) {
-        WORDS.into_iter().skip(length).for_each(|register| self.x[register] = 0);
+        if length == 0 {
+            return self.set_words([0; MESSAGE_WORDS]);
+        }
+        for (index, register) in WORDS.into_iter().enumerate() {
+            if index >= length {
+                self.x[register] = 0;
+            }
+        }
     }
 
     /// Moves the pc behind the call instruction again.

@@ -162,7 +162,14 @@ impl Frame {
 
     /// Makes 0 of the words from `length` on.
     pub fn forget_words(&mut self, length: usize) {
-        WORDS.iter().skip(length).for_each(|&register| self.registers.kept[register] = 0);
+        if length == 0 {
+            return self.set_words([0; MESSAGE_WORDS]);
+        }
+        for (index, register) in WORDS.into_iter().enumerate() {
+            if index >= length {
+                self.registers.kept[register] = 0;
+            }
+        }
     }
 
     pub const fn set_call_number(&mut self, number: u64) {
