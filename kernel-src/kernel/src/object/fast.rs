@@ -19,7 +19,6 @@ use crate::{
     sync::{Ref, SpinGuard, ending, tree},
 };
 use abi::{ADDRESS_BITS, Call, MESSAGE_WORDS, MessageInfo, REPLY_LOST, Rights};
-use core::sync::atomic::Ordering;
 
 /// What a name that a thread has used means, so that the next call need not go that way again: the object of the
 /// capability that the thread came by. That no CNode's capability has left its slot since says that the way leads to
@@ -50,11 +49,13 @@ fn known(thread: &'static Thread, frame: &Frame, which: usize) -> Option<&'stati
 /// The queues of a meeting that is known, if it is still there, and the message a valid one.
 #[inline(always)]
 fn lock(thread: &Thread, which: usize, meeting: &'static Meeting, frame: &Frame) -> Option<SpinGuard<'static, Queues>> {
-    // What the slot names is a look-up's answer now: in memory, until this CPU leaves the kernel.
-    if !thread.via[which].holds() || !MessageInfo(frame.info()).is_valid() {
+    // SAFETY: what is known has a slot, to which a way leads still: it is there until this CPU leaves the kernel.
+    let holds = unsafe { thread.via[which].holder() };
+    // And so is what the slot names.
+    if !holds() || !MessageInfo(frame.info()).is_valid() {
         return None;
     }
-    meeting.try_lock().filter(|_| thread.via[which].holds())
+    meeting.try_lock().filter(|_| holds())
 }
 
 /// Finds the endpoint that a thread names; None where it may not be used so.
@@ -79,10 +80,7 @@ fn learn(thread: &'static Thread, which: usize, rights: Rights) -> Option<()> {
 /// is queued here, and so is whoever is as urgent as it.
 #[inline(always)]
 fn may_run(cpu: &PerCpu, thread: &Thread, next: &Thread) -> bool {
-    next.home == cpu.id
-        && next.priority >= thread.priority
-        && next.wake_at.load(Ordering::Relaxed) == 0
-        && !cpu.reschedule.get()
+    next.is_direct(cpu) && next.priority >= thread.priority && !cpu.reschedule.get()
 }
 
 /// Carries out a message call of the current thread, which it leaves waiting, and gives the thread that runs now: its
@@ -115,8 +113,10 @@ fn attempt<const FIRST: bool>(cpu: &'static PerCpu, thread: &'static Thread) -> 
 #[inline(always)]
 fn announce(frame: &mut Frame) -> u64 {
     let info = frame.info();
-    if MessageInfo(info).length() != MESSAGE_WORDS {
-        frame.forget_words(MessageInfo(info).length());
+    match MessageInfo(info).length() {
+        MESSAGE_WORDS => {}
+        0 => frame.set_words([0; MESSAGE_WORDS]),
+        length => frame.forget_words(length),
     }
     info
 }
@@ -173,7 +173,8 @@ fn call<const FIRST: bool>(
     caller.wait_on(State::Replying);
     // SAFETY: its wait was ended here, so nobody else has its registers until it runs.
     let to = unsafe { &mut *server.frame.as_ptr() };
-    let status = if to.call_number() & LOST != 0 { REPLY_LOST } else { 0 };
+    // No other bit is so high where a thread receives.
+    let status = to.call_number() / LOST * REPLY_LOST;
     to.finish_call();
     let badge = caller.via[SENDS].badge();
     to.set_received(status, badge, announce(frame));

@@ -10,11 +10,15 @@ use crate::{
     addr::{CpuId, PhysAddr, VirtAddr},
     arch::task::Frame,
     config::DEFAULT_PRIORITY,
-    percpu, sched,
+    percpu::{self, PerCpu},
+    sched,
     sync::{Anchor, Found, Header, Link, Owned, Ref, Slot, Via},
 };
 use abi::{Error, MESSAGE_WORDS, ThreadInfo};
-use core::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
+use core::{
+    ptr,
+    sync::atomic::{AtomicBool, AtomicPtr, AtomicU8, AtomicU64, Ordering},
+};
 
 /// Queue kinds: a CPU's run queue and its sleepers; a process's threads.
 pub struct Queued;
@@ -63,6 +67,8 @@ pub struct Thread {
     doomed: AtomicBool,
     /// When it wakes, while it sleeps.
     pub wake_at: AtomicU64,
+    /// Its CPU, where whoever ends its wait may switch to it at once; null while there is a time to be taken care of.
+    direct: AtomicPtr<PerCpu>,
     /// The capabilities by which it last sent, and received: by which it waits at an object, or called.
     pub via: [Via; 2],
     /// What the names of these meant.
@@ -118,6 +124,7 @@ impl Thread {
             state: AtomicU8::new(State::Runnable as u8),
             doomed: AtomicBool::new(false),
             wake_at: AtomicU64::new(0),
+            direct: AtomicPtr::new(ptr::from_ref(percpu::all()[start.home.0]).cast_mut()),
             via: [Via::default(), Via::default()],
             known: [const { Owned::new(Known::NONE) }; 2],
             listed: Anchor::default(),
@@ -145,6 +152,18 @@ impl Thread {
             self.via[which].set(slot, found, found.id());
             self.known[which].with(|known| *known = Known::NONE);
         }
+    }
+
+    #[inline(always)]
+    pub fn is_direct(&self, cpu: &PerCpu) -> bool {
+        ptr::eq(self.direct.load(Ordering::Relaxed), cpu)
+    }
+
+    /// Its home CPU's queue wakes it at that time; 0 is never. That it did, before.
+    pub fn set_wake_at(&self, time: u64) -> bool {
+        let home = ptr::from_ref(percpu::all()[self.home.0]).cast_mut();
+        self.direct.store(if time == 0 { home } else { ptr::null_mut() }, Ordering::Relaxed);
+        self.wake_at.swap(time, Ordering::Relaxed) != 0
     }
 
     /// What it does, as far as that can be told while it may go on.

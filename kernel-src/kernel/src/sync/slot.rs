@@ -358,6 +358,17 @@ impl Via {
         self.object.store(object, Ordering::Relaxed);
     }
 
+    /// Whether the capability is still there, as a question to be asked again.
+    ///
+    /// # Safety
+    /// One was set, and its slot is there while that is asked.
+    pub unsafe fn holder<'a>(&self) -> impl Fn() -> bool + use<'a> {
+        // SAFETY: as asked.
+        let slot: &'a Slot = unsafe { &*self.slot.load(Ordering::Relaxed) };
+        let tag = self.tag.load(Ordering::Relaxed);
+        move || slot.tag.load(Ordering::Relaxed) == tag
+    }
+
     /// Whether that is what was set.
     #[must_use]
     pub fn is(&self, slot: &Slot, found: &Found) -> bool {

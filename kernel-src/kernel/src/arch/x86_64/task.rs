@@ -161,10 +161,8 @@ impl Frame {
     }
 
     /// Makes 0 of the words from `length` on.
+    #[inline(never)] // it is rare
     pub fn forget_words(&mut self, length: usize) {
-        if length == 0 {
-            return self.set_words([0; MESSAGE_WORDS]);
-        }
         for (index, register) in WORDS.into_iter().enumerate() {
             if index >= length {
                 self.registers.kept[register] = 0;
@@ -236,16 +234,14 @@ extern "C" fn bad_pc_with(frame: &mut Frame, from: &Frame) -> ! {
 #[unsafe(naked)]
 unsafe extern "C" fn leave_with(frame: *const Frame, from: *const Frame) -> ! {
     naked_asm!(
-        "mov rcx, [rdi + {rip}]",
-        "mov rdx, rcx",
-        "shr rdx, {lower_half_bits}",
-        "jnz 3f",
-        "mov r8, rcx",
         "mov eax, [rdi + {fs_base}]",
         "mov edx, [rdi + {fs_base} + 4]",
         "mov ecx, {msr_fs_base}",
         "wrmsr",
-        "mov rcx, r8",
+        "mov rcx, [rdi + {rip}]",
+        "mov rdx, rcx",
+        "shr rdx, {lower_half_bits}",
+        "jnz 3f",
         "mov r11, [rdi + {rflags}]",
         "mov rsp, [rdi + {rsp}]",
         "mov rbx, [rdi + 8]",
