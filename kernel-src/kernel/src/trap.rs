@@ -5,7 +5,7 @@ use crate::{
     arch,
     object::{self, Thread},
     percpu::{self, PerCpu},
-    sched, syscall,
+    sched,
 };
 use core::fmt;
 
@@ -70,11 +70,7 @@ impl fmt::Display for Cause {
 /// A system call that may block; the caller's registers are saved, the pc behind the instruction.
 pub extern "C" fn system_call(cpu: &'static PerCpu, thread: &'static Thread) -> ! {
     crate::jitter::pause();
-    if let Some(next) = object::switch(cpu, thread) {
-        arch::task::resume_with(next, thread)
-    }
-    syscall::dispatch(thread);
-    sched::leave()
+    object::carry_out(cpu, thread)
 }
 
 /// A fault of the current thread's program: it ends, nothing else does.

@@ -15,10 +15,10 @@ use super::{
 use crate::{
     arch::{self, task::Frame},
     percpu::{self, PerCpu},
-    sched,
+    sched, syscall,
     sync::{Ref, SpinGuard, ending, tree},
 };
-use abi::{ADDRESS_BITS, Call, MESSAGE_WORDS, MessageInfo, REPLY_LOST, Rights};
+use abi::{ADDRESS_BITS, Call, MESSAGE_WORDS, REPLY_LOST, Rights};
 
 /// What a name that a thread has used means, so that the next call need not go that way again: the object of the
 /// capability that the thread came by. That no CNode's capability has left its slot since says that the way leads to
@@ -46,16 +46,13 @@ fn known(thread: &'static Thread, frame: &Frame, which: usize) -> Option<&'stati
     Some(unsafe { known.meeting.unwrap_unchecked() })
 }
 
-/// The queues of a meeting that is known, if it is still there, and the message a valid one.
+/// The queues of a meeting that is known, if it is still there.
 #[inline(always)]
-fn lock(thread: &Thread, which: usize, meeting: &'static Meeting, frame: &Frame) -> Option<SpinGuard<'static, Queues>> {
+fn lock(thread: &Thread, which: usize, meeting: &'static Meeting) -> Option<SpinGuard<'static, Queues>> {
     // SAFETY: what is known has a slot, to which a way leads still: it is there until this CPU leaves the kernel.
     let holds = unsafe { thread.via[which].holder() };
     // And so is what the slot names.
-    if !holds() || !MessageInfo(frame.info()).is_valid() {
-        return None;
-    }
-    meeting.try_lock().filter(|_| holds())
+    if holds() { meeting.try_lock().filter(|_| holds()) } else { None }
 }
 
 /// Finds the endpoint that a thread names; None where it may not be used so.
@@ -83,21 +80,35 @@ fn may_run(cpu: &PerCpu, thread: &Thread, next: &Thread) -> bool {
     next.is_direct(cpu) && next.priority >= thread.priority && !cpu.reschedule.get()
 }
 
-/// Carries out a message call of the current thread, which it leaves waiting, and gives the thread that runs now: its
-/// payload are the words in the registers of the one before.
+/// Carries out a call of the current thread, here if it can be done so. What is rare never comes back to the common way,
+/// which therefore has nothing to save from it.
 #[inline(always)]
-pub fn switch(cpu: &'static PerCpu, thread: &'static Thread) -> Option<&'static Thread> {
-    attempt::<true>(cpu, thread)
+pub fn carry_out(cpu: &'static PerCpu, thread: &'static Thread) -> ! {
+    match attempt::<true>(cpu, thread) {
+        Some(next) => arch::task::resume_with(next, thread),
+        None => carry_out_slowly(thread),
+    }
+}
+
+#[cold]
+#[inline(never)]
+fn carry_out_slowly(thread: &'static Thread) -> ! {
+    syscall::dispatch(thread);
+    sched::leave()
 }
 
 /// Names that are new are learned, which is done once; then all is as before.
 #[cold]
 #[inline(never)]
-fn again(cpu: &'static PerCpu, thread: &'static Thread, which: usize, rights: Rights) -> Option<&'static Thread> {
-    learn(thread, which, rights)?;
-    attempt::<false>(cpu, thread)
+fn again(cpu: &'static PerCpu, thread: &'static Thread, which: usize, rights: Rights) -> ! {
+    match learn(thread, which, rights).and_then(|()| attempt::<false>(cpu, thread)) {
+        Some(next) => arch::task::resume_with(next, thread),
+        None => carry_out_slowly(thread),
+    }
 }
 
+/// A message call that leaves the current thread waiting, and the thread that runs now: its payload are the words in the
+/// registers of the one before.
 #[inline(always)]
 fn attempt<const FIRST: bool>(cpu: &'static PerCpu, thread: &'static Thread) -> Option<&'static Thread> {
     // SAFETY: the thread has just entered the kernel on this CPU, which alone has its registers while it runs.
@@ -109,16 +120,17 @@ fn attempt<const FIRST: bool>(cpu: &'static PerCpu, thread: &'static Thread) -> 
     }
 }
 
-/// What its words are worth: those that the info does not announce are 0 from here on.
+/// The info of a thread's message, if it is a valid one: words that it does not announce are 0 from here on.
 #[inline(always)]
-fn announce(frame: &mut Frame) -> u64 {
+fn announced(frame: &mut Frame) -> Option<u64> {
     let info = frame.info();
-    match MessageInfo(info).length() {
+    match (info & 0xffff) as usize {
         MESSAGE_WORDS => {}
         0 => frame.set_words([0; MESSAGE_WORDS]),
-        length => frame.forget_words(length),
+        length if length < MESSAGE_WORDS => frame.forget_words(length),
+        _ => return None,
     }
-    info
+    Some(info)
 }
 
 /// The last steps of both: the next thread's tables, and what else comes with a way out of the kernel.
@@ -128,12 +140,15 @@ fn finish(cpu: &'static PerCpu, thread: &'static Thread, next: &'static Thread) 
         arch::mm::activate_user(next.root);
     }
     ending::left(cpu);
-    if ending::pending() != 0 || thread.is_doomed() { finish_slowly(cpu, thread, next) } else { next }
+    if ending::pending() != 0 || thread.is_doomed() {
+        finish_slowly(cpu, thread, next)
+    }
+    next
 }
 
 #[cold]
 #[inline(never)]
-fn finish_slowly(cpu: &'static PerCpu, thread: &'static Thread, next: &'static Thread) -> &'static Thread {
+fn finish_slowly(cpu: &'static PerCpu, thread: &'static Thread, next: &'static Thread) -> ! {
     ending::quiescent(cpu);
     // Its end was asked for before it waited: then nobody else ends that wait.
     if thread.is_doomed() && thread.end_wait() {
@@ -146,7 +161,7 @@ fn finish_slowly(cpu: &'static PerCpu, thread: &'static Thread, next: &'static T
         to.set_words(from.message_words());
         sched::leave()
     }
-    next
+    arch::task::resume_with(next, thread)
 }
 
 #[inline(always)]
@@ -158,7 +173,8 @@ fn call<const FIRST: bool>(
     let Some(meeting) = known(caller, frame, SENDS) else {
         return if FIRST { again(cpu, caller, SENDS, Rights::WRITE.with(Rights::CALL)) } else { None };
     };
-    let mut queues = lock(caller, SENDS, meeting, frame)?;
+    let info = announced(frame)?;
+    let mut queues = lock(caller, SENDS, meeting)?;
     // SAFETY: what is listed is a thread.
     let server = unsafe { &*core::ptr::from_ref(queues.receivers.front()?) };
     if !may_run(cpu, caller, server) || !server.end_wait_if(State::Receiving) {
@@ -176,8 +192,7 @@ fn call<const FIRST: bool>(
     // No other bit is so high where a thread receives.
     let status = to.call_number() / LOST * REPLY_LOST;
     to.finish_call();
-    let badge = caller.via[SENDS].badge();
-    to.set_received(status, badge, announce(frame));
+    to.set_received(status, caller.via[SENDS].badge(), info);
     let (thread, server) = percpu::switch_current(cpu, server);
     // SAFETY: as above; who waits for a message owes nothing, so nothing is dropped.
     unsafe { server.owed.as_ptr().write(Some(Owed { caller: thread, token })) };
@@ -193,7 +208,8 @@ fn reply_receive<const FIRST: bool>(
     let Some(meeting) = known(server, frame, RECEIVES) else {
         return if FIRST { again(cpu, server, RECEIVES, Rights::READ) } else { None };
     };
-    let mut queues = lock(server, RECEIVES, meeting, frame)?;
+    let info = announced(frame)?;
+    let mut queues = lock(server, RECEIVES, meeting)?;
     // SAFETY: what it owes is its own while it runs.
     let owing = unsafe { &mut *server.owed.as_ptr() };
     let Owed { caller, token } = owing.as_ref()?;
@@ -205,10 +221,11 @@ fn reply_receive<const FIRST: bool>(
     // SAFETY: it was there above.
     let Owed { caller, .. } = unsafe { owing.take().unwrap_unchecked() };
     if !caller.end_wait() {
-        return answered_nobody(caller, frame);
+        drop(queues);
+        answered_nobody(caller, server)
     }
     // SAFETY: its wait was ended here, so nobody else has its registers until it runs.
-    unsafe { &mut *caller.frame.as_ptr() }.set_received(0, 0, announce(frame));
+    unsafe { &mut *caller.frame.as_ptr() }.set_received(0, 0, info);
     frame.set_call_number(Call::Receive as u64);
     frame.restart_call();
     server.listed.set(meeting);
@@ -222,8 +239,8 @@ fn reply_receive<const FIRST: bool>(
 /// The caller's end came between. The rest of the call goes the slow way.
 #[cold]
 #[inline(never)]
-fn answered_nobody(caller: Ref<Thread>, frame: &mut Frame) -> Option<&'static Thread> {
+fn answered_nobody(caller: Ref<Thread>, server: &'static Thread) -> ! {
     drop(caller);
-    frame.set_call_number(Call::Receive as u64 | LOST);
-    None
+    server.frame.with(|frame| frame.set_call_number(Call::Receive as u64 | LOST));
+    carry_out_slowly(server)
 }

@@ -17,7 +17,7 @@ use crate::{
 use abi::{Error, MESSAGE_WORDS, ThreadInfo};
 use core::{
     ptr,
-    sync::atomic::{AtomicBool, AtomicPtr, AtomicU8, AtomicU64, Ordering},
+    sync::atomic::{AtomicBool, AtomicPtr, AtomicU32, AtomicU64, Ordering},
 };
 
 /// Queue kinds: a CPU's run queue and its sleepers; a process's threads.
@@ -26,7 +26,7 @@ pub struct Member;
 
 /// Whether a thread waits, and for what; the numbers are those of [`abi::ThreadInfo`].
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-#[repr(u8)]
+#[repr(u32)]
 pub enum State {
     /// Running, or in its home CPU's queue.
     Runnable = 0,
@@ -61,7 +61,8 @@ pub struct Thread {
     pub priority: u8,
     /// The CPU in whose queue it is, and which alone runs it.
     pub home: CpuId,
-    state: AtomicU8,
+    /// A word, because RISC-V has no atomic operations on bytes.
+    state: AtomicU32,
     /// Its process has ended: it never returns to user mode.
     /// Stored before, and read after, `state`: so in one order with it, on all CPUs.
     doomed: AtomicBool,
@@ -121,7 +122,7 @@ impl Thread {
             process,
             priority: DEFAULT_PRIORITY,
             home: start.home,
-            state: AtomicU8::new(State::Runnable as u8),
+            state: AtomicU32::new(State::Runnable as u32),
             doomed: AtomicBool::new(false),
             wake_at: AtomicU64::new(0),
             direct: AtomicPtr::new(ptr::from_ref(percpu::all()[start.home.0]).cast_mut()),
@@ -170,41 +171,41 @@ impl Thread {
     pub fn info(&self) -> ThreadInfo {
         let state = self.state.load(Ordering::Acquire);
         let object = match state {
-            state if state == State::Sending as u8 || state == State::Replying as u8 => self.via[SENDS].object(),
-            state if state == State::Receiving as u8 || state == State::Notified as u8 => self.via[RECEIVES].object(),
+            state if state == State::Sending as u32 || state == State::Replying as u32 => self.via[SENDS].object(),
+            state if state == State::Receiving as u32 || state == State::Notified as u32 => self.via[RECEIVES].object(),
             _ => 0,
         };
         ThreadInfo { id: self.id, state: state.into(), object }
     }
 
     pub fn waits_for(&self, state: State) -> bool {
-        self.state.load(Ordering::Acquire) == state as u8
+        self.state.load(Ordering::Acquire) == state as u32
     }
 
     pub fn is_waiting(&self) -> bool {
-        self.state.load(Ordering::Acquire) != State::Runnable as u8
+        self.state.load(Ordering::Acquire) != State::Runnable as u32
     }
 
     /// The current thread waits from here on; it leaves its CPU when the kernel does. Whoever wakes it finds it through
     /// a list whose lock the caller holds.
     pub fn begin_wait(&self, state: State) {
         percpu::this().blocked.set(true);
-        self.state.store(state as u8, Ordering::SeqCst);
+        self.state.store(state as u32, Ordering::SeqCst);
     }
 
     /// Its wait ends, or goes on as another one: for whoever ended the first.
     pub fn wait_on(&self, state: State) {
-        self.state.store(state as u8, Ordering::SeqCst);
+        self.state.store(state as u32, Ordering::SeqCst);
     }
 
     /// One of several wakers succeeds. It alone makes the thread ready, and may write its registers before.
     pub fn end_wait(&self) -> bool {
-        self.state.swap(State::Runnable as u8, Ordering::SeqCst) != State::Runnable as u8
+        self.state.swap(State::Runnable as u32, Ordering::SeqCst) != State::Runnable as u32
     }
 
     /// The same, if this is what it waits for.
     pub fn end_wait_if(&self, state: State) -> bool {
-        self.state.compare_exchange(state as u8, State::Runnable as u8, Ordering::SeqCst, Ordering::Relaxed).is_ok()
+        self.state.compare_exchange(state as u32, State::Runnable as u32, Ordering::SeqCst, Ordering::Relaxed).is_ok()
     }
 
     /// A new call: the number that its answer has to name.
@@ -225,17 +226,17 @@ impl Thread {
     /// any other starts again and finds that the time has passed.
     pub fn expire(&self) -> bool {
         let state = self.state.load(Ordering::SeqCst);
-        if state == State::Runnable as u8 {
+        if state == State::Runnable as u32 {
             return false;
         }
-        if state == State::Replying as u8 {
+        if state == State::Replying as u32 {
             if !self.end_call(self.token.load(Ordering::SeqCst)) {
                 return false;
             }
             self.frame.with(|frame| frame.set_message(Error::TimedOut.status(), 0, 0, [0; MESSAGE_WORDS]));
         }
         // Who has ended the wait meanwhile may have made another of it, and looks at the time then.
-        self.state.compare_exchange(state, State::Runnable as u8, Ordering::SeqCst, Ordering::Relaxed).is_ok()
+        self.state.compare_exchange(state, State::Runnable as u32, Ordering::SeqCst, Ordering::Relaxed).is_ok()
     }
 
     pub fn is_doomed(&self) -> bool {
