@@ -15,8 +15,9 @@ use super::{
 use crate::{
     arch::{self, task::Frame},
     percpu::{self, PerCpu},
-    sched, syscall,
+    sched,
     sync::{Ref, SpinGuard, ending, tree},
+    syscall,
 };
 use abi::{ADDRESS_BITS, Call, MESSAGE_WORDS, REPLY_LOST, Rights};
 

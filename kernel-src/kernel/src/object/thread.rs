@@ -178,10 +178,6 @@ impl Thread {
         ThreadInfo { id: self.id, state: state.into(), object }
     }
 
-    pub fn waits_for(&self, state: State) -> bool {
-        self.state.load(Ordering::Acquire) == state as u32
-    }
-
     pub fn is_waiting(&self) -> bool {
         self.state.load(Ordering::Acquire) != State::Runnable as u32
     }

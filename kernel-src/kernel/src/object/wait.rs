@@ -28,6 +28,9 @@ impl WaitList {
     /// Lists a thread that waits already.
     #[inline(always)]
     pub fn push(&mut self, thread: Ref<Thread>) {
+        if self.0.is_empty() {
+            return self.0.start(thread);
+        }
         let priority = thread.priority;
         self.0.insert(thread, |other| other.priority < priority);
     }

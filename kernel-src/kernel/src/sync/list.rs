@@ -92,6 +92,19 @@ impl<P: Linked<K>, K> List<P, K> {
         self.insert(item, |_| false);
     }
 
+    /// Puts in what is the only one then.
+    #[inline(always)]
+    pub fn start(&mut self, item: P) {
+        debug_assert!(self.is_empty());
+        let raw = item.into_raw();
+        // SAFETY: as in `insert`.
+        let link = P::link(unsafe { raw.as_ref() });
+        link.next.set(None);
+        link.previous.set(None);
+        link.list.store(self.identity(), Ordering::Relaxed);
+        (self.head, self.tail) = (Some(raw), Some(raw));
+    }
+
     /// Puts `item` behind all but the last of those that `goes_before` holds for.
     pub fn insert(&mut self, item: P, goes_before: impl Fn(&P::Object) -> bool) {
         let raw = item.into_raw();
