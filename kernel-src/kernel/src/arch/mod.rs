@@ -54,7 +54,8 @@
 //! - `ELF_MACHINE: u16`
 //! - `on_stack(VirtAddr, extern "C" fn() -> !) -> !`: goes on there, on an empty stack
 //! - `resume(&Thread) -> !`: leaves the kernel with exactly those registers (FP unit off in this slice);
-//!   `resume_with(&Thread, from: &Thread) -> !`: the same, but for the payload, which is in the registers of `from`
+//!   `resume_with(&Thread, from: &Thread, lock: &AtomicU32) -> !`: the same, but for the payload, which is in the
+//!   registers of `from` until that word is 0
 //!
 //! `timer`
 //! - `init(&BootInfo)`, `init_cpu()`; `now() -> Nanos`: the same on all CPUs; `arm(Option<Nanos>)`: writes the comparator every

@@ -20,6 +20,7 @@ use crate::{
     syscall,
 };
 use abi::{ADDRESS_BITS, Call, MESSAGE_WORDS, REPLY_LOST, Rights};
+use core::convert::Infallible;
 
 /// What a name that a thread has used means, so that the next call need not go that way again: the object of the
 /// capability that the thread came by. That no CNode's capability has left its slot since says that the way leads to
@@ -85,10 +86,8 @@ fn may_run(cpu: &PerCpu, thread: &Thread, next: &Thread) -> bool {
 /// which therefore has nothing to save from it.
 #[inline(always)]
 pub fn carry_out(cpu: &'static PerCpu, thread: &'static Thread) -> ! {
-    match attempt::<true>(cpu, thread) {
-        Some(next) => arch::task::resume_with(next, thread),
-        None => carry_out_slowly(thread),
-    }
+    attempt::<true>(cpu, thread);
+    carry_out_slowly(thread)
 }
 
 #[cold]
@@ -102,16 +101,14 @@ fn carry_out_slowly(thread: &'static Thread) -> ! {
 #[cold]
 #[inline(never)]
 fn again(cpu: &'static PerCpu, thread: &'static Thread, which: usize, rights: Rights) -> ! {
-    match learn(thread, which, rights).and_then(|()| attempt::<false>(cpu, thread)) {
-        Some(next) => arch::task::resume_with(next, thread),
-        None => carry_out_slowly(thread),
-    }
+    learn(thread, which, rights).and_then(|()| attempt::<false>(cpu, thread));
+    carry_out_slowly(thread)
 }
 
-/// A message call that leaves the current thread waiting, and the thread that runs now: its payload are the words in the
-/// registers of the one before.
+/// Carries out a message call that leaves the current thread waiting, and goes on with another. It comes back, with
+/// nothing changed, where that is not to be.
 #[inline(always)]
-fn attempt<const FIRST: bool>(cpu: &'static PerCpu, thread: &'static Thread) -> Option<&'static Thread> {
+fn attempt<const FIRST: bool>(cpu: &'static PerCpu, thread: &'static Thread) -> Option<Infallible> {
     // SAFETY: the thread has just entered the kernel on this CPU, which alone has its registers while it runs.
     let frame = unsafe { &mut *thread.frame.as_ptr() };
     match frame.call_number() {
@@ -134,43 +131,43 @@ fn announced(frame: &mut Frame) -> Option<u64> {
     Some(info)
 }
 
-/// The last steps of both: the next thread's tables, and what else comes with a way out of the kernel.
+/// The last steps of both: the next thread's tables, and what else comes with a way out of the kernel. Its payload are
+/// the words in the registers of the thread before, which nobody may change while this CPU has the lock.
 #[inline(always)]
-fn finish(cpu: &'static PerCpu, thread: &'static Thread, next: &'static Thread) -> &'static Thread {
+fn finish(cpu: &'static PerCpu, thread: &'static Thread, next: &'static Thread, queues: SpinGuard<'_, Queues>) -> ! {
     if cpu.active_root.replace(next.root) != next.root {
         arch::mm::activate_user(next.root);
     }
     ending::left(cpu);
     if ending::pending() != 0 || thread.is_doomed() {
-        finish_slowly(cpu, thread, next)
+        finish_slowly(cpu, thread, next, queues)
     }
-    next
+    arch::task::resume_with(next, thread, queues.into_word())
 }
 
 #[cold]
 #[inline(never)]
-fn finish_slowly(cpu: &'static PerCpu, thread: &'static Thread, next: &'static Thread) -> ! {
+fn finish_slowly(
+    cpu: &'static PerCpu,
+    thread: &'static Thread,
+    next: &'static Thread,
+    queues: SpinGuard<'_, Queues>,
+) -> ! {
+    // SAFETY: nobody else has the registers of the next until it runs; as for the other's, see `finish`.
+    let (to, from) = unsafe { (&mut *next.frame.as_ptr(), &*thread.frame.as_ptr()) };
+    to.set_words(from.message_words());
+    drop(queues);
     ending::quiescent(cpu);
     // Its end was asked for before it waited: then nobody else ends that wait.
     if thread.is_doomed() && thread.end_wait() {
         sched::ready(Ref::share(thread));
     }
-    if cpu.reschedule.get() {
-        // Somebody was woken meanwhile, and shares this CPU from now on. The message is the next one's for good.
-        // SAFETY: nobody else has its registers until it runs; the one before waits, and has its own here.
-        let (to, from) = unsafe { (&mut *next.frame.as_ptr(), &*thread.frame.as_ptr()) };
-        to.set_words(from.message_words());
-        sched::leave()
-    }
-    arch::task::resume_with(next, thread)
+    // Somebody may have been woken meanwhile, and share this CPU from now on.
+    sched::leave()
 }
 
 #[inline(always)]
-fn call<const FIRST: bool>(
-    cpu: &'static PerCpu,
-    caller: &'static Thread,
-    frame: &mut Frame,
-) -> Option<&'static Thread> {
+fn call<const FIRST: bool>(cpu: &'static PerCpu, caller: &'static Thread, frame: &mut Frame) -> Option<Infallible> {
     let Some(meeting) = known(caller, frame, SENDS) else {
         return if FIRST { again(cpu, caller, SENDS, Rights::WRITE.with(Rights::CALL)) } else { None };
     };
@@ -185,7 +182,6 @@ fn call<const FIRST: bool>(
     // SAFETY: it was in front, and this CPU has the lock.
     let server = unsafe { queues.receivers.pop(server) };
     server.listed.let_go();
-    drop(queues);
     let token = caller.begin_call();
     caller.wait_on(State::Replying);
     // SAFETY: its wait was ended here, so nobody else has its registers until it runs.
@@ -197,7 +193,7 @@ fn call<const FIRST: bool>(
     let (thread, server) = percpu::switch_current(cpu, server);
     // SAFETY: as above; who waits for a message owes nothing, so nothing is dropped.
     unsafe { server.owed.as_ptr().write(Some(Owed { caller: thread, token })) };
-    Some(finish(cpu, caller, server))
+    finish(cpu, caller, server, queues)
 }
 
 #[inline(always)]
@@ -205,7 +201,7 @@ fn reply_receive<const FIRST: bool>(
     cpu: &'static PerCpu,
     server: &'static Thread,
     frame: &mut Frame,
-) -> Option<&'static Thread> {
+) -> Option<Infallible> {
     let Some(meeting) = known(server, frame, RECEIVES) else {
         return if FIRST { again(cpu, server, RECEIVES, Rights::READ) } else { None };
     };
@@ -233,8 +229,7 @@ fn reply_receive<const FIRST: bool>(
     server.wait_on(State::Receiving);
     let (thread, caller) = percpu::switch_current(cpu, caller);
     queues.receivers.push(thread);
-    drop(queues);
-    Some(finish(cpu, server, caller))
+    finish(cpu, server, caller, queues)
 }
 
 /// The caller's end came between. The rest of the call goes the slow way.

@@ -7,6 +7,7 @@ use core::{
     arch::{asm, naked_asm},
     fmt,
     mem::offset_of,
+    sync::atomic::AtomicU32,
 };
 
 /// `e_machine` of programs that run here (ELF for AArch64).
@@ -79,20 +80,22 @@ pub fn resume(thread: &Thread) -> ! {
     unsafe { leave(core::ptr::from_ref(thread).cast()) }
 }
 
-/// The same, with the payload that is in the registers of `from`.
+/// The same, with the payload that is in the registers of `from`; then gives the lock back of which that is the word.
 #[unsafe(naked)]
-pub extern "C" fn resume_with(thread: &Thread, from: &Thread) -> ! {
+pub extern "C" fn resume_with(thread: &Thread, from: &Thread, lock: &AtomicU32) -> ! {
     naked_asm!(
-        "mrs x2, tpidr_el1",
-        "ldr x2, [x2, #{stack_top}]",
-        "mov sp, x2",
-        "ldp x2, x3, [x0, #{sp}]",
-        "msr sp_el0, x2",
-        "msr elr_el1, x3",
-        "ldp x2, x3, [x0, #{state}]",
-        "msr spsr_el1, x2",
-        "msr tpidr_el0, x3",
+        "mov x10, x2",
         pairs!("ldp", "x1": 2 3, 4 5, 6 7, 8 9),
+        "stlr wzr, [x10]",
+        "mrs x10, tpidr_el1",
+        "ldr x10, [x10, #{stack_top}]",
+        "mov sp, x10",
+        "ldp x10, x11, [x0, #{sp}]",
+        "msr sp_el0, x10",
+        "msr elr_el1, x11",
+        "ldp x10, x11, [x0, #{state}]",
+        "msr spsr_el1, x10",
+        "msr tpidr_el0, x11",
         pairs!("ldp", "x0": 10 11, 12 13, 14 15, 16 17, 18 19, 20 21, 22 23, 24 25, 26 27, 28 29),
         "ldr x30, [x0, #240]",
         "ldp x0, x1, [x0]",

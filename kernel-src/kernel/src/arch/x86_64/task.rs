@@ -3,7 +3,7 @@
 use super::{cpu, trap};
 use crate::{addr::VirtAddr, object::Thread, percpu::PerCpu};
 use abi::MESSAGE_WORDS;
-use core::{arch::naked_asm, fmt, mem::offset_of};
+use core::{arch::naked_asm, fmt, mem::offset_of, sync::atomic::AtomicU32};
 
 /// `e_machine` of programs that run here (System V ABI, AMD64 supplement).
 pub const ELF_MACHINE: u16 = 62;
@@ -220,20 +220,25 @@ pub fn resume(thread: &Thread) -> ! {
     unsafe { leave(core::ptr::from_ref(thread).cast()) }
 }
 
-/// The same, with the payload that is in the registers of `from`; the thread has come by a system call.
-pub fn resume_with(thread: &Thread, from: &Thread) -> ! {
+/// The same, with the payload that is in the registers of `from`; then gives the lock back of which that is the word. The
+/// thread has come by a system call.
+pub fn resume_with(thread: &Thread, from: &Thread, lock: &AtomicU32) -> ! {
     // SAFETY: as in `resume`.
-    unsafe { leave_with(core::ptr::from_ref(thread).cast(), core::ptr::from_ref(from).cast()) }
-}
-
-extern "C" fn bad_pc_with(frame: &mut Frame, from: &Frame) -> ! {
-    frame.set_words(from.message_words());
-    trap::bad_pc()
+    unsafe { leave_with(core::ptr::from_ref(thread).cast(), core::ptr::from_ref(from).cast(), lock) }
 }
 
 #[unsafe(naked)]
-unsafe extern "C" fn leave_with(frame: *const Frame, from: *const Frame) -> ! {
+unsafe extern "C" fn leave_with(frame: *const Frame, from: *const Frame, lock: &AtomicU32) -> ! {
     naked_asm!(
+        "mov rbp, [rsi + 16]",
+        "mov r8, [rsi + 48]",
+        "mov r9, [rsi + 56]",
+        "mov r10, [rsi + 64]",
+        "mov r12, [rsi + 72]",
+        "mov r13, [rsi + 80]",
+        "mov r14, [rsi + 88]",
+        "mov r15, [rsi + 96]",
+        "mov dword ptr [rdx], 0",
         "mov eax, [rdi + {fs_base}]",
         "mov edx, [rdi + {fs_base} + 4]",
         "mov ecx, {msr_fs_base}",
@@ -245,22 +250,24 @@ unsafe extern "C" fn leave_with(frame: *const Frame, from: *const Frame) -> ! {
         "mov r11, [rdi + {rflags}]",
         "mov rsp, [rdi + {rsp}]",
         "mov rbx, [rdi + 8]",
+        "mov rdx, rbp",
         "mov rbp, [rdi + 40]",
         "mov rax, [rdi]",
-        "mov rdx, [rsi + 16]",
-        "mov r8, [rsi + 48]",
-        "mov r9, [rsi + 56]",
-        "mov r10, [rsi + 64]",
-        "mov r12, [rsi + 72]",
-        "mov r13, [rsi + 80]",
-        "mov r14, [rsi + 88]",
-        "mov r15, [rsi + 96]",
         "mov rsi, [rdi + 24]",
         "mov rdi, [rdi + 32]",
         trap::exit_stage!(),
         "sysretq",
+        // What fails has its words like all else.
         "3:",
-        "call {bad_pc_with}",
+        "mov [rdi + 16], rbp",
+        "mov [rdi + 48], r8",
+        "mov [rdi + 56], r9",
+        "mov [rdi + 64], r10",
+        "mov [rdi + 72], r12",
+        "mov [rdi + 80], r13",
+        "mov [rdi + 88], r14",
+        "mov [rdi + 96], r15",
+        "call {bad_pc}",
         "ud2",
         lower_half_bits = const LOWER_HALF_BITS,
         msr_fs_base = const cpu::MSR_FS_BASE,
@@ -268,7 +275,7 @@ unsafe extern "C" fn leave_with(frame: *const Frame, from: *const Frame) -> ! {
         rflags = const offset_of!(Registers, rflags),
         rsp = const offset_of!(Registers, rsp),
         fs_base = const offset_of!(Frame, fs_base),
-        bad_pc_with = sym bad_pc_with,
+        bad_pc = sym trap::bad_pc,
     )
 }
 
