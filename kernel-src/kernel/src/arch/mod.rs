@@ -48,8 +48,7 @@
 //!   `Frame::new(entry: VirtAddr, stack: VirtAddr, argument: u64, tls: u64) -> Frame` sets every register;
 //!   `&self`: `call_number() -> u64`, `argument(usize) -> u64` (0 to 5), `capability() -> u64`, `info() -> u64`,
 //!   `message_words() -> [u64; 8]`, `pc() -> VirtAddr`; `&mut self`: `set_result(abi::Outcome)` (plain calls),
-//!   `set_received(status: u64, badge: u64, info: u64)`, `set_words([u64; 8])`, `set_message` for both,
-//!   `forget_words(usize)`: zeros from that one on; `restart_call()`: moves the pc back onto the call
+//!   `set_received(status: u64, badge: u64, info: u64)`, `set_words([u64; 8])`, `set_message` for both, `restart_call()`: moves the pc back onto the call
 //!   instruction (saved pc is after it); `Display` prints all registers, several a line, each line indented by two blanks
 //! - `ELF_MACHINE: u16`
 //! - `on_stack(VirtAddr, extern "C" fn() -> !) -> !`: goes on there, on an empty stack

@@ -42,7 +42,8 @@ pub const fn call_of(number: u64) -> u64 {
 }
 
 /// What a thread's registers say: the info, and the words with zeros where it announces none.
-fn message_of(frame: &arch::task::Frame) -> (u64, [u64; MESSAGE_WORDS]) {
+#[inline(always)] // so that the fast path calls nothing
+pub fn message_of(frame: &arch::task::Frame) -> (u64, [u64; MESSAGE_WORDS]) {
     let (info, mut words) = (frame.info(), frame.message_words());
     let length = MessageInfo(info).length();
     if length < words.len() {

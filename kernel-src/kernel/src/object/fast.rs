@@ -8,7 +8,7 @@
 
 use super::{
     cnode,
-    endpoint::{Endpoint, LOST},
+    endpoint::{Endpoint, LOST, message_of},
     thread::{Owed, RECEIVES, SENDS, State, Thread},
     wait::{Meeting, Queues},
 };
@@ -125,7 +125,7 @@ fn announced(frame: &mut Frame) -> Option<u64> {
     match (info & 0xffff) as usize {
         MESSAGE_WORDS => {}
         0 => frame.set_words([0; MESSAGE_WORDS]),
-        length if length < MESSAGE_WORDS => frame.forget_words(length),
+        length if length < MESSAGE_WORDS => frame.set_words(message_of(frame).1),
         _ => return None,
     }
     Some(info)

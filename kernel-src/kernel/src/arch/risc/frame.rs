@@ -57,16 +57,6 @@ impl Frame {
         self.set_words(words);
     }
 
-    /// Makes 0 of the words from `length` on.
-    #[inline(always)] // so that the fast path calls nothing
-    pub fn forget_words(&mut self, length: usize) {
-        for (index, register) in WORDS.into_iter().enumerate() {
-            if index >= length {
-                self.x[register] = 0;
-            }
-        }
-    }
-
     /// Moves the pc behind the call instruction again.
     pub const fn finish_call(&mut self) {
         self.pc += CALL_SIZE;

@@ -3,7 +3,12 @@
 use super::{cpu, trap};
 use crate::{addr::VirtAddr, object::Thread, percpu::PerCpu};
 use abi::MESSAGE_WORDS;
-use core::{arch::naked_asm, fmt, mem::offset_of, sync::atomic::AtomicU32};
+use core::{
+    arch::naked_asm,
+    fmt,
+    mem::offset_of,
+    sync::atomic::{AtomicU32, Ordering},
+};
 
 /// `e_machine` of programs that run here (System V ABI, AMD64 supplement).
 pub const ELF_MACHINE: u16 = 62;
@@ -160,16 +165,6 @@ impl Frame {
         self.set_words(words);
     }
 
-    /// Makes 0 of the words from `length` on.
-    #[inline(always)] // so that the fast path calls nothing
-    pub fn forget_words(&mut self, length: usize) {
-        for (index, register) in WORDS.into_iter().enumerate() {
-            if index >= length {
-                self.registers.kept[register] = 0;
-            }
-        }
-    }
-
     pub const fn set_call_number(&mut self, number: u64) {
         self.registers.kept[RAX] = number;
     }
@@ -230,53 +225,53 @@ pub fn resume_with(thread: &Thread, from: &Thread, lock: &AtomicU32) -> ! {
 #[unsafe(naked)]
 unsafe extern "C" fn leave_with(frame: *const Frame, from: *const Frame, lock: &AtomicU32) -> ! {
     naked_asm!(
-        "mov rbp, [rsi + 16]",
-        "mov r8, [rsi + 48]",
-        "mov r9, [rsi + 56]",
-        "mov r10, [rsi + 64]",
-        "mov r12, [rsi + 72]",
-        "mov r13, [rsi + 80]",
-        "mov r14, [rsi + 88]",
-        "mov r15, [rsi + 96]",
+        "mov rcx, [rdi + {rip}]",
+        "shr rcx, {lower_half_bits}",
+        "jnz 3f",
+        "mov rbp, [rsi + 8 * {RDX}]",
+        ".set place, 6",
+        ".irp register, r8, r9, r10, r12, r13, r14, r15",
+        "mov \\register, [rsi + 8 * place]",
+        ".set place, place + 1",
+        ".endr",
         "mov dword ptr [rdx], 0",
         "mov eax, [rdi + {fs_base}]",
         "mov edx, [rdi + {fs_base} + 4]",
         "mov ecx, {msr_fs_base}",
         "wrmsr",
         "mov rcx, [rdi + {rip}]",
-        "mov rdx, rcx",
-        "shr rdx, {lower_half_bits}",
-        "jnz 3f",
         "mov r11, [rdi + {rflags}]",
         "mov rsp, [rdi + {rsp}]",
-        "mov rbx, [rdi + 8]",
+        "mov rbx, [rdi + 8 * {RBX}]",
         "mov rdx, rbp",
-        "mov rbp, [rdi + 40]",
+        "mov rbp, [rdi + 8 * {RBP}]",
         "mov rax, [rdi]",
-        "mov rsi, [rdi + 24]",
-        "mov rdi, [rdi + 32]",
+        "mov rsi, [rdi + 8 * {RSI}]",
+        "mov rdi, [rdi + 8 * {RDI}]",
         trap::exit_stage!(),
         "sysretq",
-        // What fails has its words like all else.
         "3:",
-        "mov [rdi + 16], rbp",
-        "mov [rdi + 48], r8",
-        "mov [rdi + 56], r9",
-        "mov [rdi + 64], r10",
-        "mov [rdi + 72], r12",
-        "mov [rdi + 80], r13",
-        "mov [rdi + 88], r14",
-        "mov [rdi + 96], r15",
-        "call {bad_pc}",
+        "call {bad_pc_with}",
         "ud2",
+        RDX = const RDX,
+        RSI = const RSI,
+        RDI = const RDI,
+        RBX = const RBX,
+        RBP = const RBP,
         lower_half_bits = const LOWER_HALF_BITS,
         msr_fs_base = const cpu::MSR_FS_BASE,
         rip = const offset_of!(Registers, rip),
         rflags = const offset_of!(Registers, rflags),
         rsp = const offset_of!(Registers, rsp),
         fs_base = const offset_of!(Frame, fs_base),
-        bad_pc = sym trap::bad_pc,
+        bad_pc_with = sym bad_pc_with,
     )
+}
+
+extern "C" fn bad_pc_with(frame: &mut Frame, from: &Frame, lock: &AtomicU32) -> ! {
+    frame.set_words(from.message_words());
+    lock.store(0, Ordering::Release);
+    trap::bad_pc()
 }
 
 /// The way out. Behind `swapgs` only NMI and machine check can come, which look where GS points.
