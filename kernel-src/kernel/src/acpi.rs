@@ -2,20 +2,20 @@
 //! timers, and how to switch off.
 //!
 //! Tables are data; AML is not run. The one thing wanted of it, the value that
-//! powers the machine off, is found by its encoding. Tables that nothing is
-//! read from are only listed, so that nobody overwrites them.
+//! powers the machine off, is found by its encoding. Of tables that nothing is
+//! read from only the size is looked at.
 
 mod aml;
 mod madt;
 
 use crate::{
-    addr::{PhysAddr, PhysRange},
+    addr::PhysAddr,
     config::{MAX_CPUS, PAGE_SIZE},
 };
 use arrayvec::ArrayVec;
 use core::fmt;
+use displaydoc::Display;
 
-const MAX_TABLES: usize = 32;
 /// Larger than any table that firmware makes, so that a broken length is seen.
 const MAX_TABLE_SIZE: usize = 16 << 20;
 /// Signature, length, revision, checksum, and who made it (table 5.4).
@@ -34,9 +34,8 @@ pub type Memory<'a> = dyn Fn(PhysAddr, usize) -> Option<&'a [u8]> + 'a;
 #[derive(Clone, Debug, Default)]
 pub struct Machine {
     pub local_apic: PhysAddr,
-    pub cpus: ArrayVec<LocalApic, MAX_CPUS>,
-    /// CPUs that may be started, but found no room in `cpus`.
-    pub left_out: usize,
+    /// APIC ids of the CPUs that may be started, as many as find room.
+    pub cpus: ArrayVec<u32, MAX_CPUS>,
     pub io_apics: ArrayVec<IoApic, 8>,
     pub overrides: ArrayVec<Override, 16>,
     /// Port of the PM1a control register.
@@ -48,19 +47,10 @@ pub struct Machine {
     /// Port of the power management timer; whether it has 32 bits (else 24).
     pub pm_timer: Option<(u32, bool)>,
     pub hpet: Option<PhysAddr>,
-    /// All that the tables occupy, neighbours joined.
-    pub tables: ArrayVec<PhysRange, MAX_TABLES>,
-}
-
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct LocalApic {
-    pub apic_id: u32,
-    pub enabled: bool,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct IoApic {
-    pub id: u8,
     pub address: PhysAddr,
     /// Global interrupt number of its first input.
     pub gsi_base: u32,
@@ -82,39 +72,29 @@ pub struct GenericAddress {
     pub address: u64,
 }
 
+/// ACPI
+///
 /// Why the tables are refused.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Display)]
+#[prefix_enum_doc_attributes]
+#[ignore_extra_doc_attributes]
 pub enum AcpiError {
+    /// wanted {size:#x} bytes at {at:?}, which cannot be read
     Unreachable { at: PhysAddr, size: usize },
+    /// wanted the signature 'RSD PTR ' at {at:?}
     RootSignature { at: PhysAddr },
+    /// wanted table {wanted} at {at:?}, found {found}
     Signature { at: PhysAddr, wanted: Signature, found: Signature },
+    /// wanted the bytes of {table} at {at:?} to add up to 0, found {sum:#x}
     Checksum { at: PhysAddr, table: Signature, sum: u8 },
+    /// wanted {wanted:#x} bytes of {table} at {at:?}, found {found:#x}
     Size { at: PhysAddr, table: Signature, wanted: usize, found: usize },
+    /// wanted a table {table}, found none
     Missing { table: Signature },
+    /// entry of type {kind} at offset {offset:#x} of the MADT cannot have {size} bytes
     MadtEntry { offset: usize, kind: u8, size: usize },
+    /// wanted at most {limit} {what}, found more
     TooMany { what: &'static str, limit: usize },
-}
-
-impl fmt::Display for AcpiError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("ACPI: ")?;
-        match *self {
-            Self::Unreachable { at, size } => write!(f, "wanted {size:#x} bytes at {at:?}, which cannot be read"),
-            Self::RootSignature { at } => write!(f, "wanted the signature 'RSD PTR ' at {at:?}"),
-            Self::Signature { at, wanted, found } => write!(f, "wanted table {wanted} at {at:?}, found {found}"),
-            Self::Checksum { at, table, sum } => {
-                write!(f, "wanted the bytes of {table} at {at:?} to add up to 0, found {sum:#x}")
-            }
-            Self::Size { at, table, wanted, found } => {
-                write!(f, "wanted {wanted:#x} bytes of {table} at {at:?}, found {found:#x}")
-            }
-            Self::Missing { table } => write!(f, "wanted a table {table}, found none"),
-            Self::MadtEntry { offset, kind, size } => {
-                write!(f, "entry of type {kind} at offset {offset:#x} of the MADT cannot have {size} bytes")
-            }
-            Self::TooMany { what, limit } => write!(f, "wanted at most {limit} {what}, found more"),
-        }
-    }
 }
 
 impl core::error::Error for AcpiError {}
@@ -139,18 +119,13 @@ const DSDT: Signature = Signature(*b"DSDT");
 /// Reads all tables that the root pointer leads to.
 pub fn parse(rsdp: PhysAddr, memory: &Memory<'_>) -> Result<Machine, AcpiError> {
     let mut machine = Machine::default();
-    let (root, wanted) = root_table(rsdp, memory, &mut machine)?;
+    let (root, wanted) = root_table(rsdp, memory)?;
     let root = Table::read(root, memory)?.checked(wanted)?;
-    machine.list(root.range)?;
     let pointer_size = if wanted == XSDT { 8 } else { 4 };
     let mut madt_seen = false;
-    for pointer in root.bytes[HEADER_SIZE..].chunks_exact(pointer_size) {
-        let at = PhysAddr(little_endian(pointer));
-        if at.0 == 0 {
-            continue;
-        }
-        let table = Table::read(at, memory)?;
-        machine.list(table.range)?;
+    let pointers = root.bytes[HEADER_SIZE..].chunks_exact(pointer_size).map(little_endian);
+    for at in pointers.filter(|at| *at != 0) {
+        let table = Table::read(PhysAddr(at), memory)?;
         match table.signature {
             MADT if !madt_seen => {
                 madt::read(&table.checked(MADT)?, &mut machine)?;
@@ -165,7 +140,7 @@ pub fn parse(rsdp: PhysAddr, memory: &Memory<'_>) -> Result<Machine, AcpiError> 
 }
 
 /// Where the root table is, and which it is (5.2.5).
-fn root_table(at: PhysAddr, memory: &Memory<'_>, machine: &mut Machine) -> Result<(PhysAddr, Signature), AcpiError> {
+fn root_table(at: PhysAddr, memory: &Memory<'_>) -> Result<(PhysAddr, Signature), AcpiError> {
     let read = |size| memory(at, size).ok_or(AcpiError::Unreachable { at, size });
     let first = read(RSDP_SIZE)?;
     if !first.starts_with(b"RSD PTR ") {
@@ -174,7 +149,6 @@ fn root_table(at: PhysAddr, memory: &Memory<'_>, machine: &mut Machine) -> Resul
     verify(first, at, RSDP)?;
     let old = (PhysAddr(little_endian(&first[16..20])), RSDT);
     if first[15] < 2 {
-        machine.list(PhysRange { start: at, size: RSDP_SIZE })?;
         return Ok(old);
     }
     let size = little_endian(&read(RSDP2_SIZE)?[20..24]);
@@ -183,7 +157,6 @@ fn root_table(at: PhysAddr, memory: &Memory<'_>, machine: &mut Machine) -> Resul
     }
     let whole = read(size)?;
     verify(whole, at, RSDP)?;
-    machine.list(PhysRange { start: at, size })?;
     let new = PhysAddr(little_endian(&whole[24..32]));
     Ok(if new.0 == 0 { old } else { (new, XSDT) })
 }
@@ -191,7 +164,7 @@ fn root_table(at: PhysAddr, memory: &Memory<'_>, machine: &mut Machine) -> Resul
 /// A table whose header and size are sound.
 struct Table<'a> {
     signature: Signature,
-    range: PhysRange,
+    at: PhysAddr,
     bytes: &'a [u8],
 }
 
@@ -205,27 +178,23 @@ impl<'a> Table<'a> {
         if !(HEADER_SIZE..=MAX_TABLE_SIZE).contains(&size) {
             return Err(AcpiError::Size { at, table: signature, wanted: HEADER_SIZE, found: size });
         }
-        Ok(Self { signature, range: PhysRange { start: at, size }, bytes: read(size)? })
+        Ok(Self { signature, at, bytes: read(size)? })
     }
 
     /// The table if it is the wanted one, unharmed.
     fn checked(self, wanted: Signature) -> Result<Self, AcpiError> {
         if self.signature != wanted {
-            return Err(AcpiError::Signature { at: self.range.start, wanted, found: self.signature });
+            return Err(AcpiError::Signature { at: self.at, wanted, found: self.signature });
         }
-        verify(self.bytes, self.range.start, wanted)?;
+        verify(self.bytes, self.at, wanted)?;
         Ok(self)
     }
 
     /// A field that this table must have.
     fn number<const N: usize>(&self, offset: usize) -> Result<usize, AcpiError> {
-        let short = AcpiError::Size {
-            at: self.range.start,
-            table: self.signature,
-            wanted: offset + N,
-            found: self.bytes.len(),
-        };
-        self.bytes.get(offset..offset + N).map(little_endian).ok_or(short)
+        let (wanted, found) = (offset + N, self.bytes.len());
+        let short = AcpiError::Size { at: self.at, table: self.signature, wanted, found };
+        self.bytes.get(offset..wanted).map(little_endian).ok_or(short)
     }
 
     /// A field that came with a later revision of the table; 0 before it.
@@ -238,24 +207,10 @@ impl<'a> Table<'a> {
         let address = self.later::<8>(offset + 4) as u64;
         (address != 0).then(|| GenericAddress { space: self.later::<1>(offset) as u8, address })
     }
-}
 
-impl Machine {
-    /// Takes note of a table's place; those that share or neighbour a page become one range.
-    fn list(&mut self, table: PhysRange) -> Result<(), AcpiError> {
-        let near = |range: &PhysRange| {
-            let (low, high) = if range.start < table.start { (*range, table) } else { (table, *range) };
-            high.start.0 <= low.end().0.saturating_add(PAGE_SIZE)
-        };
-        if let Some(range) = self.tables.iter_mut().find(|range| near(range)) {
-            let start = range.start.min(table.start);
-            let size = range.end().max(table.end()).0 - start.0;
-            *range = PhysRange { start, size };
-            return Ok(());
-        }
-        self.tables
-            .try_push(table)
-            .map_err(|_| AcpiError::TooMany { what: "separate ranges of tables", limit: MAX_TABLES })
+    /// The address of such a structure, if it is in that space.
+    fn address_in(&self, space: u8, offset: usize) -> Option<usize> {
+        self.address(offset).filter(|found| found.space == space).map(|found| found.address as usize)
     }
 }
 
@@ -264,9 +219,7 @@ fn read_fadt(fadt: &Table<'_>, memory: &Memory<'_>, machine: &mut Machine) -> Re
     const RESET_SUPPORTED: usize = 1 << 10;
     const TIMER_32_BIT: usize = 1 << 8;
     let flags = fadt.number::<4>(112)?;
-    let in_ports =
-        |offset| fadt.address(offset).filter(|found| found.space == SPACE_PORTS).map(|found| found.address as usize);
-    let port = |old: usize, new| Some(old).filter(|port| *port != 0).or_else(|| in_ports(new));
+    let port = |old: usize, new| if old != 0 { Some(old) } else { fadt.address_in(SPACE_PORTS, new) };
     machine.pm1a_control = port(fadt.number::<4>(64)?, 172).and_then(|port| u16::try_from(port).ok());
     machine.pm_timer = port(fadt.number::<4>(76)?, 208).map(|port| (port as u32, flags & TIMER_32_BIT != 0));
     if flags & RESET_SUPPORTED != 0 {
@@ -278,7 +231,6 @@ fn read_fadt(fadt: &Table<'_>, memory: &Memory<'_>, machine: &mut Machine) -> Re
     };
     if dsdt != 0 {
         let dsdt = Table::read(PhysAddr(dsdt), memory)?.checked(DSDT)?;
-        machine.list(dsdt.range)?;
         machine.s5_type = aml::s5_type(&dsdt.bytes[HEADER_SIZE..]);
     }
     Ok(())
@@ -287,7 +239,7 @@ fn read_fadt(fadt: &Table<'_>, memory: &Memory<'_>, machine: &mut Machine) -> Re
 /// The registers' place (HPET Specification 1.0a, 3.2.4).
 fn read_hpet(hpet: &Table<'_>) -> Result<Option<PhysAddr>, AcpiError> {
     hpet.number::<8>(44)?;
-    Ok(hpet.address(40).filter(|found| found.space == SPACE_MEMORY).map(|found| PhysAddr(found.address as usize)))
+    Ok(hpet.address_in(SPACE_MEMORY, 40).map(PhysAddr))
 }
 
 fn verify(bytes: &[u8], at: PhysAddr, table: Signature) -> Result<(), AcpiError> {

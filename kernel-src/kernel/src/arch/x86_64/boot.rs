@@ -4,10 +4,7 @@
 //! image is relocated first for where it lies, so that Rust can read the command line and map the image high, page by page
 //! (so it may lie at any page boundary); then for where it is mapped, and control goes there.
 
-use super::{
-    Shared,
-    cpu::{self, CR0_PAGING, CR0_PROTECTED, CR0_WRITE_PROTECT, CR4_PAE, EFER_LONG_MODE, EFER_NO_EXECUTE},
-};
+use super::{Shared, cpu};
 use crate::{
     addr::{PhysAddr, PhysRange, VirtAddr},
     bootinfo::{BootInfo, Tables},
@@ -55,24 +52,20 @@ static TABLES: Shared<UnsafeCell<MaybeUninit<BootTables>>> = Shared(UnsafeCell::
 /// `hvm_start_info`, version 1 (Xen's public/arch-x86/hvm/start_info.h).
 #[repr(C)]
 struct StartInfo {
-    magic: u32,
-    version: u32,
-    flags: u32,
+    magic_version_flags: [u32; 3],
     modules: u32,
     module_list: u64,
     command_line: u64,
     rsdp: u64,
     memory_map: u64,
     memory_map_entries: u32,
-    reserved: u32,
 }
 
 #[repr(C)]
 struct Module {
     address: u64,
     size: u64,
-    command_line: u64,
-    reserved: u64,
+    command_line_and_reserved: [u64; 2],
 }
 
 #[repr(C)]
@@ -80,7 +73,6 @@ struct MemoryMapEntry {
     address: u64,
     size: u64,
     kind: u32,
-    reserved: u32,
 }
 
 /// `kind` of memory that may be used; all else is somebody's (ACPI 6.5, table 15.4).
@@ -239,12 +231,12 @@ unsafe extern "C" fn pvh_entry() -> ! {
         "callq {enter}",
         "ud2",
         tables = sym TABLES,
-        entry_ticks = sym super::timer::ENTRY_TICKS,
+        entry_ticks = sym super::timer::CLOCK,
         low = const core::mem::offset_of!(BootTables, low),
         low_pages = const core::mem::offset_of!(BootTables, low_pages),
-        pae = const CR4_PAE,
-        efer = const EFER_LONG_MODE | EFER_NO_EXECUTE,
-        cr0 = const CR0_PROTECTED | CR0_WRITE_PROTECT | CR0_PAGING,
+        pae = const cpu::LONG_CR4,
+        efer = const cpu::LONG_EFER,
+        cr0 = const cpu::LONG_CR0,
         image_base = const IMAGE_BASE,
         relocate = sym relocate,
         map_image = sym map_image,
@@ -275,17 +267,17 @@ unsafe extern "C" fn relocate(distance: u64, displacement: u64) {
     )
 }
 
-/// The text at `address`, up to its end or the kernel's limit; the part that is UTF-8.
+/// The text at `address`, which is seen at `base` and up, to its end or the kernel's limit; the part that is UTF-8.
 ///
 /// # Safety
-/// There is a NUL-terminated string that stays as it is, or `address` is null.
+/// There is a NUL-terminated string that stays as it is, or `address` is 0.
 #[unsafe(link_section = ".init.text")]
-unsafe fn text<'a>(address: *const u8) -> &'a str {
-    if address.is_null() {
+unsafe fn text<'a>(base: usize, address: usize) -> &'a str {
+    if address == 0 {
         return "";
     }
     // SAFETY: the caller's promise.
-    let bytes = unsafe { CStr::from_ptr(address.cast()) }.to_bytes();
+    let bytes = unsafe { CStr::from_ptr((base + address) as *const _) }.to_bytes();
     bytes[..bytes.len().min(COMMAND_LINE_MAX)].utf8_chunks().next().map_or("", |chunk| chunk.valid())
 }
 
@@ -293,7 +285,7 @@ unsafe fn text<'a>(address: *const u8) -> &'a str {
 #[unsafe(link_section = ".init.text")]
 unsafe extern "C" fn map_image(info: *const StartInfo, image: usize) -> usize {
     // SAFETY: the loader put the structure and the string there, below 4 GiB; nothing has overwritten them.
-    let options = unsafe { text((*info).command_line as *const u8) };
+    let options = unsafe { text(0, (*info).command_line as usize) };
     // A bad value is refused by `init`, which can say so.
     let slide = cmdline::slide(options).unwrap_or(0);
     let [start, end, text_start, text_end, guard, init_start] = [
@@ -336,11 +328,8 @@ unsafe extern "C" fn enter(info: usize, image: usize, slide: usize) -> ! {
         let start = &*direct(info as u64).cast::<StartInfo>();
         let map =
             slice::from_raw_parts(direct(start.memory_map).cast::<MemoryMapEntry>(), start.memory_map_entries as usize);
-        let modules = match start.modules {
-            0 => &[],
-            count => slice::from_raw_parts(direct(start.module_list).cast::<Module>(), count as usize),
-        };
-        let command_line = if start.command_line == 0 { "" } else { text(direct(start.command_line)) };
+        let modules = slice::from_raw_parts(direct(start.module_list).cast::<Module>(), start.modules as usize);
+        let command_line = text(DIRECT_BASE, start.command_line as usize);
         (start, map, modules, command_line)
     };
     let mut ram = ArrayVec::<PhysRange, MAX_RANGES>::new();

@@ -13,11 +13,29 @@ use crate::{
 };
 use arrayvec::ArrayVec;
 use core::{
-    arch::{asm, naked_asm, x86_64::CpuidResult},
+    arch::{asm, naked_asm},
     cell::UnsafeCell,
     convert::Infallible,
     mem::offset_of,
     sync::atomic::{AtomicPtr, AtomicU64, AtomicUsize, Ordering},
+};
+use raw_cpuid::{CpuId, ExtendedFeatures, FeatureInfo};
+use x86_64::{
+    instructions::{
+        port::Port,
+        segmentation::{CS, DS, ES, SS, Segment},
+        tables::load_tss,
+    },
+    registers::{
+        control::{Cr0, Cr0Flags, Cr2, Cr4, Cr4Flags, Efer, EferFlags},
+        model_specific::{GsBase, KernelGsBase, LStar, Msr, SFMask, Star},
+        rflags::RFlags,
+        segmentation::SegmentSelector,
+    },
+    structures::{
+        gdt::{Descriptor, DescriptorFlags, GlobalDescriptorTable},
+        tss::TaskStateSegment,
+    },
 };
 
 /// A frame pointer points at the caller's, behind which the return address lies (System V ABI, AMD64, 3.2.2).
@@ -25,20 +43,11 @@ pub const FRAME_PREVIOUS: isize = 0;
 pub const FRAME_RETURN: isize = 8;
 
 // Selectors. `syscall` takes the kernel's stack segment behind its code segment; `sysret` takes the user's code
-// segment 16 and its stack segment 8 behind the value in STAR (SDM vol. 2B, SYSCALL, SYSRET).
+// segment 16 and its stack segment 8 behind the value in STAR (SDM vol. 2B, SYSCALL, SYSRET), where a 32-bit user
+// code segment would be; there is none.
 pub const KERNEL_CODE: u16 = 0x08;
-const KERNEL_DATA: u16 = 0x10;
-/// Where a 32-bit user code segment would be; there is none.
-const SYSRET_BASE: u16 = 0x18 | 3;
-pub const USER_DATA: u16 = SYSRET_BASE + 8;
-pub const USER_CODE: u16 = SYSRET_BASE + 16;
-const TSS: u16 = 0x30;
-
-// Descriptors with base 0 and no limit: present, accessed, and for code 64-bit (SDM vol. 3A, 3.4.5).
-const KERNEL_CODE_SEGMENT: u64 = 0x00AF_9B00_0000_FFFF;
-const KERNEL_DATA_SEGMENT: u64 = 0x00CF_9300_0000_FFFF;
-const USER_CODE_SEGMENT: u64 = 0x00AF_FB00_0000_FFFF;
-const USER_DATA_SEGMENT: u64 = 0x00CF_F300_0000_FFFF;
+pub const USER_DATA: u16 = 0x18 | 3;
+pub const USER_CODE: u16 = USER_DATA + 8;
 
 /// Exceptions that may come while the stack is not to be trusted, each on a stack of its own.
 pub const IST_NMI: u8 = 1;
@@ -51,54 +60,24 @@ pub const MSR_MCG_STATUS: u32 = 0x17A;
 const MSR_MC0_CTL: u32 = 0x400;
 const MSR_MC0_STATUS: u32 = 0x401;
 const MSR_EFER: u32 = 0xC000_0080;
-const MSR_STAR: u32 = 0xC000_0081;
-const MSR_LSTAR: u32 = 0xC000_0082;
-const MSR_SFMASK: u32 = 0xC000_0084;
 pub const MSR_FS_BASE: u32 = 0xC000_0100;
 pub const MSR_GS_BASE: u32 = 0xC000_0101;
-const MSR_KERNEL_GS_BASE: u32 = 0xC000_0102;
 
-pub const EFER_SYSCALL: u64 = 1;
-pub const EFER_LONG_MODE: u64 = 1 << 8;
-pub const EFER_NO_EXECUTE: u64 = 1 << 11;
-
-pub const CR0_PROTECTED: u64 = 1;
-const CR0_MONITOR: u64 = 1 << 1;
-const CR0_TASK_SWITCHED: u64 = 1 << 3;
-const CR0_NUMERIC_ERROR: u64 = 1 << 5;
-pub const CR0_WRITE_PROTECT: u64 = 1 << 16;
-pub const CR0_PAGING: u64 = 1 << 31;
-
-const CR4_DEBUG: u64 = 1 << 3;
-pub const CR4_PAE: u64 = 1 << 5;
-const CR4_MACHINE_CHECK: u64 = 1 << 6;
-pub const CR4_PGE: u64 = 1 << 7;
-const CR4_FXSAVE: u64 = 1 << 9;
-const CR4_SIMD_EXCEPTIONS: u64 = 1 << 10;
-const CR4_UMIP: u64 = 1 << 11;
-const CR4_SMEP: u64 = 1 << 20;
-const CR4_SMAP: u64 = 1 << 21;
+/// What takes a CPU from 32-bit code to 64-bit code, with paging and write protection.
+pub const LONG_EFER: u64 = EferFlags::LONG_MODE_ENABLE.union(EferFlags::NO_EXECUTE_ENABLE).bits();
+pub const LONG_CR4: u64 = Cr4Flags::PHYSICAL_ADDRESS_EXTENSION.bits();
+pub const LONG_CR0: u64 = Cr0Flags::PROTECTED_MODE_ENABLE.union(Cr0Flags::WRITE_PROTECT).union(Cr0Flags::PAGING).bits();
 
 /// Flags that `syscall` clears: TF, IF, DF, IOPL, NT, AC (SDM vol. 1, 3.4.3).
 const SYSCALL_MASK: u64 = 1 << 8 | 1 << 9 | 1 << 10 | 3 << 12 | 1 << 14 | 1 << 18;
 
-/// What a CPU keeps for the hardware to read.
-#[repr(C)]
-pub struct ArchCpu {
-    gdt: UnsafeCell<[u64; 8]>,
-    tss: UnsafeCell<[u32; TSS_WORDS]>,
-}
-
-/// A 64-bit TSS without I/O bitmap: every port is closed to user mode (SDM vol. 3A, 8.7).
-const TSS_WORDS: usize = 26;
-const TSS_RSP0: usize = 1;
-const TSS_IST1: usize = 9;
-const TSS_IO_MAP: usize = 25;
-const TSS_LIMIT: u64 = size_of::<[u32; TSS_WORDS]>() as u64 - 1;
+/// What a CPU keeps for the hardware to read. The TSS has no I/O bitmap: every port is closed to user mode (SDM
+/// vol. 3A, 8.7).
+pub struct ArchCpu(UnsafeCell<(GlobalDescriptorTable, TaskStateSegment)>);
 
 impl ArchCpu {
     #[expect(clippy::declare_interior_mutable_const, reason = "a start value, copied into each `PerCpu`")]
-    pub const NEW: Self = Self { gdt: UnsafeCell::new([0; 8]), tss: UnsafeCell::new([0; TSS_WORDS]) };
+    pub const NEW: Self = Self(UnsafeCell::new((GlobalDescriptorTable::new(), TaskStateSegment::new())));
 }
 
 /// What `lgdt` and `lidt` read.
@@ -108,106 +87,37 @@ pub(super) struct TablePointer {
     pub base: u64,
 }
 
-/// What the CPU says of itself; zeros for leaves that it does not have.
-#[must_use]
-pub fn cpuid(leaf: u32, subleaf: u32) -> CpuidResult {
-    let ask = |leaf: u32, subleaf: u32| {
-        let (eax, ebx, ecx, edx): (u32, u64, u32, u32);
-        // SAFETY: every x86_64 CPU has `cpuid`, and it changes only these registers; `rbx`, which the compiler keeps, is restored.
-        unsafe {
-            asm!(
-                "mov {kept}, rbx", "cpuid", "xchg {kept}, rbx",
-                kept = out(reg) ebx, inout("eax") leaf => eax, inout("ecx") subleaf => ecx, out("edx") edx,
-                options(nostack, preserves_flags),
-            );
-        }
-        CpuidResult { eax, ebx: ebx as u32, ecx, edx }
-    };
-    if leaf & 0x7FFF_FFFF != 0 && ask(leaf & 0x8000_0000, 0).eax < leaf {
-        return CpuidResult { eax: 0, ebx: 0, ecx: 0, edx: 0 };
-    }
-    ask(leaf, subleaf)
-}
-
 /// # Safety
 /// The register exists, and reading it has no effect that somebody minds.
 pub unsafe fn read_msr(register: u32) -> u64 {
-    let (low, high): (u32, u32);
     // SAFETY: the caller's promise.
-    unsafe { asm!("rdmsr", in("ecx") register, out("eax") low, out("edx") high, options(nostack, preserves_flags)) };
-    u64::from(high) << 32 | u64::from(low)
+    unsafe { Msr::new(register).read() }
 }
 
 /// # Safety
 /// The register exists and takes this value, and what it changes is the caller's to change.
 pub unsafe fn write_msr(register: u32, value: u64) {
     // SAFETY: the caller's promise.
-    unsafe {
-        asm!("wrmsr", in("ecx") register, in("eax") value as u32, in("edx") (value >> 32) as u32, options(nostack, preserves_flags))
-    };
-}
-
-/// # Safety
-/// Reading this port has no effect that somebody minds.
-pub unsafe fn inl(port: u16) -> u32 {
-    let value;
-    // SAFETY: the caller's promise.
-    unsafe { asm!("in eax, dx", in("dx") port, out("eax") value, options(nostack, preserves_flags)) };
-    value
-}
-
-/// # Safety
-/// Reading this port has no effect that somebody minds.
-pub unsafe fn inw(port: u16) -> u16 {
-    let value;
-    // SAFETY: the caller's promise.
-    unsafe { asm!("in ax, dx", in("dx") port, out("ax") value, options(nostack, preserves_flags)) };
-    value
-}
-
-/// # Safety
-/// The port's device is the caller's.
-pub unsafe fn outw(port: u16, value: u16) {
-    // SAFETY: the caller's promise.
-    unsafe { asm!("out dx, ax", in("dx") port, in("ax") value, options(nostack, preserves_flags)) };
+    unsafe { Msr::new(register).write(value) }
 }
 
 /// # Safety
 /// Reading this port has no effect that somebody minds.
 pub unsafe fn inb(port: u16) -> u8 {
-    let value;
     // SAFETY: the caller's promise.
-    unsafe { asm!("in al, dx", in("dx") port, out("al") value, options(nostack, preserves_flags)) };
-    value
+    unsafe { Port::new(port).read() }
 }
 
 /// # Safety
 /// The port's device is the caller's.
 pub unsafe fn outb(port: u16, value: u8) {
     // SAFETY: the caller's promise.
-    unsafe { asm!("out dx, al", in("dx") port, in("al") value, options(nostack, preserves_flags)) };
-}
-
-pub fn cr4() -> u64 {
-    let value;
-    // SAFETY: reading a control register has no effect.
-    unsafe { asm!("mov {}, cr4", out(reg) value, options(nostack, preserves_flags)) };
-    value
-}
-
-/// # Safety
-/// The CPU has the features, and the code that runs is allowed by them.
-pub unsafe fn set_cr4(value: u64) {
-    // SAFETY: the caller's promise.
-    unsafe { asm!("mov cr4, {}", in(reg) value, options(nostack, preserves_flags)) };
+    unsafe { Port::new(port).write(value) }
 }
 
 /// The address of the last page fault.
 pub fn fault_address() -> VirtAddr {
-    let value;
-    // SAFETY: as in `cr4`.
-    unsafe { asm!("mov {}, cr2", out(reg) value, options(nostack, preserves_flags)) };
-    VirtAddr(value)
+    VirtAddr(Cr2::read_raw() as usize)
 }
 
 /// This CPU's own data; garbage before `install`.
@@ -223,11 +133,8 @@ pub fn percpu() -> *const PerCpu {
 
 /// Makes `cpu` what [`percpu`] gives here. User mode's GS base is 0, now and always.
 pub fn install(cpu: &'static PerCpu) {
-    // SAFETY: both registers exist in 64-bit mode; `cpu` stays where it is.
-    unsafe {
-        write_msr(MSR_GS_BASE, (&raw const *cpu) as u64);
-        write_msr(MSR_KERNEL_GS_BASE, 0);
-    }
+    GsBase::write(x86_64::VirtAddr::from_ptr(cpu));
+    KernelGsBase::write(x86_64::VirtAddr::zero());
 }
 
 /// Descriptor tables, vectors, system-call entry and protections of this CPU.
@@ -237,81 +144,68 @@ pub fn install(cpu: &'static PerCpu) {
 pub fn init_cpu() {
     let cpu = crate::percpu::this();
     let stack = || paging::allocate_stack(EXCEPTION_STACK_SIZE).expect("memory for a CPU's exception stacks").0;
-    let mut tss = [0; TSS_WORDS];
-    let mut set = |word: usize, value: usize| [tss[word], tss[word + 1]] = [value as u32, (value >> 32) as u32];
-    set(TSS_RSP0, cpu.stack_top.0);
+    let address = |stack: usize| x86_64::VirtAddr::new(stack as u64);
+    // SAFETY: `arch` belongs to this CPU, which has not told its hardware of the tables yet; they never move.
+    let (gdt, tss) = unsafe { &mut *cpu.arch.0.get() };
+    tss.privilege_stack_table[0] = address(cpu.stack_top.0);
     for ist in [IST_NMI, IST_DOUBLE_FAULT, IST_MACHINE_CHECK] {
-        set(TSS_IST1 + 2 * (usize::from(ist) - 1), stack());
+        tss.interrupt_stack_table[usize::from(ist) - 1] = address(stack());
     }
-    tss[TSS_IO_MAP] = (TSS_LIMIT as u32 + 1) << 16;
-    let base = cpu.arch.tss.get() as u64;
-    // An available 64-bit TSS of two entries (SDM vol. 3A, 8.2.3).
-    let tss_low = TSS_LIMIT | (base & 0xFF_FFFF) << 16 | 0x89 << 40 | (base >> 24 & 0xFF) << 56;
-    let gdt =
-        [0, KERNEL_CODE_SEGMENT, KERNEL_DATA_SEGMENT, 0, USER_DATA_SEGMENT, USER_CODE_SEGMENT, tss_low, base >> 32];
-    let pointer = TablePointer { limit: size_of_val(&gdt) as u16 - 1, base: cpu.arch.gdt.get() as u64 };
-    // SAFETY: `arch` belongs to this CPU, which has not told its hardware of the tables yet; they never move. The new
-    // GDT has a flat code segment at `KERNEL_CODE`, so reloading CS changes nothing but the selector. FS and GS are not
-    // loaded, for that would clear their bases.
+    let [code, data, _, _, task] = [
+        Descriptor::kernel_code_segment(),
+        Descriptor::kernel_data_segment(),
+        Descriptor::user_data_segment(),
+        Descriptor::user_code_segment(),
+        // SAFETY: the TSS stays where it is.
+        unsafe { Descriptor::tss_segment_unchecked(tss) },
+    ]
+    .map(|segment| gdt.append(segment));
+    // SAFETY: the new GDT has a flat code segment at `KERNEL_CODE`, so reloading CS changes nothing but the selector. FS
+    // and GS are not loaded, for that would clear their bases.
     unsafe {
-        *cpu.arch.tss.get() = tss;
-        *cpu.arch.gdt.get() = gdt;
-        asm!(
-            "lgdt [{pointer}]",
-            "push {code}",
-            "lea {next}, [rip + 2f]",
-            "push {next}",
-            "retfq",
-            "2:",
-            "mov ss, {data:x}",
-            "mov ds, {none:x}",
-            "mov es, {none:x}",
-            "ltr {tss:x}",
-            pointer = in(reg) &raw const pointer,
-            code = const KERNEL_CODE,
-            next = out(reg) _,
-            data = in(reg) KERNEL_DATA,
-            none = in(reg) 0,
-            tss = in(reg) TSS,
-        );
+        gdt.load_unsafe();
+        CS::set_reg(code);
+        SS::set_reg(data);
+        DS::set_reg(SegmentSelector::NULL);
+        ES::set_reg(SegmentSelector::NULL);
+        load_tss(task);
     }
     trap::load_vectors(cpu.id);
     protect();
+    LStar::write(address(trap::syscall_entry as *const () as usize));
+    SFMask::write(RFlags::from_bits_retain(SYSCALL_MASK));
     // SAFETY: the entry and the selectors are this kernel's, and EFER keeps what the boot code set.
     unsafe {
-        write_msr(MSR_STAR, u64::from(SYSRET_BASE) << 48 | u64::from(KERNEL_CODE) << 32);
-        write_msr(MSR_LSTAR, trap::syscall_entry as *const () as u64);
-        write_msr(MSR_SFMASK, SYSCALL_MASK);
-        write_msr(MSR_EFER, read_msr(MSR_EFER) | EFER_SYSCALL);
+        Star::write_raw(USER_DATA - 8, KERNEL_CODE);
+        Efer::update(|flags| flags.insert(EferFlags::SYSTEM_CALL_EXTENSIONS));
     }
 }
 
 /// Control registers, each bit by the feature that CPUID shows (SDM vol. 3A, 2.5).
 fn protect() {
-    let (base, extended) = (cpuid(1, 0), cpuid(7, 0));
+    let (base, extended) = (CpuId::new().get_feature_info(), CpuId::new().get_extended_feature_info());
+    let base = |has: fn(&FeatureInfo) -> bool| base.as_ref().is_some_and(has);
+    let extended = |has: fn(&ExtendedFeatures) -> bool| extended.as_ref().is_some_and(has);
     let features = [
-        (base.edx & 1 << 2, CR4_DEBUG),
-        (base.edx & 1 << 7, CR4_MACHINE_CHECK),
-        (base.edx & 1 << 13, CR4_PGE),
-        (extended.ecx & 1 << 2, CR4_UMIP),
-        (extended.ebx & 1 << 7, CR4_SMEP),
-        (extended.ebx & 1 << 20, CR4_SMAP),
+        (base(FeatureInfo::has_de), Cr4Flags::DEBUGGING_EXTENSIONS),
+        (base(FeatureInfo::has_mce), Cr4Flags::MACHINE_CHECK_EXCEPTION),
+        (base(FeatureInfo::has_pge), Cr4Flags::PAGE_GLOBAL),
+        (extended(ExtendedFeatures::has_umip), Cr4Flags::USER_MODE_INSTRUCTION_PREVENTION),
+        (extended(ExtendedFeatures::has_smep), Cr4Flags::SUPERVISOR_MODE_EXECUTION_PROTECTION),
+        (extended(ExtendedFeatures::has_smap), Cr4Flags::SUPERVISOR_MODE_ACCESS_PREVENTION),
     ];
     // With FXSAVE on and TS set every use of x87 or SSE is "device not available", which is what a program is told.
-    let cr4 = features
-        .iter()
-        .filter(|(has, _)| *has != 0)
-        .fold(CR4_PAE | CR4_FXSAVE | CR4_SIMD_EXCEPTIONS, |all, (_, bit)| all | bit);
-    let cr0 = CR0_PROTECTED | CR0_MONITOR | CR0_TASK_SWITCHED | CR0_NUMERIC_ERROR | CR0_WRITE_PROTECT | CR0_PAGING;
+    let always = Cr4Flags::PHYSICAL_ADDRESS_EXTENSION | Cr4Flags::OSFXSR | Cr4Flags::OSXMMEXCPT_ENABLE;
+    let cr4 = features.iter().filter(|(has, _)| *has).fold(always, |all, (_, flag)| all | *flag);
+    let cr0 = Cr0Flags::MONITOR_COPROCESSOR | Cr0Flags::TASK_SWITCHED | Cr0Flags::NUMERIC_ERROR;
     // SAFETY: the CPU has each feature; the kernel runs with the final tables, in which none of its pages is the user's,
     // touches user memory only in `copy_user`, and uses no floating point.
     unsafe {
-        set_cr4(cr4);
-        asm!("mov cr0, {}", in(reg) cr0, options(nostack, preserves_flags));
+        Cr4::write_raw(cr4.bits());
+        Cr0::write_raw(cr0.bits() | LONG_CR0);
     }
-    mm::set_smap(cr4 & CR4_SMAP != 0);
-    const MACHINE_CHECKS: u32 = 1 << 7 | 1 << 14;
-    if base.edx & MACHINE_CHECKS == MACHINE_CHECKS {
+    mm::SMAP.store(cr4.contains(Cr4Flags::SUPERVISOR_MODE_ACCESS_PREVENTION), Ordering::Relaxed);
+    if base(FeatureInfo::has_mce) && base(FeatureInfo::has_mca) {
         // SAFETY: CPUID shows the machine-check architecture; every bank counted has these registers (SDM vol. 3B, 16.3.2).
         unsafe {
             for bank in 0..read_msr(MSR_MCG_CAP) as u32 & 0xFF {
@@ -355,16 +249,15 @@ pub fn frame_pointer() -> usize {
 }
 
 /// The id of this CPU's local APIC: 32 bits where there are so many (SDM vol. 3A, 9.4.5 and leaf 0Bh).
-#[must_use]
 pub fn hardware_id() -> HardwareId {
-    let topology = cpuid(0xB, 0);
-    HardwareId(if topology.ebx != 0 { topology.edx } else { cpuid(1, 0).ebx >> 24 }.into())
+    let topology = CpuId::new().get_extended_topology_info().and_then(|mut levels| levels.next());
+    let short = || CpuId::new().get_feature_info().map_or(0, |features| features.initial_local_apic_id().into());
+    HardwareId(topology.map_or_else(short, |level| level.x2apic_id()).into())
 }
 
 /// Whether local APICs are reached by MSR, with ids above 8 bits.
-#[must_use]
 pub fn has_x2apic() -> bool {
-    cpuid(1, 0).ecx & 1 << 21 != 0
+    CpuId::new().get_feature_info().is_some_and(|features| features.has_x2apic())
 }
 
 /// Turns the local APIC on, in the mode that [`has_x2apic`] tells.
@@ -376,19 +269,11 @@ pub fn enable_apic() {
 }
 
 /// All CPUs that the tables allow, the boot CPU first.
-#[must_use]
 pub fn cpus(info: &BootInfo) -> ArrayVec<HardwareId, MAX_CPUS> {
     // 255 is everybody in xAPIC mode.
     let limit = if has_x2apic() { u32::MAX } else { 255 };
-    let mut cpus = ArrayVec::new();
-    cpus.push(info.boot_cpu);
-    for apic in machine(info).cpus.iter().filter(|apic| apic.enabled && apic.apic_id < limit) {
-        let id = HardwareId(u64::from(apic.apic_id));
-        if !cpus.contains(&id) && !cpus.is_full() {
-            cpus.push(id);
-        }
-    }
-    cpus
+    let allowed = machine(info).cpus.iter().filter(|id| **id < limit).map(|id| HardwareId(u64::from(*id)));
+    core::iter::once(info.boot_cpu).chain(allowed.filter(|id| *id != info.boot_cpu)).take(MAX_CPUS).collect()
 }
 
 /// Pages below 1 MiB for [`start`], kept by the boot code: trampoline and three levels of its page tables; 0 for none.
@@ -470,7 +355,7 @@ fn write_trampoline(page: PhysAddr) {
     let words = page.add(TRAMPOLINE_SIZE);
     let content = Words {
         entry: secondary_entry as *const () as u64,
-        gdt: [0, KERNEL_CODE_SEGMENT],
+        gdt: [0, DescriptorFlags::KERNEL_CODE64.bits()],
         root: root.0 as u32,
         target: page.add(TRAMPOLINE_LONG).0 as u32,
         code: KERNEL_CODE,
@@ -531,10 +416,10 @@ unsafe extern "C" fn trampoline() {
         entry = const TRAMPOLINE_SIZE + offset_of!(Words, entry),
         long = const TRAMPOLINE_LONG,
         size = const TRAMPOLINE_SIZE,
-        pae = const CR4_PAE,
+        pae = const LONG_CR4,
         msr_efer = const MSR_EFER,
-        efer = const EFER_LONG_MODE | EFER_NO_EXECUTE,
-        cr0 = const CR0_PROTECTED | CR0_WRITE_PROTECT | CR0_PAGING,
+        efer = const LONG_EFER,
+        cr0 = const LONG_CR0,
         options(att_syntax),
     )
 }
@@ -603,8 +488,12 @@ pub fn power_off() -> Result<Infallible, abi::Error> {
     const WAIT_NS: u64 = 100_000_000;
     let tables = MACHINE.0.get().ok_or(abi::Error::Unsupported)?;
     let (Some(port), Some(kind)) = (tables.pm1a_control, tables.s5_type) else { return Err(abi::Error::Unsupported) };
+    let mut port = Port::<u16>::new(port);
     // SAFETY: the tables say that the port is this register; all that runs is meant to end.
-    unsafe { outw(port, inw(port) & !SLEEP_TYPE | u16::from(kind) << 10 | SLEEP_ENABLE) };
+    unsafe {
+        let rest = port.read() & !SLEEP_TYPE;
+        port.write(rest | u16::from(kind) << 10 | SLEEP_ENABLE);
+    }
     timer::delay(WAIT_NS);
     Err(abi::Error::Unsupported)
 }

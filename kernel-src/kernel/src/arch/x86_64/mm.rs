@@ -1,13 +1,16 @@
 //! Page-table entries (Intel SDM vol. 3A, 4.5), TLB, and the way to user memory.
 
-use super::cpu;
 use crate::{
     addr::{PhysAddr, VirtAddr},
     mm::MapFlags,
 };
 use core::{
     arch::{asm, naked_asm},
-    sync::atomic::{AtomicBool, Ordering},
+    sync::atomic::AtomicBool,
+};
+use x86_64::{
+    instructions::tlb,
+    registers::control::{Cr4, Cr4Flags},
 };
 
 const PRESENT: u64 = 1;
@@ -26,49 +29,36 @@ const ADDRESS: u64 = 0x000F_FFFF_FFFF_F000;
 pub const SHARED_ROOT: bool = true;
 
 /// Four levels: every x86_64 CPU has them.
-#[must_use]
 pub const fn levels() -> usize {
     4
 }
 
 /// An entry that maps `address`.
-#[must_use]
 pub fn leaf(address: PhysAddr, flags: MapFlags, level: usize) -> u64 {
-    let mut entry = address.0 as u64 | PRESENT;
     // The CPU need never set what is set here; a user page's bits are told by the CPU.
-    entry |= if flags.user { USER } else { GLOBAL | ACCESSED | DIRTY };
-    for (wanted, bits) in
-        [(flags.write, WRITE), (!flags.execute, NO_EXECUTE), (flags.device, UNCACHEABLE), (level > 0, LARGE)]
-    {
-        if wanted {
-            entry |= bits;
-        }
-    }
-    entry
+    let owner = if flags.user { USER } else { GLOBAL | ACCESSED | DIRTY };
+    [(flags.write, WRITE), (!flags.execute, NO_EXECUTE), (flags.device, UNCACHEABLE), (level > 0, LARGE)]
+        .iter()
+        .fold(address.0 as u64 | PRESENT | owner, |entry, (wanted, bits)| if *wanted { entry | bits } else { entry })
 }
 
 /// An entry that points at a table; leaves decide what is allowed.
-#[must_use]
 pub const fn table(address: PhysAddr) -> u64 {
     address.0 as u64 | PRESENT | WRITE | USER
 }
 
-#[must_use]
 pub const fn is_present(entry: u64) -> bool {
     entry & PRESENT != 0
 }
 
-#[must_use]
 pub const fn is_leaf(entry: u64, level: usize) -> bool {
     level == 0 || entry & LARGE != 0
 }
 
-#[must_use]
 pub const fn address(entry: u64, _level: usize) -> PhysAddr {
     PhysAddr((entry & ADDRESS) as usize)
 }
 
-#[must_use]
 pub const fn flags(entry: u64, _level: usize) -> MapFlags {
     MapFlags {
         read: true,
@@ -111,30 +101,23 @@ pub const fn forget_user(_root: PhysAddr) {}
 
 /// Forgets everything on this CPU, global translations too: clearing CR4.PGE does (SDM vol. 3A, 4.10.4.1).
 pub fn flush_all() {
-    let cr4 = cpu::cr4();
-    // SAFETY: PGE decides only how long translations are kept; CR3 is written back as it is.
-    unsafe {
-        if cr4 & cpu::CR4_PGE != 0 {
-            cpu::set_cr4(cr4 & !cpu::CR4_PGE);
-            cpu::set_cr4(cr4);
-        } else {
-            asm!("mov {0}, cr3", "mov cr3, {0}", out(reg) _, options(nostack, preserves_flags));
-        }
-    }
+    let cr4 = Cr4::read_raw();
+    // SAFETY: PGE decides only how long translations are kept.
+    unsafe { Cr4::write_raw(cr4 & !Cr4Flags::PAGE_GLOBAL.bits()) };
+    // Where it was off, this drops the rest.
+    tlb::flush_all();
+    // SAFETY: as it was.
+    unsafe { Cr4::write_raw(cr4) };
 }
 
 /// Instruction caches are coherent; a serialising instruction drops what was fetched before
 /// (SDM vol. 3A, 8.1.3 and 8.3). Other CPUs come to the new code by an `iret`, which serialises.
 pub fn code_written(_start: VirtAddr, _size: usize) {
-    let _ = cpu::cpuid(0, 0);
+    let _ = raw_cpuid::cpuid!(0);
 }
 
 /// Whether `stac` and `clac` exist; set by the first CPU that initialises itself.
-static SMAP: AtomicBool = AtomicBool::new(false);
-
-pub(super) fn set_smap(on: bool) {
-    SMAP.store(on, Ordering::Relaxed);
-}
+pub(super) static SMAP: AtomicBool = AtomicBool::new(false);
 
 unsafe extern "C" {
     /// The one instruction of the kernel that touches user memory.

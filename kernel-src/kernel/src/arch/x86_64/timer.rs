@@ -7,7 +7,7 @@
 
 use super::{
     Shared,
-    cpu::{self, cpuid, inb, inl, outb, write_msr},
+    cpu::{self, inb, outb, write_msr},
     irq, machine,
 };
 use crate::{
@@ -21,6 +21,8 @@ use core::{
     cell::OnceCell,
     sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering, fence},
 };
+use raw_cpuid::CpuId;
+use x86_64::instructions::port::Port;
 
 const MSR_TSC_DEADLINE: u32 = 0x6E0;
 const SECOND_NS: u64 = 1_000_000_000;
@@ -42,22 +44,14 @@ fn ticks() -> u64 {
 }
 
 /// How ticks become nanoseconds: `ns + ((tick - tick0) * scale >> 32)`. Written under an odd `turn`.
-struct Clock {
+#[repr(C)]
+pub(super) struct Clock {
+    /// `tick0`, `ns`, `scale`. The entry code writes the first: the counter when the kernel was entered.
+    base: [AtomicU64; 3],
     turn: AtomicU32,
-    base_ticks: AtomicU64,
-    base_ns: AtomicU64,
-    scale: AtomicU64,
 }
 
-/// The counter when the kernel was entered; written by the entry code.
-pub(super) static ENTRY_TICKS: AtomicU64 = AtomicU64::new(0);
-
-static CLOCK: Clock = Clock {
-    turn: AtomicU32::new(0),
-    base_ticks: AtomicU64::new(0),
-    base_ns: AtomicU64::new(0),
-    scale: AtomicU64::new(0),
-};
+pub(super) static CLOCK: Clock = Clock { base: [const { AtomicU64::new(0) }; 3], turn: AtomicU32::new(0) };
 
 fn scaled(value: u64, scale: u64) -> u64 {
     ((u128::from(value) * u128::from(scale)) >> 32) as u64
@@ -68,8 +62,8 @@ impl Clock {
     fn with<R>(&self, read: impl Fn(u64, u64, u64) -> R) -> R {
         loop {
             let turn = self.turn.load(Ordering::Acquire);
-            let load = |word: &AtomicU64| word.load(Ordering::Relaxed);
-            let result = read(load(&self.base_ticks), load(&self.base_ns), load(&self.scale));
+            let [base_ticks, base_ns, scale] = self.base.each_ref().map(|word| word.load(Ordering::Relaxed));
+            let result = read(base_ticks, base_ns, scale);
             fence(Ordering::Acquire);
             // A panic may have interrupted the writer: then what is there must do.
             if self.turn.load(Ordering::Relaxed) == turn && turn & 1 == 0 || panic::stop_requested() {
@@ -83,11 +77,9 @@ impl Clock {
     fn set_scale(&self, scale: u64) {
         self.turn.fetch_add(1, Ordering::AcqRel);
         let now = ticks();
-        let base_ns = self.base_ns.load(Ordering::Relaxed);
-        let passed = now.wrapping_sub(self.base_ticks.load(Ordering::Relaxed));
-        self.base_ns.store(base_ns + scaled(passed, self.scale.load(Ordering::Relaxed)), Ordering::Relaxed);
-        self.base_ticks.store(now, Ordering::Relaxed);
-        self.scale.store(scale, Ordering::Relaxed);
+        let [base_ticks, base_ns, old] = self.base.each_ref().map(|word| word.load(Ordering::Relaxed));
+        let base = [now, base_ns + scaled(now.wrapping_sub(base_ticks), old), scale];
+        self.base.iter().zip(base).for_each(|(word, value)| word.store(value, Ordering::Relaxed));
         self.turn.fetch_add(1, Ordering::Release);
     }
 }
@@ -145,7 +137,7 @@ impl Reference {
         }
         if let Some((port, wide)) = machine.pm_timer {
             // SAFETY: reading the counter has no effect (ACPI 6.5, 4.8.3.3).
-            let read = |port: usize| u64::from(unsafe { inl(port as u16) });
+            let read = |port: usize| u64::from(unsafe { Port::<u32>::new(port as u16).read() });
             let mask = if wide { LOW } else { 0xFF_FFFF };
             return Self { name: "TSC by PM timer", read, place: port as usize, mask, tick: (SECOND_NS, 3_579_545) };
         }
@@ -209,15 +201,15 @@ struct Rates {
 }
 
 fn rates_by_cpuid() -> Option<Rates> {
-    let ratio = cpuid(0x15, 0);
-    let base_mhz = u64::from(cpuid(0x16, 0).eax & 0xFFFF);
-    let [denominator, numerator, crystal] = [ratio.eax, ratio.ebx, ratio.ecx].map(u64::from);
+    let ratio = CpuId::new().get_tsc_info()?;
+    let [denominator, numerator] = [ratio.denominator(), ratio.numerator()].map(u64::from);
     if denominator == 0 || numerator == 0 {
         return None;
     }
     // Where the crystal is not told, the TSC runs at the base frequency (SDM vol. 3A, 20.7.3).
-    let tsc = if crystal != 0 { crystal * numerator / denominator } else { base_mhz * 1_000_000 };
-    (tsc != 0).then(|| Rates { tsc, comparator: tsc * denominator / numerator })
+    let base = || Some(u64::from(CpuId::new().get_processor_frequency_info()?.processor_base_frequency()) * 1_000_000);
+    let tsc = ratio.tsc_frequency().or_else(base).filter(|rate| *rate != 0)?;
+    Some(Rates { tsc, comparator: tsc * denominator / numerator })
 }
 
 fn scale_of(nanoseconds: u64, count: u64) -> u64 {
@@ -226,12 +218,11 @@ fn scale_of(nanoseconds: u64, count: u64) -> u64 {
 
 /// Starts the clock; once, on the boot CPU, whose local APIC is on.
 pub fn init(info: &BootInfo) {
-    let deadline_mode = cpuid(1, 0).ecx & 1 << 24 != 0;
-    CLOCK.base_ticks.store(ENTRY_TICKS.load(Ordering::Relaxed), Ordering::Relaxed);
+    let deadline_mode = CpuId::new().get_feature_info().is_some_and(|features| features.has_tsc_deadline());
     let rates = rates_by_cpuid().unwrap_or_else(|| measure(REFERENCE.0.get_or_init(|| Reference::find(machine(info)))));
     // From the entry on, at the rate known now.
     let scale = scale_of(SECOND_NS, rates.tsc);
-    CLOCK.scale.store(scale, Ordering::Relaxed);
+    CLOCK.base[2].store(scale, Ordering::Relaxed);
     if !deadline_mode {
         COMPARATOR_RATIO.store(scale_of(rates.comparator, rates.tsc), Ordering::Relaxed);
         COMPARATOR_SCALE.store(comparator_scale(scale), Ordering::Relaxed);
