@@ -3,7 +3,8 @@
 //! `parse` checks every member, so that walks afterwards cannot fail. What
 //! follows the trailer is not looked at: boot loaders pad there.
 
-use core::{fmt, str};
+use core::str;
+use displaydoc::Display;
 
 /// Magic and thirteen fields of eight hexadecimal digits.
 const HEADER_SIZE: usize = 110;
@@ -28,29 +29,16 @@ pub struct Member<'a> {
 }
 
 /// Why an archive is refused; `at` is the offset of the header of a member, or of the trailer.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Display)]
 pub enum CpioError {
+    /// cpio member at {at:#x}: wanted magic 070701
     Magic { at: usize },
+    /// cpio member at {at:#x}: wanted eight hexadecimal digits in field {field}
     Digits { at: usize, field: usize },
+    /// cpio member at {at:#x}: wanted a name in UTF-8 that ends with its only zero byte
     Name { at: usize },
+    /// cpio member at {at:#x}: wanted {wanted:#x} bytes of archive, found {found:#x}
     Truncated { at: usize, wanted: usize, found: usize },
-}
-
-impl fmt::Display for CpioError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Magic { at } => write!(f, "cpio member at {at:#x}: wanted magic 070701"),
-            Self::Digits { at, field } => {
-                write!(f, "cpio member at {at:#x}: wanted eight hexadecimal digits in field {field}")
-            }
-            Self::Name { at } => {
-                write!(f, "cpio member at {at:#x}: wanted a name in UTF-8 that ends with its only zero byte")
-            }
-            Self::Truncated { at, wanted, found } => {
-                write!(f, "cpio member at {at:#x}: wanted {wanted:#x} bytes of archive, found {found:#x}")
-            }
-        }
-    }
 }
 
 impl core::error::Error for CpioError {}

@@ -14,7 +14,8 @@ use crate::{
     addr::{HardwareId, PhysAddr, PhysRange},
     config::DEVICE_TREE_MAX,
 };
-use core::{fmt, str};
+use core::str;
+use displaydoc::Display;
 use node::cell;
 
 pub const HEADER_SIZE: usize = 40;
@@ -48,62 +49,41 @@ pub struct Cpu<'a> {
     pub node: Node<'a>,
 }
 
-/// Why a blob is refused. Offsets named `at` count from the structure block's begin, others from the blob's.
+/// device tree
 ///
-/// `ReservationsEnd`: the reservation block has no entry of zeros. `Misplaced`: a token that is legal elsewhere.
-/// `StructureEnd`: the structure block ends within something.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+/// Why a blob is refused. Offsets named `at` count from the structure block's begin, others from the blob's.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Display)]
+#[prefix_enum_doc_attributes]
+#[ignore_extra_doc_attributes]
 pub enum FdtError {
+    /// wanted {wanted:#x} bytes, found {found:#x}
     Truncated { wanted: usize, found: usize },
+    /// wanted magic {MAGIC:#x}, found {found:#x}
     Magic { found: u32 },
+    /// wanted version {VERSION}, found {found}, compatible with {compatible}
     Version { found: u32, compatible: u32 },
+    /// wanted a total size of {HEADER_SIZE:#x} to {DEVICE_TREE_MAX:#x} bytes, found {found:#x}
     TotalSize { found: usize },
+    /// wanted the {name} block aligned and within {total:#x} bytes, found it at {offset:#x}, {size:#x} bytes
     Block { name: &'static str, offset: usize, size: usize, total: usize },
+    /// wanted an entry of zeros at the end of the memory reservation block, found none
     ReservationsEnd,
+    /// wanted a token at structure offset {at:#x}, found {found:#x}
     Token { at: usize, found: u32 },
+    /// wanted {wanted} at structure offset {at:#x}, found another token
+    ///
+    /// Found a token that is legal elsewhere.
     Misplaced { at: usize, wanted: &'static str },
+    /// wanted a name in UTF-8 that ends with a zero byte at structure offset {at:#x}
     Name { at: usize },
+    /// wanted the name of the property at structure offset {at:#x} at string offset {string:#x}, found none
     PropertyName { at: usize, string: usize },
+    /// wanted at most {MAX_DEPTH} levels of nodes, found more at structure offset {at:#x}
     Depth { at: usize },
+    /// wanted more at structure offset {at:#x}, but the block has {size:#x} bytes
+    ///
+    /// The structure block ends within something.
     StructureEnd { at: usize, size: usize },
-}
-
-impl fmt::Display for FdtError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("device tree: wanted ")?;
-        match *self {
-            Self::Truncated { wanted, found } => write!(f, "{wanted:#x} bytes, found {found:#x}"),
-            Self::Magic { found } => write!(f, "magic {MAGIC:#x}, found {found:#x}"),
-            Self::Version { found, compatible } => {
-                write!(f, "version {VERSION}, found {found}, compatible with {compatible}")
-            }
-            Self::TotalSize { found } => {
-                write!(f, "a total size of {HEADER_SIZE:#x} to {DEVICE_TREE_MAX:#x} bytes, found {found:#x}")
-            }
-            Self::Block { name, offset, size, total } => {
-                write!(f, "the {name} block aligned and within {total:#x} bytes, ")?;
-                write!(f, "found it at {offset:#x}, {size:#x} bytes")
-            }
-            Self::ReservationsEnd => {
-                f.write_str("an entry of zeros at the end of the memory reservation block, found none")
-            }
-            Self::Token { at, found } => write!(f, "a token at structure offset {at:#x}, found {found:#x}"),
-            Self::Misplaced { at, wanted } => write!(f, "{wanted} at structure offset {at:#x}, found another token"),
-            Self::Name { at } => write!(f, "a name in UTF-8 that ends with a zero byte at structure offset {at:#x}"),
-            Self::PropertyName { at, string } => {
-                write!(
-                    f,
-                    "the name of the property at structure offset {at:#x} at string offset {string:#x}, found none"
-                )
-            }
-            Self::Depth { at } => {
-                write!(f, "at most {MAX_DEPTH} levels of nodes, found more at structure offset {at:#x}")
-            }
-            Self::StructureEnd { at, size } => {
-                write!(f, "more at structure offset {at:#x}, but the block has {size:#x} bytes")
-            }
-        }
-    }
 }
 
 impl core::error::Error for FdtError {}
