@@ -90,7 +90,6 @@ pub fn keep(line: &str) {
 }
 
 /// Eight bytes of the line that was kept.
-#[must_use]
 pub fn kept(index: u64) -> Option<u64> {
     KEPT.get(usize::try_from(index).ok()?).map(|word| word.load(Ordering::Relaxed))
 }

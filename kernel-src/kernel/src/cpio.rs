@@ -51,15 +51,11 @@ struct Entry<'a> {
 
 impl<'a> Archive<'a> {
     pub fn parse(bytes: &'a [u8]) -> Result<Self, CpioError> {
-        let archive = Self(bytes);
-        let mut at = 0;
-        loop {
-            let entry = archive.entry(at)?;
-            if entry.member.name == TRAILER {
-                return Ok(archive);
-            }
+        let (archive, mut at) = (Self(bytes), 0);
+        while let Some(entry) = archive.entry(at)? {
             at = entry.next;
         }
+        Ok(archive)
     }
 
     /// All regular files, in the archive's order.
@@ -67,7 +63,7 @@ impl<'a> Archive<'a> {
         let archive = *self;
         let mut at = 0;
         let entries = core::iter::from_fn(move || {
-            let entry = archive.entry(at).ok().filter(|entry| entry.member.name != TRAILER)?;
+            let entry = archive.entry(at).ok()??;
             at = entry.next;
             Some(entry)
         });
@@ -75,12 +71,12 @@ impl<'a> Archive<'a> {
     }
 
     /// The first regular file of this name.
-    #[must_use]
     pub fn find(&self, name: &str) -> Option<Member<'a>> {
         self.members().find(|member| member.name == name)
     }
 
-    fn entry(self, at: usize) -> Result<Entry<'a>, CpioError> {
+    /// None for the trailer.
+    fn entry(self, at: usize) -> Result<Option<Entry<'a>>, CpioError> {
         let header = self.slice(at, at, HEADER_SIZE)?;
         if !header.starts_with(MAGIC) {
             return Err(CpioError::Magic { at });
@@ -97,7 +93,8 @@ impl<'a> Archive<'a> {
         let start = (at + HEADER_SIZE + name.len() + 1).next_multiple_of(4);
         let data = self.slice(at, start, field(FILE_SIZE)?)?;
         let regular = field(MODE)? & TYPE_MASK == REGULAR;
-        Ok(Entry { member: Member { name, data }, regular, next: (start + data.len()).next_multiple_of(4) })
+        let entry = Entry { member: Member { name, data }, regular, next: (start + data.len()).next_multiple_of(4) };
+        Ok((name != TRAILER).then_some(entry))
     }
 
     fn slice(self, member: usize, from: usize, size: usize) -> Result<&'a [u8], CpioError> {

@@ -122,20 +122,15 @@ impl<'a> Program<'a> {
             PT_LOAD if memory_size > 0 => {}
             _ => return Ok(None),
         }
-        if flags & (PF_W | PF_X) == PF_W | PF_X {
+        let has = |right| flags & right != 0;
+        if has(PF_W) && has(PF_X) {
             return Err(ElfError::WritableCode { segment: index });
         }
         if file_size > 0 && offset % PAGE_SIZE != address % PAGE_SIZE {
             return Err(ElfError::Misaligned { segment: index });
         }
         let file = if file_size == 0 { &[] } else { slice(self.file, offset, file_size)? };
-        let flags = MapFlags {
-            read: flags & PF_R != 0,
-            write: flags & PF_W != 0,
-            execute: flags & PF_X != 0,
-            user: true,
-            device: false,
-        };
+        let flags = MapFlags { read: has(PF_R), write: has(PF_W), execute: has(PF_X), user: true, device: false };
         Ok(Some(Segment { start: VirtAddr(address), memory_size, file, flags }))
     }
 }

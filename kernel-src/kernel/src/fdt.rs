@@ -108,11 +108,8 @@ impl<'a> Fdt<'a> {
             return Err(FdtError::Version { found, compatible });
         }
         let total = field(1) as usize;
-        if (HEADER_SIZE..=DEVICE_TREE_MAX).contains(&total) {
-            Ok(total)
-        } else {
-            Err(FdtError::TotalSize { found: total })
-        }
+        let fits = (HEADER_SIZE..=DEVICE_TREE_MAX).contains(&total);
+        fits.then_some(total).ok_or(FdtError::TotalSize { found: total })
     }
 
     /// Checks all of the blob's structure; the blob may be followed by other bytes.
@@ -131,13 +128,11 @@ impl<'a> Fdt<'a> {
         let reservations = block("memory reservation", field(4), wanted.saturating_sub(field(4)), 8)?;
         let end = reservations.chunks_exact(RESERVATION_SIZE).position(|entry| entry.iter().all(|byte| *byte == 0));
         let end = end.ok_or(FdtError::ReservationsEnd)? * RESERVATION_SIZE;
-        let fdt = Self { structure, strings, reservations: &reservations[..end] };
-        fdt.check_structure()?;
-        Ok(fdt)
+        Self { structure, strings, reservations: &reservations[..end] }.checked()
     }
 
     /// One root, balanced, properties before children, `END` after it (5.4.2).
-    fn check_structure(self) -> Result<(), FdtError> {
+    fn checked(self) -> Result<Self, FdtError> {
         let (mut at, mut depth, mut properties_allowed, mut root_seen) = (0, 0, false, false);
         loop {
             let (token, next) = self.token(at)?;
@@ -150,7 +145,7 @@ impl<'a> Fdt<'a> {
                 Token::Property(..) => {}
                 Token::EndNode if depth == 0 => return misplaced("a node"),
                 Token::EndNode => (depth, properties_allowed) = (depth - 1, false),
-                Token::End if depth == 0 && root_seen => return Ok(()),
+                Token::End if depth == 0 && root_seen => return Ok(self),
                 Token::End => return misplaced("the end of a node"),
             }
             at = next;
@@ -182,13 +177,11 @@ impl<'a> Fdt<'a> {
         })
     }
 
-    #[must_use]
     pub fn root(self) -> Node<'a> {
         Node::new(self, 0)
     }
 
     /// By path; unit addresses may be left out. Without a `/` in front, the first component is an alias (3.3).
-    #[must_use]
     pub fn node(self, path: &str) -> Option<Node<'a>> {
         let (mut node, rest) = match path.strip_prefix('/') {
             Some(rest) => (self.root(), rest),
@@ -234,12 +227,10 @@ impl<'a> Fdt<'a> {
     }
 
     /// The first enabled node that is compatible with one of `names`, the earlier name first.
-    #[must_use]
     pub fn find_compatible(self, names: &[&str]) -> Option<Node<'a>> {
         names.iter().find_map(|name| self.nodes().find(|node| node.is_compatible(name) && node.enabled()))
     }
 
-    #[must_use]
     pub fn by_phandle(self, phandle: u32) -> Option<Node<'a>> {
         self.nodes().find(|node| node.phandle() == Some(phandle))
     }
@@ -267,12 +258,10 @@ impl<'a> Fdt<'a> {
         })
     }
 
-    #[must_use]
     pub fn command_line(self) -> Option<&'a str> {
         self.node("/chosen")?.property("bootargs")?.str()
     }
 
-    #[must_use]
     pub fn initrd(self) -> Option<PhysRange> {
         let chosen = self.node("/chosen")?;
         let start = chosen.property("linux,initrd-start")?.u64()?;
@@ -281,7 +270,6 @@ impl<'a> Fdt<'a> {
     }
 
     /// The console that firmware chose (`stdout-path`, without the options behind its colon).
-    #[must_use]
     pub fn stdout(self) -> Option<Node<'a>> {
         let path = self.node("/chosen")?.property("stdout-path")?.str()?;
         self.node(path.split(':').next()?)
