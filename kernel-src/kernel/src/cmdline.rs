@@ -1,10 +1,8 @@
 //! The kernel's command line: words separated by blanks, each `key=value` or `key`.
 
 use crate::config::{COMMAND_LINE_MAX, SLIDE_ALIGN, SLIDE_LIMIT};
-use core::{
-    fmt,
-    sync::atomic::{AtomicU64, Ordering},
-};
+use core::sync::atomic::{AtomicU64, Ordering};
+use displaydoc::Display;
 
 /// What the command line asks for; of a key that comes twice, the last counts.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -19,17 +17,14 @@ pub struct Options {
     pub seed: u64,
 }
 
+/// option '{word}' refused: wanted {wanted}
+///
 /// A known key with a value that it cannot have.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Display)]
+#[ignore_extra_doc_attributes]
 pub struct OptionError<'a> {
     pub word: &'a str,
     pub wanted: &'static str,
-}
-
-impl fmt::Display for OptionError<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "option '{}' refused: wanted {}", self.word, self.wanted)
-    }
 }
 
 impl core::error::Error for OptionError<'_> {}
@@ -95,7 +90,6 @@ pub fn keep(line: &str) {
 }
 
 /// Eight bytes of the line that was kept.
-#[must_use]
 pub fn kept(index: u64) -> Option<u64> {
     KEPT.get(usize::try_from(index).ok()?).map(|word| word.load(Ordering::Relaxed))
 }

@@ -3,7 +3,8 @@
 //! `parse` checks every member, so that walks afterwards cannot fail. What
 //! follows the trailer is not looked at: boot loaders pad there.
 
-use core::{fmt, str};
+use core::str;
+use displaydoc::Display;
 
 /// Magic and thirteen fields of eight hexadecimal digits.
 const HEADER_SIZE: usize = 110;
@@ -28,29 +29,16 @@ pub struct Member<'a> {
 }
 
 /// Why an archive is refused; `at` is the offset of the header of a member, or of the trailer.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Display)]
 pub enum CpioError {
+    /// cpio member at {at:#x}: wanted magic 070701
     Magic { at: usize },
+    /// cpio member at {at:#x}: wanted eight hexadecimal digits in field {field}
     Digits { at: usize, field: usize },
+    /// cpio member at {at:#x}: wanted a name in UTF-8 that ends with its only zero byte
     Name { at: usize },
+    /// cpio member at {at:#x}: wanted {wanted:#x} bytes of archive, found {found:#x}
     Truncated { at: usize, wanted: usize, found: usize },
-}
-
-impl fmt::Display for CpioError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Magic { at } => write!(f, "cpio member at {at:#x}: wanted magic 070701"),
-            Self::Digits { at, field } => {
-                write!(f, "cpio member at {at:#x}: wanted eight hexadecimal digits in field {field}")
-            }
-            Self::Name { at } => {
-                write!(f, "cpio member at {at:#x}: wanted a name in UTF-8 that ends with its only zero byte")
-            }
-            Self::Truncated { at, wanted, found } => {
-                write!(f, "cpio member at {at:#x}: wanted {wanted:#x} bytes of archive, found {found:#x}")
-            }
-        }
-    }
 }
 
 impl core::error::Error for CpioError {}
@@ -63,15 +51,11 @@ struct Entry<'a> {
 
 impl<'a> Archive<'a> {
     pub fn parse(bytes: &'a [u8]) -> Result<Self, CpioError> {
-        let archive = Self(bytes);
-        let mut at = 0;
-        loop {
-            let entry = archive.entry(at)?;
-            if entry.member.name == TRAILER {
-                return Ok(archive);
-            }
+        let (archive, mut at) = (Self(bytes), 0);
+        while let Some(entry) = archive.entry(at)? {
             at = entry.next;
         }
+        Ok(archive)
     }
 
     /// All regular files, in the archive's order.
@@ -79,7 +63,7 @@ impl<'a> Archive<'a> {
         let archive = *self;
         let mut at = 0;
         let entries = core::iter::from_fn(move || {
-            let entry = archive.entry(at).ok().filter(|entry| entry.member.name != TRAILER)?;
+            let entry = archive.entry(at).ok()??;
             at = entry.next;
             Some(entry)
         });
@@ -87,12 +71,12 @@ impl<'a> Archive<'a> {
     }
 
     /// The first regular file of this name.
-    #[must_use]
     pub fn find(&self, name: &str) -> Option<Member<'a>> {
         self.members().find(|member| member.name == name)
     }
 
-    fn entry(self, at: usize) -> Result<Entry<'a>, CpioError> {
+    /// None for the trailer.
+    fn entry(self, at: usize) -> Result<Option<Entry<'a>>, CpioError> {
         let header = self.slice(at, at, HEADER_SIZE)?;
         if !header.starts_with(MAGIC) {
             return Err(CpioError::Magic { at });
@@ -109,7 +93,8 @@ impl<'a> Archive<'a> {
         let start = (at + HEADER_SIZE + name.len() + 1).next_multiple_of(4);
         let data = self.slice(at, start, field(FILE_SIZE)?)?;
         let regular = field(MODE)? & TYPE_MASK == REGULAR;
-        Ok(Entry { member: Member { name, data }, regular, next: (start + data.len()).next_multiple_of(4) })
+        let entry = Entry { member: Member { name, data }, regular, next: (start + data.len()).next_multiple_of(4) };
+        Ok((name != TRAILER).then_some(entry))
     }
 
     fn slice(self, member: usize, from: usize, size: usize) -> Result<&'a [u8], CpioError> {

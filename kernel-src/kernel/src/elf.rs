@@ -4,7 +4,7 @@
 //! mapped as it stands.
 
 use crate::{addr::VirtAddr, config::PAGE_SIZE, mm::MapFlags};
-use core::fmt;
+use displaydoc::Display;
 
 const HEADER_SIZE: usize = 64;
 const PROGRAM_HEADER_SIZE: usize = 56;
@@ -38,52 +38,32 @@ pub struct Segment<'a> {
 }
 
 /// Why a program is refused; `segment` is the index of a program header.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Display)]
 pub enum ElfError {
+    /// wanted {wanted:#x} bytes of file, found {found:#x}
     Truncated { wanted: usize, found: usize },
+    /// wanted an ELF file, 64-bit, little-endian, version 1
     Ident,
+    /// wanted a static executable (type 2), found type {found}
     Type { found: usize },
+    /// wanted machine {wanted}, found {found}
     Machine { wanted: usize, found: usize },
+    /// wanted program headers of {PROGRAM_HEADER_SIZE} bytes, found {found}
     HeaderSize { found: usize },
+    /// wanted a static executable, but program header {segment} is for a dynamic linker
     NotStatic { segment: usize },
+    /// segment {segment} is larger in the file than in memory
     FileLarger { segment: usize },
+    /// segment {segment}: address and file offset differ within a page
     Misaligned { segment: usize },
+    /// segment {segment} is writable and executable
     WritableCode { segment: usize },
+    /// segment {segment}: {size:#x} bytes from {start:#x} are not between {PAGE_SIZE:#x} and {limit:#x}
     Address { segment: usize, start: usize, size: usize, limit: usize },
+    /// segment {segment} shares a page with the one before it, or lies below it
     Order { segment: usize },
+    /// entry {found:#x} is in no executable segment
     Entry { found: usize },
-}
-
-impl fmt::Display for ElfError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match *self {
-            Self::Truncated { wanted, found } => write!(f, "wanted {wanted:#x} bytes of file, found {found:#x}"),
-            Self::Ident => f.write_str("wanted an ELF file, 64-bit, little-endian, version 1"),
-            Self::Type { found } => write!(f, "wanted a static executable (type 2), found type {found}"),
-            Self::Machine { wanted, found } => write!(f, "wanted machine {wanted}, found {found}"),
-            Self::HeaderSize { found } => {
-                write!(f, "wanted program headers of {PROGRAM_HEADER_SIZE} bytes, found {found}")
-            }
-            Self::NotStatic { segment } => {
-                write!(f, "wanted a static executable, but program header {segment} is for a dynamic linker")
-            }
-            Self::FileLarger { segment } => write!(f, "segment {segment} is larger in the file than in memory"),
-            Self::Misaligned { segment } => {
-                write!(f, "segment {segment}: address and file offset differ within a page")
-            }
-            Self::WritableCode { segment } => write!(f, "segment {segment} is writable and executable"),
-            Self::Address { segment, start, size, limit } => {
-                write!(
-                    f,
-                    "segment {segment}: {size:#x} bytes from {start:#x} are not between {PAGE_SIZE:#x} and {limit:#x}"
-                )
-            }
-            Self::Order { segment } => {
-                write!(f, "segment {segment} shares a page with the one before it, or lies below it")
-            }
-            Self::Entry { found } => write!(f, "entry {found:#x} is in no executable segment"),
-        }
-    }
 }
 
 impl core::error::Error for ElfError {}
@@ -142,20 +122,15 @@ impl<'a> Program<'a> {
             PT_LOAD if memory_size > 0 => {}
             _ => return Ok(None),
         }
-        if flags & (PF_W | PF_X) == PF_W | PF_X {
+        let has = |right| flags & right != 0;
+        if has(PF_W) && has(PF_X) {
             return Err(ElfError::WritableCode { segment: index });
         }
         if file_size > 0 && offset % PAGE_SIZE != address % PAGE_SIZE {
             return Err(ElfError::Misaligned { segment: index });
         }
         let file = if file_size == 0 { &[] } else { slice(self.file, offset, file_size)? };
-        let flags = MapFlags {
-            read: flags & PF_R != 0,
-            write: flags & PF_W != 0,
-            execute: flags & PF_X != 0,
-            user: true,
-            device: false,
-        };
+        let flags = MapFlags { read: has(PF_R), write: has(PF_W), execute: has(PF_X), user: true, device: false };
         Ok(Some(Segment { start: VirtAddr(address), memory_size, file, flags }))
     }
 }

@@ -14,7 +14,8 @@ use crate::{
     addr::{HardwareId, PhysAddr, PhysRange},
     config::DEVICE_TREE_MAX,
 };
-use core::{fmt, str};
+use core::str;
+use displaydoc::Display;
 use node::cell;
 
 pub const HEADER_SIZE: usize = 40;
@@ -48,62 +49,41 @@ pub struct Cpu<'a> {
     pub node: Node<'a>,
 }
 
-/// Why a blob is refused. Offsets named `at` count from the structure block's begin, others from the blob's.
+/// device tree
 ///
-/// `ReservationsEnd`: the reservation block has no entry of zeros. `Misplaced`: a token that is legal elsewhere.
-/// `StructureEnd`: the structure block ends within something.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+/// Why a blob is refused. Offsets named `at` count from the structure block's begin, others from the blob's.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Display)]
+#[prefix_enum_doc_attributes]
+#[ignore_extra_doc_attributes]
 pub enum FdtError {
+    /// wanted {wanted:#x} bytes, found {found:#x}
     Truncated { wanted: usize, found: usize },
+    /// wanted magic {MAGIC:#x}, found {found:#x}
     Magic { found: u32 },
+    /// wanted version {VERSION}, found {found}, compatible with {compatible}
     Version { found: u32, compatible: u32 },
+    /// wanted a total size of {HEADER_SIZE:#x} to {DEVICE_TREE_MAX:#x} bytes, found {found:#x}
     TotalSize { found: usize },
+    /// wanted the {name} block aligned and within {total:#x} bytes, found it at {offset:#x}, {size:#x} bytes
     Block { name: &'static str, offset: usize, size: usize, total: usize },
+    /// wanted an entry of zeros at the end of the memory reservation block, found none
     ReservationsEnd,
+    /// wanted a token at structure offset {at:#x}, found {found:#x}
     Token { at: usize, found: u32 },
+    /// wanted {wanted} at structure offset {at:#x}, found another token
+    ///
+    /// Found a token that is legal elsewhere.
     Misplaced { at: usize, wanted: &'static str },
+    /// wanted a name in UTF-8 that ends with a zero byte at structure offset {at:#x}
     Name { at: usize },
+    /// wanted the name of the property at structure offset {at:#x} at string offset {string:#x}, found none
     PropertyName { at: usize, string: usize },
+    /// wanted at most {MAX_DEPTH} levels of nodes, found more at structure offset {at:#x}
     Depth { at: usize },
+    /// wanted more at structure offset {at:#x}, but the block has {size:#x} bytes
+    ///
+    /// The structure block ends within something.
     StructureEnd { at: usize, size: usize },
-}
-
-impl fmt::Display for FdtError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("device tree: wanted ")?;
-        match *self {
-            Self::Truncated { wanted, found } => write!(f, "{wanted:#x} bytes, found {found:#x}"),
-            Self::Magic { found } => write!(f, "magic {MAGIC:#x}, found {found:#x}"),
-            Self::Version { found, compatible } => {
-                write!(f, "version {VERSION}, found {found}, compatible with {compatible}")
-            }
-            Self::TotalSize { found } => {
-                write!(f, "a total size of {HEADER_SIZE:#x} to {DEVICE_TREE_MAX:#x} bytes, found {found:#x}")
-            }
-            Self::Block { name, offset, size, total } => {
-                write!(f, "the {name} block aligned and within {total:#x} bytes, ")?;
-                write!(f, "found it at {offset:#x}, {size:#x} bytes")
-            }
-            Self::ReservationsEnd => {
-                f.write_str("an entry of zeros at the end of the memory reservation block, found none")
-            }
-            Self::Token { at, found } => write!(f, "a token at structure offset {at:#x}, found {found:#x}"),
-            Self::Misplaced { at, wanted } => write!(f, "{wanted} at structure offset {at:#x}, found another token"),
-            Self::Name { at } => write!(f, "a name in UTF-8 that ends with a zero byte at structure offset {at:#x}"),
-            Self::PropertyName { at, string } => {
-                write!(
-                    f,
-                    "the name of the property at structure offset {at:#x} at string offset {string:#x}, found none"
-                )
-            }
-            Self::Depth { at } => {
-                write!(f, "at most {MAX_DEPTH} levels of nodes, found more at structure offset {at:#x}")
-            }
-            Self::StructureEnd { at, size } => {
-                write!(f, "more at structure offset {at:#x}, but the block has {size:#x} bytes")
-            }
-        }
-    }
 }
 
 impl core::error::Error for FdtError {}
@@ -128,11 +108,8 @@ impl<'a> Fdt<'a> {
             return Err(FdtError::Version { found, compatible });
         }
         let total = field(1) as usize;
-        if (HEADER_SIZE..=DEVICE_TREE_MAX).contains(&total) {
-            Ok(total)
-        } else {
-            Err(FdtError::TotalSize { found: total })
-        }
+        let fits = (HEADER_SIZE..=DEVICE_TREE_MAX).contains(&total);
+        fits.then_some(total).ok_or(FdtError::TotalSize { found: total })
     }
 
     /// Checks all of the blob's structure; the blob may be followed by other bytes.
@@ -151,13 +128,11 @@ impl<'a> Fdt<'a> {
         let reservations = block("memory reservation", field(4), wanted.saturating_sub(field(4)), 8)?;
         let end = reservations.chunks_exact(RESERVATION_SIZE).position(|entry| entry.iter().all(|byte| *byte == 0));
         let end = end.ok_or(FdtError::ReservationsEnd)? * RESERVATION_SIZE;
-        let fdt = Self { structure, strings, reservations: &reservations[..end] };
-        fdt.check_structure()?;
-        Ok(fdt)
+        Self { structure, strings, reservations: &reservations[..end] }.checked()
     }
 
     /// One root, balanced, properties before children, `END` after it (5.4.2).
-    fn check_structure(self) -> Result<(), FdtError> {
+    fn checked(self) -> Result<Self, FdtError> {
         let (mut at, mut depth, mut properties_allowed, mut root_seen) = (0, 0, false, false);
         loop {
             let (token, next) = self.token(at)?;
@@ -170,7 +145,7 @@ impl<'a> Fdt<'a> {
                 Token::Property(..) => {}
                 Token::EndNode if depth == 0 => return misplaced("a node"),
                 Token::EndNode => (depth, properties_allowed) = (depth - 1, false),
-                Token::End if depth == 0 && root_seen => return Ok(()),
+                Token::End if depth == 0 && root_seen => return Ok(self),
                 Token::End => return misplaced("the end of a node"),
             }
             at = next;
@@ -202,13 +177,11 @@ impl<'a> Fdt<'a> {
         })
     }
 
-    #[must_use]
     pub fn root(self) -> Node<'a> {
         Node::new(self, 0)
     }
 
     /// By path; unit addresses may be left out. Without a `/` in front, the first component is an alias (3.3).
-    #[must_use]
     pub fn node(self, path: &str) -> Option<Node<'a>> {
         let (mut node, rest) = match path.strip_prefix('/') {
             Some(rest) => (self.root(), rest),
@@ -254,12 +227,10 @@ impl<'a> Fdt<'a> {
     }
 
     /// The first enabled node that is compatible with one of `names`, the earlier name first.
-    #[must_use]
     pub fn find_compatible(self, names: &[&str]) -> Option<Node<'a>> {
         names.iter().find_map(|name| self.nodes().find(|node| node.is_compatible(name) && node.enabled()))
     }
 
-    #[must_use]
     pub fn by_phandle(self, phandle: u32) -> Option<Node<'a>> {
         self.nodes().find(|node| node.phandle() == Some(phandle))
     }
@@ -287,12 +258,10 @@ impl<'a> Fdt<'a> {
         })
     }
 
-    #[must_use]
     pub fn command_line(self) -> Option<&'a str> {
         self.node("/chosen")?.property("bootargs")?.str()
     }
 
-    #[must_use]
     pub fn initrd(self) -> Option<PhysRange> {
         let chosen = self.node("/chosen")?;
         let start = chosen.property("linux,initrd-start")?.u64()?;
@@ -301,7 +270,6 @@ impl<'a> Fdt<'a> {
     }
 
     /// The console that firmware chose (`stdout-path`, without the options behind its colon).
-    #[must_use]
     pub fn stdout(self) -> Option<Node<'a>> {
         let path = self.node("/chosen")?.property("stdout-path")?.str()?;
         self.node(path.split(':').next()?)

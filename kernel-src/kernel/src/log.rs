@@ -57,11 +57,7 @@ impl Output {
         self.at_line_start = last == b'\n';
         match &mut self.ring {
             Some(ring) => ring.write(bytes),
-            None => {
-                let room = self.early.remaining_capacity().min(bytes.len());
-                // Cannot fail: `room` bytes fit.
-                let _ = self.early.try_extend_from_slice(&bytes[..room]);
-            }
+            None => self.early.extend(bytes.iter().copied().take(self.early.remaining_capacity())),
         }
         if self.to_console {
             to_console(bytes);

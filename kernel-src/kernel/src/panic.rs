@@ -68,7 +68,7 @@ fn end(message: &dyn Display, registers: Option<&dyn Display>, pc: Option<VirtAd
     }
     STOP.store(true, Ordering::Release);
     log::forced(|out| writeln!(out, "PANIC cpu{me}: {message}"));
-    report(me, registers, pc, frame);
+    log::forced(|out| report(out, me, registers, pc, frame));
     for other in percpu::all().iter().filter(|other| other.id.0 != me && other.online.load(Ordering::Acquire)) {
         TURN.store(other.id.0, Ordering::Release);
         arch::irq::send_stop(other.id);
@@ -91,17 +91,13 @@ pub fn stopped() -> ! {
         while TURN.load(Ordering::Acquire) != me.id.0 {
             core::hint::spin_loop();
         }
-        report(me.id.0, None, None, arch::cpu::frame_pointer());
+        log::forced(|out| report(out, me.id.0, None, None, arch::cpu::frame_pointer()));
         me.reported.store(true, Ordering::Release);
     }
     arch::cpu::halt()
 }
 
-fn report(cpu: usize, registers: Option<&dyn Display>, pc: Option<VirtAddr>, frame: usize) {
-    log::forced(|out| write_report(out, cpu, registers, pc, frame));
-}
-
-fn write_report(
+fn report(
     out: &mut dyn Write,
     cpu: usize,
     registers: Option<&dyn Display>,

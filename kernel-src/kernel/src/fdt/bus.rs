@@ -16,9 +16,9 @@ pub(super) fn regions(node: Node<'_>) -> impl Iterator<Item = PhysRange> {
     let mut cells = node.property("reg").unwrap_or(Property(&[])).cells();
     core::iter::from_fn(move || {
         let bus = Node::new(node.fdt, *buses.last()?);
-        let address_cells = address_cells(bus).filter(|count| *count > 0)?;
+        let (address_cells @ 1.., size_cells) = cell_counts(bus)? else { return None };
         let mut address = cells.take_front(address_cells)?.number();
-        let size = cells.take_front(size_cells(bus)?)?.number();
+        let size = cells.take_front(size_cells)?.number();
         // Upwards, from the address space of the last bus to the root's.
         for pair in buses.windows(2).rev() {
             let (parent, bus) = (Node::new(node.fdt, pair[0]), Node::new(node.fdt, pair[1]));
@@ -34,7 +34,7 @@ pub(super) fn regions(node: Node<'_>) -> impl Iterator<Item = PhysRange> {
 
 /// The parent's address for all of `size` bytes from `address` of the bus.
 fn through(mut ranges: Cells<'_>, parent: Node<'_>, bus: Node<'_>, address: u128, size: u128) -> Option<u128> {
-    let (child_cells, parent_cells, size_cells) = (address_cells(bus)?, address_cells(parent)?, size_cells(bus)?);
+    let ((child_cells, size_cells), (parent_cells, _)) = (cell_counts(bus)?, cell_counts(parent)?);
     let entry_cells = child_cells + parent_cells + size_cells;
     // Entries of no cells would never end.
     while let Some(mut entry) = ranges.take_front(entry_cells).filter(|entry| !entry.is_empty()) {
@@ -53,16 +53,9 @@ fn through(mut ranges: Cells<'_>, parent: Node<'_>, bus: Node<'_>, address: u128
     None
 }
 
-fn address_cells(bus: Node<'_>) -> Option<usize> {
-    count(bus, "#address-cells", 2)
-}
-
-fn size_cells(bus: Node<'_>) -> Option<usize> {
-    count(bus, "#size-cells", 1)
-}
-
-/// With the specification's value where the property is absent; None where it is absurd.
-fn count(bus: Node<'_>, name: &str, default: usize) -> Option<usize> {
-    let count = if bus.property(name).is_none() { default } else { bus.cell_count(name)? };
-    (count <= MAX_CELLS).then_some(count)
+/// Cells of an address and of a size on a bus, the specification's number where it does not tell; None where it is absurd.
+fn cell_counts(bus: Node<'_>) -> Option<(usize, usize)> {
+    let count = |name, default| if bus.property(name).is_none() { Some(default) } else { bus.cell_count(name) };
+    let (address, size) = (count("#address-cells", 2)?, count("#size-cells", 1)?);
+    (address.max(size) <= MAX_CELLS).then_some((address, size))
 }

@@ -39,7 +39,6 @@ impl<'a> Node<'a> {
     }
 
     /// With the unit address.
-    #[must_use]
     pub fn name(self) -> &'a str {
         match self.fdt.token(self.at) {
             Ok((Token::Begin(name), _)) => name,
@@ -58,7 +57,6 @@ impl<'a> Node<'a> {
         })
     }
 
-    #[must_use]
     pub fn property(self, name: &str) -> Option<Property<'a>> {
         self.properties().find(|(found, _)| *found == name).map(|(_, value)| value)
     }
@@ -67,7 +65,6 @@ impl<'a> Node<'a> {
         self.fdt.walk(self.body()).filter(|(depth, _)| *depth == 1).map(|(_, node)| node)
     }
 
-    #[must_use]
     pub fn parent(self) -> Option<Node<'a>> {
         self.ancestors().pop().map(|at| Node::new(self.fdt, at))
     }
@@ -89,18 +86,15 @@ impl<'a> Node<'a> {
         open
     }
 
-    #[must_use]
     pub fn is_compatible(self, name: &str) -> bool {
         self.property("compatible").is_some_and(|names| names.strings().any(|found| found == name))
     }
 
     /// `status` is absent or "okay" (2.3.4; "ok" is its old spelling).
-    #[must_use]
     pub fn enabled(self) -> bool {
         self.property("status").is_none_or(|status| matches!(status.str(), Some("okay" | "ok")))
     }
 
-    #[must_use]
     pub fn phandle(self) -> Option<u32> {
         self.property("phandle").or_else(|| self.property("linux,phandle"))?.u32()
     }
@@ -133,7 +127,6 @@ impl<'a> Node<'a> {
     }
 
     /// The controller that `interrupts` speaks to: named here or by an ancestor, or else the nearest one above.
-    #[must_use]
     pub fn interrupt_parent(self) -> Option<Node<'a>> {
         let ancestors = self.ancestors();
         let above = ancestors.iter().rev().map(|at| Node::new(self.fdt, *at));
@@ -160,26 +153,22 @@ impl<'a> Node<'a> {
 }
 
 impl<'a> Property<'a> {
-    #[must_use]
     pub const fn bytes(self) -> &'a [u8] {
         self.0
     }
 
     /// Of exactly one cell.
-    #[must_use]
     pub fn u32(self) -> Option<u32> {
         Some(u32::from_be_bytes(self.0.try_into().ok()?))
     }
 
     /// Of one or two cells.
-    #[must_use]
     pub fn u64(self) -> Option<u64> {
         let two = || Some(u64::from_be_bytes(self.0.try_into().ok()?));
         self.u32().map(u64::from).or_else(two)
     }
 
     /// The first string.
-    #[must_use]
     pub fn str(self) -> Option<&'a str> {
         string(self.0, 0)
     }
@@ -194,7 +183,6 @@ impl<'a> Property<'a> {
     }
 
     /// Whole cells; bytes behind the last are left out.
-    #[must_use]
     pub const fn cells(self) -> Cells<'a> {
         Cells(self.0)
     }
@@ -202,18 +190,15 @@ impl<'a> Property<'a> {
 
 impl<'a> Cells<'a> {
     /// How many are left.
-    #[must_use]
     pub const fn len(&self) -> usize {
         self.0.len() / 4
     }
 
-    #[must_use]
     pub const fn is_empty(&self) -> bool {
         self.len() == 0
     }
 
     /// The one at `index`, of those left.
-    #[must_use]
     pub fn get(&self, index: usize) -> Option<u32> {
         cell(self.0, index.checked_mul(4)?)
     }

@@ -111,7 +111,6 @@ impl<'a> Buddy<'a> {
         }
     }
 
-    #[must_use]
     pub fn free_frames(&self) -> usize {
         self.free_frames
     }

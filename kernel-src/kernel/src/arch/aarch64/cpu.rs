@@ -313,7 +313,6 @@ fn leave() -> ! {
 }
 
 #[inline(always)]
-#[must_use]
 pub fn frame_pointer() -> usize {
     let frame;
     // SAFETY: reads a register.

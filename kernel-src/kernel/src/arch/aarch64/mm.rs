@@ -42,66 +42,41 @@ const SHARED_ASID: u64 = 1 << ASID_SHIFT;
 pub const SHARED_ROOT: bool = false;
 
 /// Four levels for 48 bits, which every AArch64 CPU has.
-#[must_use]
 pub const fn levels() -> usize {
     4
 }
 
 /// An entry that maps `address`.
-#[must_use]
 pub fn leaf(address: PhysAddr, flags: MapFlags, level: usize) -> u64 {
-    let mut entry = address.0 as u64 | VALID | INNER_SHAREABLE | ACCESSED;
-    let never = match (flags.user, flags.execute) {
-        (true, true) => KERNEL_EXECUTE_NEVER,
-        (false, true) => USER_EXECUTE_NEVER,
-        (_, false) => KERNEL_EXECUTE_NEVER | USER_EXECUTE_NEVER,
-    };
-    for (wanted, bits) in [
-        (level == 0, TABLE),
-        (flags.device, ATTRIBUTE_DEVICE),
-        (flags.user, USER | NOT_GLOBAL),
-        (!flags.write, READ_ONLY),
-        (true, never),
-    ] {
-        if wanted {
-            entry |= bits;
-        }
-    }
-    entry
+    let bit = |wanted: bool, bits: u64| if wanted { bits } else { 0 };
+    let never_user = bit(!(flags.user && flags.execute), USER_EXECUTE_NEVER);
+    let never_kernel = bit(flags.user || !flags.execute, KERNEL_EXECUTE_NEVER);
+    let rights = bit(flags.user, USER | NOT_GLOBAL) | bit(!flags.write, READ_ONLY) | never_user | never_kernel;
+    let kind = bit(level == 0, TABLE) | bit(flags.device, ATTRIBUTE_DEVICE);
+    address.0 as u64 | VALID | INNER_SHAREABLE | ACCESSED | rights | kind
 }
 
 /// An entry that points to a table of the next level.
-#[must_use]
 pub fn table(address: PhysAddr) -> u64 {
     address.0 as u64 | VALID | TABLE
 }
 
-#[must_use]
 pub const fn is_present(entry: u64) -> bool {
     entry & VALID != 0
 }
 
-#[must_use]
 pub const fn is_leaf(entry: u64, level: usize) -> bool {
     level == 0 || entry & TABLE == 0
 }
 
-#[must_use]
 pub const fn address(entry: u64, _level: usize) -> PhysAddr {
     PhysAddr((entry & ADDRESS) as usize)
 }
 
-#[must_use]
 pub const fn flags(entry: u64, _level: usize) -> MapFlags {
-    let user = entry & USER != 0;
-    let never = if user { USER_EXECUTE_NEVER } else { KERNEL_EXECUTE_NEVER };
-    MapFlags {
-        read: true,
-        write: entry & READ_ONLY == 0,
-        execute: entry & never == 0,
-        user,
-        device: entry & ATTRIBUTE_DEVICE != 0,
-    }
+    let (user, write) = (entry & USER != 0, entry & READ_ONLY == 0);
+    let execute = entry & if user { USER_EXECUTE_NEVER } else { KERNEL_EXECUTE_NEVER } == 0;
+    MapFlags { read: true, write, execute, user, device: entry & ATTRIBUTE_DEVICE != 0 }
 }
 
 /// Writes an entry and makes it visible to table walks (D8.14.1: DSB for the walk, ISB for this CPU's next instructions).

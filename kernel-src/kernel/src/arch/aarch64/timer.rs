@@ -88,7 +88,6 @@ pub(super) fn interrupt() -> u32 {
 }
 
 /// Nanoseconds since boot, the same on all CPUs.
-#[must_use]
 pub fn now() -> Nanos {
     let Some(timer) = TIMER.get() else { return Nanos(0) };
     Nanos(scale(counter(timer.is_physical).wrapping_sub(timer.origin), timer.tick_nanos))

@@ -12,35 +12,25 @@ use crate::{
     fdt::{Fdt, FdtError, HEADER_SIZE},
 };
 use arrayvec::ArrayVec;
-use core::{
-    cell::UnsafeCell,
-    sync::atomic::{AtomicBool, Ordering},
-};
+use core::cell::OnceCell;
 
 /// A value that the boot CPU finds out once, before another CPU runs or an interrupt comes.
-pub struct Once<T> {
-    known: AtomicBool,
-    value: UnsafeCell<Option<T>>,
-}
+pub struct Once<T>(OnceCell<T>);
 
 // SAFETY: `set` runs on the boot CPU alone, before there is anybody else; from then on the value is only read.
 unsafe impl<T: Send + Sync> Sync for Once<T> {}
 
 impl<T> Once<T> {
     pub const fn new() -> Self {
-        Self { known: AtomicBool::new(false), value: UnsafeCell::new(None) }
+        Self(OnceCell::new())
     }
 
     pub fn set(&self, value: T) {
-        assert!(!self.known.load(Ordering::Acquire), "a fact of the machine is found out once");
-        // SAFETY: `known` is false, so `get` has given out no reference, and only the boot CPU comes here.
-        unsafe { *self.value.get() = Some(value) };
-        self.known.store(true, Ordering::Release);
+        assert!(self.0.set(value).is_ok(), "a fact of the machine is found out once");
     }
 
     pub fn get(&self) -> Option<&T> {
-        // SAFETY: once `known` is true nobody writes the value.
-        self.known.load(Ordering::Acquire).then(|| unsafe { (*self.value.get()).as_ref() }).flatten()
+        self.0.get()
     }
 }
 

@@ -113,9 +113,9 @@ pub fn start(hardware: HardwareId, cpu: &'static PerCpu) -> Result<(), StartErro
     STARTING.cpu.store(argument, Ordering::Relaxed);
     STARTING.hart.store(hardware.0, Ordering::Release);
     sbi::start_hart(hardware.0, entry, argument).map(drop).map_err(|error| match error {
-        sbi::Error::AlreadyAvailable | sbi::Error::AlreadyStarted => StartError::AlreadyOn,
-        sbi::Error::NotSupported => StartError::Unsupported,
-        sbi::Error::Other(code) => StartError::Refused(code),
+        sbi::ALREADY_AVAILABLE | sbi::ALREADY_STARTED => StartError::AlreadyOn,
+        sbi::NOT_SUPPORTED => StartError::Unsupported,
+        code => StartError::Refused(code),
     })
 }
 

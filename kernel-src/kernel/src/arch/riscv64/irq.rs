@@ -35,29 +35,21 @@ struct Controller {
 static CONTROLLER: Once<Controller> = Once::new();
 
 /// What was found and is used.
-pub struct Name;
-
-pub fn name() -> Name {
-    Name
+pub fn name() -> &'static dyn fmt::Display {
+    CONTROLLER.get().map_or(&"no controller for the console", |controller| controller)
 }
 
-impl fmt::Display for Name {
+impl fmt::Display for Controller {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Some(Controller { is_plic, context, source, .. }) = CONTROLLER.get() else {
-            return f.write_str("no controller for the console");
-        };
-        let kind = if *is_plic { "PLIC context" } else { "APLIC hart index" };
-        write!(f, "{kind} {context}, console is source {source}")
+        let kind = if self.is_plic { "PLIC context" } else { "APLIC hart index" };
+        write!(f, "{kind} {}, console is source {}", self.context, self.source)
     }
 }
 
 /// A device register of 32 bits, in a range of its own.
 fn registers(device: PhysRange, offset: usize) -> *mut u32 {
-    assert!(
-        offset + 4 <= device.size,
-        "interrupt controller with {:#x} bytes of registers, {offset:#x} wanted",
-        device.size
-    );
+    let size = device.size;
+    assert!(offset + 4 <= size, "interrupt controller with {size:#x} bytes of registers, {offset:#x} wanted");
     map_device(PhysRange { start: device.start.add(offset), size: 4 }).0 as *mut u32
 }
 

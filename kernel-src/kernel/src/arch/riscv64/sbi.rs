@@ -2,27 +2,11 @@
 
 use core::arch::asm;
 
-/// Errors of SBI 2.0, chapter 3, table 1.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Error {
-    NotSupported,
-    /// A hart that runs, or is about to.
-    AlreadyAvailable,
-    AlreadyStarted,
-    /// The firmware's own number.
-    Other(i64),
-}
-
-impl Error {
-    const fn new(code: i64) -> Self {
-        match code {
-            -2 => Self::NotSupported,
-            -6 => Self::AlreadyAvailable,
-            -7 => Self::AlreadyStarted,
-            other => Self::Other(other),
-        }
-    }
-}
+// Errors of SBI 2.0, chapter 3, table 1.
+pub const NOT_SUPPORTED: i64 = -2;
+/// A hart that runs, or is about to.
+pub const ALREADY_AVAILABLE: i64 = -6;
+pub const ALREADY_STARTED: i64 = -7;
 
 /// Extension identifiers (SBI 2.0, chapters 4 to 12).
 #[derive(Clone, Copy)]
@@ -55,10 +39,11 @@ fn raw(extension: Extension, function: u64, [a, b, c]: [u64; 3]) -> (i64, u64) {
     (error, value)
 }
 
-fn call(extension: Extension, function: u64, arguments: [u64; 3]) -> Result<u64, Error> {
+/// The firmware's value, or its error.
+fn call(extension: Extension, function: u64, arguments: [u64; 3]) -> Result<u64, i64> {
     match raw(extension, function, arguments) {
         (0, value) => Ok(value),
-        (code, _) => Err(Error::new(code)),
+        (code, _) => Err(code),
     }
 }
 
@@ -73,16 +58,13 @@ pub fn set_timer(timer: Extension, time: u64) {
 }
 
 /// Software interrupt for one hart: bit 0 of a mask that starts at `hart`, so any hart id will do.
-pub fn send_ipi(hart: u64) -> Result<u64, Error> {
+pub fn send_ipi(hart: u64) -> Result<u64, i64> {
     call(Extension::Ipi, 0, [1, hart, 0])
 }
 
 /// Starts a stopped hart at the physical address `at`, in supervisor mode, MMU off, `a0` its id, `a1` `opaque`.
-pub fn start_hart(hart: u64, at: u64, opaque: u64) -> Result<u64, Error> {
-    if !has(Extension::Hart) {
-        return Err(Error::NotSupported);
-    }
-    call(Extension::Hart, 0, [hart, at, opaque])
+pub fn start_hart(hart: u64, at: u64, opaque: u64) -> Result<u64, i64> {
+    if has(Extension::Hart) { call(Extension::Hart, 0, [hart, at, opaque]) } else { Err(NOT_SUPPORTED) }
 }
 
 /// Type of a system reset (SBI chapter 10).

@@ -4,22 +4,26 @@
 //! The comparator is written at every arm: an emulator that loads a snapshot
 //! leaves an older value running, so a copy kept here proves nothing.
 
-use super::{boot, cpu, read_csr, sbi};
-use crate::{addr::Nanos, arch::risc::tree, bootinfo::BootInfo};
+use super::{
+    boot, cpu, read_csr,
+    sbi::{self, Extension},
+};
+use crate::{
+    addr::Nanos,
+    arch::risc::{Once, tree},
+    bootinfo::BootInfo,
+};
 use core::{
     arch::asm,
-    sync::atomic::{AtomicU8, AtomicU64, Ordering},
+    sync::atomic::{AtomicU64, Ordering},
 };
 
 const STIE: u64 = 1 << 5;
 const NANOS_PER_SECOND: u64 = 1_000_000_000;
 const NEVER: u64 = u64::MAX;
 
-const FIRMWARE: u8 = 0;
-const LEGACY_FIRMWARE: u8 = 1;
-const SSTC: u8 = 2;
-
-static COMPARATOR: AtomicU8 = AtomicU8::new(FIRMWARE);
+/// The firmware's comparator, if the hart has none of its own.
+static FIRMWARE: Once<Option<Extension>> = Once::new();
 /// Ticks a second; 0 until `init`.
 static FREQUENCY: AtomicU64 = AtomicU64::new(0);
 /// The counter when the kernel was entered.
@@ -34,21 +38,15 @@ pub fn init(info: &BootInfo) {
     let frequency = tree().node("/cpus").and_then(|cpus| cpus.property("timebase-frequency")?.u32());
     let frequency = frequency.filter(|&frequency| frequency > 0).expect("/cpus/timebase-frequency in the device tree");
     FREQUENCY.store(u64::from(frequency), Ordering::Relaxed);
-    let kind = if boot::isa_has(info.boot_cpu, "sstc") {
-        SSTC
-    } else if sbi::has(sbi::Extension::Time) {
-        FIRMWARE
-    } else {
-        LEGACY_FIRMWARE
-    };
-    COMPARATOR.store(kind, Ordering::Relaxed);
+    let firmware = if sbi::has(Extension::Time) { Extension::Time } else { Extension::LegacySetTimer };
+    FIRMWARE.set((!boot::isa_has(info.boot_cpu, "sstc")).then_some(firmware));
 }
 
 /// What was found and is used.
 pub fn name() -> &'static str {
-    match COMPARATOR.load(Ordering::Relaxed) {
-        SSTC => "Sstc",
-        LEGACY_FIRMWARE => "legacy SBI",
+    match FIRMWARE.get() {
+        Some(None) => "Sstc",
+        Some(Some(Extension::LegacySetTimer)) => "legacy SBI",
         _ => "SBI TIME",
     }
 }
@@ -129,10 +127,9 @@ pub fn nap() {
 
 /// A value that has passed makes the interrupt pending at once; one to come clears it.
 fn compare(tick: u64) {
-    match COMPARATOR.load(Ordering::Relaxed) {
+    match FIRMWARE.get() {
+        Some(Some(firmware)) => sbi::set_timer(*firmware, tick),
         // SAFETY: `stimecmp` (Privileged, Sstc) is there by the ISA string; it only decides when an interrupt comes.
-        SSTC => unsafe { asm!("csrw 0x14D, {}", in(reg) tick, options(nomem, nostack)) },
-        LEGACY_FIRMWARE => sbi::set_timer(sbi::Extension::LegacySetTimer, tick),
-        _ => sbi::set_timer(sbi::Extension::Time, tick),
+        _ => unsafe { asm!("csrw 0x14D, {}", in(reg) tick, options(nomem, nostack)) },
     }
 }
