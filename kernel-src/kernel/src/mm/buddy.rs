@@ -31,11 +31,13 @@ pub struct FrameInfo {
     next: u32,
     previous: u32,
     state: State,
+    /// Of an allocated block: who has it beside the first.
+    sharers: u16,
 }
 
 impl Default for FrameInfo {
     fn default() -> Self {
-        Self { next: NIL, previous: NIL, state: State::Absent }
+        Self { next: NIL, previous: NIL, state: State::Absent, sharers: 0 }
     }
 }
 
@@ -111,6 +113,23 @@ impl<'a> Buddy<'a> {
         }
     }
 
+    /// One more has the allocated frame. False where it is none, or as many have it as can be counted.
+    #[must_use]
+    pub fn share(&mut self, frame: usize) -> bool {
+        let entry = frame.checked_sub(self.first_frame).and_then(|index| self.info.get_mut(index));
+        let entry = entry.filter(|entry| entry.state == State::Allocated(0));
+        let more = entry.and_then(|entry| Some((entry.sharers.checked_add(1)?, entry)));
+        more.map(|(sharers, entry)| entry.sharers = sharers).is_some()
+    }
+
+    /// One less has the frame; false where that was the last, who is to free it.
+    #[must_use]
+    pub fn give_up(&mut self, frame: usize) -> bool {
+        let entry = frame.checked_sub(self.first_frame).and_then(|index| self.info.get_mut(index));
+        let shared = entry.filter(|entry| entry.sharers != 0);
+        shared.map(|entry| entry.sharers -= 1).is_some()
+    }
+
     #[must_use]
     pub fn free_frames(&self) -> usize {
         self.free_frames
@@ -137,7 +156,7 @@ impl<'a> Buddy<'a> {
         if let Some(next) = self.info.get_mut(next as usize) {
             next.previous = index;
         }
-        self.info[index as usize] = FrameInfo { next, previous: NIL, state: State::Free(order as u8) };
+        self.info[index as usize] = FrameInfo { next, state: State::Free(order as u8), ..FrameInfo::default() };
         self.lists[order] = index;
         self.free_frames += 1 << order;
     }

@@ -123,8 +123,18 @@ pub fn allocate_user() -> Result<PhysAddr, abi::Error> {
     allocate(0)
 }
 
+/// Another share in a program's page.
+pub fn share_user(page: PhysAddr) -> Result<(), abi::Error> {
+    let shared = FRAMES.lock().as_mut().is_some_and(|buddy| buddy.share(page.page_number()));
+    if shared { Ok(()) } else { Err(abi::Error::NoMemory) }
+}
+
+/// Gives up one share in a program's page; with the last it is free.
 pub fn free_user(page: PhysAddr) {
-    release(page, 0);
+    let is_left = FRAMES.lock().as_mut().is_some_and(|buddy| buddy.give_up(page.page_number()));
+    if !is_left {
+        release(page, 0);
+    }
 }
 
 /// Adds part of the image that is needed no more.

@@ -8,8 +8,9 @@
 
 use super::{
     cnode,
-    endpoint::{Endpoint, LOST, message_of},
+    endpoint::{Endpoint, LOST},
     thread::{Owed, State, Thread},
+    transfer,
     wait::{Meeting, Queues},
 };
 use crate::{
@@ -38,7 +39,10 @@ fn way(thread: &'static Thread, frame: &Frame, rights: Rights) -> Option<Way> {
     let generation = name >> ADDRESS_BITS;
     let endpoint: &'static Endpoint = found.object()?;
     let fits = (generation == 0 || generation == found.generation()) && found.rights().have(rights);
-    if !fits || !MessageInfo(frame.info()).is_valid() {
+    let info = MessageInfo(frame.info());
+    // Capabilities of an answer cannot pass under the lock of the queues.
+    let by = if rights.have(Rights::WRITE) { found.rights() } else { Rights::NONE };
+    if !fits || !info.is_short() && transfer::check(thread, info, by).is_err() {
         return None;
     }
     let meeting = endpoint.meeting();
@@ -98,8 +102,7 @@ fn call(cpu: &PerCpu, caller: &'static Thread, frame: &mut Frame) -> Option<&'st
     let to = unsafe { &mut *server.frame.as_ptr() };
     let status = if to.call_number() & LOST != 0 { REPLY_LOST } else { 0 };
     to.finish_call();
-    let (info, words) = message_of(frame);
-    to.set_message(status, found.content.badge, info, words);
+    transfer::deliver((caller, frame), (&server, to), status, found.content.badge);
     let (caller, server) = percpu::switch_current(cpu, server);
     // SAFETY: as above; who waits for a message owes nothing, so nothing is dropped.
     unsafe { server.owed.as_ptr().write(Some(Owed { caller, token })) };
@@ -123,12 +126,13 @@ fn reply_receive(cpu: &PerCpu, server: &'static Thread, frame: &mut Frame) -> Op
         frame.set_call_number(Call::Receive as u64 | LOST);
         return None;
     }
-    let (info, words) = message_of(frame);
     // SAFETY: its wait was ended here, so nobody else has its registers until it runs.
-    unsafe { &mut *caller.frame.as_ptr() }.set_message(0, 0, info, words);
+    let to = unsafe { &mut *caller.frame.as_ptr() };
+    transfer::deliver((server, frame), (&caller, to), 0, 0);
     frame.set_call_number(Call::Receive as u64);
     frame.restart_call();
     server.come_by(slot, &found);
+    server.received_by.store(found.rights().0, Ordering::Relaxed);
     server.listed.set(meeting);
     server.wait_on(State::Receiving);
     let (server, caller) = percpu::switch_current(cpu, caller);

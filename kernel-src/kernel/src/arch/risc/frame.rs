@@ -50,6 +50,17 @@ impl Frame {
         }
     }
 
+    /// The first `count` words as in `from`, and no others; looked at one by one, since few are usual.
+    #[inline(always)]
+    pub fn copy_message_words(&mut self, from: &Self, count: usize) {
+        for (index, register) in WORDS.into_iter().enumerate() {
+            if index == count {
+                break;
+            }
+            self.x[register] = from.x[register];
+        }
+    }
+
     /// Moves the pc behind the call instruction again.
     pub const fn finish_call(&mut self) {
         self.pc += CALL_SIZE;

@@ -151,6 +151,17 @@ impl Frame {
         WORDS.iter().zip(words).for_each(|(&register, word)| kept[register] = word);
     }
 
+    /// The first `count` words as in `from`, and no others; looked at one by one, since few are usual.
+    #[inline(always)]
+    pub fn copy_message_words(&mut self, from: &Self, count: usize) {
+        for (index, register) in WORDS.into_iter().enumerate() {
+            if index == count {
+                break;
+            }
+            self.registers.kept[register] = from.registers.kept[register];
+        }
+    }
+
     pub const fn set_call_number(&mut self, number: u64) {
         self.registers.kept[RAX] = number;
     }
