@@ -43,10 +43,6 @@ pub const fn call_of(number: u64) -> u64 {
     }
 }
 
-fn payload(from: &Thread, to: &Thread) -> (u64, [u64; MESSAGE_WORDS]) {
-    from.frame.with(|frame| transfer::message_of(frame, from, to))
-}
-
 /// The end of a call that has sent: it tells how many capabilities have arrived.
 pub fn sent(sender: &Thread, arrived: usize) {
     let info = MessageInfo::new(0, 0).with_capabilities(arrived);
@@ -137,7 +133,10 @@ impl Endpoint {
             if let Some(bits) = bound.and_then(|bound| bound.take_all()) {
                 let mut words = [0; MESSAGE_WORDS];
                 words[0] = bits;
-                deliver(receiver, SIGNALLED.0, SIGNALLED.0, words);
+                receiver.frame.with(|frame| {
+                    let status = if frame.call_number() & LOST != 0 { REPLY_LOST } else { 0 };
+                    frame.set_message(status, SIGNALLED.0, SIGNALLED.0, words);
+                });
                 return Ok(());
             }
             let mut queues = self.meeting.lock();
@@ -189,17 +188,9 @@ fn accept(sender: Ref<Thread>, receiver: &Thread) {
 
 /// Moves what `sender` sends to `receiver`, which then owes a reply or not. How many capabilities have arrived.
 fn hand_over(sender: &Thread, receiver: &Thread, owed: Option<Owed>) -> usize {
-    let (info, words) = payload(sender, receiver);
-    deliver(receiver, sender.via.badge(), info, words);
+    let arrived = transfer::between(sender, receiver, sender.via.badge());
     receiver.owed.with(|owes| *owes = owed);
-    MessageInfo(info).capabilities()
-}
-
-fn deliver(receiver: &Thread, badge: u64, info: u64, words: [u64; MESSAGE_WORDS]) {
-    receiver.frame.with(|frame| {
-        let status = if frame.call_number() & LOST != 0 { REPLY_LOST } else { 0 };
-        frame.set_message(status, badge, info, words);
-    });
+    arrived
 }
 
 /// Ends a call with the answer of a thread, or with an error. How many capabilities have arrived; `PartnerGone` where it
@@ -210,13 +201,15 @@ pub fn answer(owed: Owed, result: Result<&Thread, Error>) -> Result<usize, Error
     if !caller.end_call(token) || !caller.end_wait() {
         return Err(Error::PartnerGone);
     }
-    let (status, (info, words)) = match result {
-        Ok(replier) => (0, payload(replier, &caller)),
-        Err(error) => (error.status(), (0, [0; MESSAGE_WORDS])),
+    let arrived = match result {
+        Ok(replier) => transfer::between(replier, &caller, 0),
+        Err(error) => {
+            caller.frame.with(|frame| frame.set_message(error.status(), 0, 0, [0; MESSAGE_WORDS]));
+            0
+        }
     };
-    caller.frame.with(|frame| frame.set_message(status, 0, info, words));
     sched::ready(caller);
-    Ok(MessageInfo(info).capabilities())
+    Ok(arrived)
 }
 
 /// The current thread answers the caller that it owes; its call goes on as a receive.

@@ -4,13 +4,13 @@
 //! while both threads are in the hands of this CPU, so neither has ended. What
 //! a program writes to its page meanwhile harms only what it sends or gets.
 
-use super::{cnode, process::Process, reply, thread::Thread};
+use super::{cnode, endpoint::LOST, process::Process, reply, thread::Thread};
 use crate::{
     arch::task::Frame,
     mm::buffer::Words,
     sync::{Found, Slot, tree},
 };
-use abi::{ADDRESS_BITS, Error, MESSAGE_CAPABILITIES, MESSAGE_WORDS, MessageInfo, RECEIVE_SLOTS, Rights};
+use abi::{ADDRESS_BITS, Error, MESSAGE_CAPABILITIES, MESSAGE_WORDS, MessageInfo, RECEIVE_SLOTS, REPLY_LOST, Rights};
 use core::{
     ptr,
     sync::atomic::{AtomicU64, Ordering},
@@ -51,18 +51,15 @@ fn check_sources(sender: &Process, names: &[AtomicU64]) -> Result<(), Error> {
     Ok(())
 }
 
-/// Moves a message, but for registers: what those of `to` are to hold is the info, and the words with zeros where none is
-/// announced.
-pub fn message_of(frame: &Frame, from: &Thread, to: &Thread) -> (u64, [u64; MESSAGE_WORDS]) {
-    let (mut info, mut words) = (MessageInfo(frame.info()), frame.message_words());
-    if !info.is_short() {
-        info = carry(from, to, info);
-    }
-    let length = info.length();
-    if length < words.len() {
-        words.iter_mut().enumerate().for_each(|(index, word)| *word = if index < length { *word } else { 0 });
-    }
-    (info.0, words)
+/// Moves a message between threads that are in the hands of this CPU. How many capabilities have arrived.
+pub fn between(from: &Thread, to: &Thread, badge: u64) -> usize {
+    from.frame.with(|sent| {
+        to.frame.with(|got| {
+            let status = if got.call_number() & LOST != 0 { REPLY_LOST } else { 0 };
+            deliver((from, sent), (to, got), status, badge);
+            MessageInfo(got.info()).capabilities()
+        })
+    })
 }
 
 /// Moves a message from the thread and its registers to the other one. One that fills the registers has the straight way.

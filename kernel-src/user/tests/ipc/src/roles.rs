@@ -1,6 +1,6 @@
 //! What this program does in a process of its own, at another process's wish. Slots 0 and on hold what that one gave.
 
-use crate::{fuzz, help};
+use crate::{carried, fuzz, help, long};
 use alloc::vec::Vec;
 use rt::{
     abi::{Error, SPAWN_CAPABILITIES},
@@ -39,6 +39,16 @@ pub enum Role {
     Fuzz,
     /// Tries to send by what slot 0 holds, without end; a message to endpoint 1 ends the process.
     SendUntilTold,
+    /// Serves endpoint 0 with long answers, until a message without words.
+    LongServer,
+    /// As `ClientUntilKilled`, with long messages that carry capabilities.
+    LongClientUntilKilled,
+    /// As `ServerUntilKilled`, with long answers that carry capabilities.
+    LongServerUntilKilled,
+    /// Threads that share a buffer page call endpoint 0; a message to endpoint 1 ends the process.
+    SharePage,
+    /// Sends and receives capabilities while its own names cannot be changed, by endpoint 0.
+    FixedNames,
 }
 
 /// Threads of one process of [`Role::Crowd`], and calls of each.
@@ -46,7 +56,7 @@ pub const CROWD_THREADS: u64 = 8;
 pub const CROWD_CALLS: u64 = 150;
 
 impl Role {
-    const ALL: [Self; 9] = [
+    const ALL: [Self; 14] = [
         Self::Forward,
         Self::CallUntilTold,
         Self::KeepReply,
@@ -56,6 +66,11 @@ impl Role {
         Self::ServerUntilKilled,
         Self::Fuzz,
         Self::SendUntilTold,
+        Self::LongServer,
+        Self::LongClientUntilKilled,
+        Self::LongServerUntilKilled,
+        Self::SharePage,
+        Self::FixedNames,
     ];
 
     /// The role that a program's argument means, if it is not the number of a case.
@@ -97,6 +112,11 @@ impl Role {
                 }
             }),
             Self::Fuzz => fuzz::child(u64::from(value)),
+            Self::LongServer => long::serve(Capability(0)),
+            Self::LongClientUntilKilled => killed_after(value, carried::call_once),
+            Self::LongServerUntilKilled => killed_after(value, carried::serve_until_it_fails),
+            Self::SharePage => beside(|| long::share_page(Capability(0))),
+            Self::FixedNames => carried::with_fixed_names(),
             Self::SendUntilTold => beside(|| {
                 loop {
                     let _ = call::send(Capability(0), Message::empty(1), Until::Done);
