@@ -226,7 +226,6 @@ fn settle_current(cpu: &PerCpu) {
     }
 }
 
-#[cold] // of what is on the way of every switch
 fn reap(cpu: &PerCpu, thread: Ref<Thread>) {
     // Its tables may go with it.
     activate(cpu, paging::kernel_root());

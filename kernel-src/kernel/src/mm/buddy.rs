@@ -113,21 +113,12 @@ impl<'a> Buddy<'a> {
         }
     }
 
-    /// One more has the allocated frame. False where it is none, or as many have it as can be counted.
-    #[must_use]
-    pub fn share(&mut self, frame: usize) -> bool {
+    /// Changes how many have an allocated frame beside the first; false, and nothing done, where `change` gives none, or
+    /// the frame is not allocated as one.
+    pub fn change_sharers(&mut self, frame: usize, change: impl FnOnce(u16) -> Option<u16>) -> bool {
         let entry = frame.checked_sub(self.first_frame).and_then(|index| self.info.get_mut(index));
-        let entry = entry.filter(|entry| entry.state == State::Allocated(0));
-        let more = entry.and_then(|entry| Some((entry.sharers.checked_add(1)?, entry)));
-        more.map(|(sharers, entry)| entry.sharers = sharers).is_some()
-    }
-
-    /// One less has the frame; false where that was the last, who is to free it.
-    #[must_use]
-    pub fn give_up(&mut self, frame: usize) -> bool {
-        let entry = frame.checked_sub(self.first_frame).and_then(|index| self.info.get_mut(index));
-        let shared = entry.filter(|entry| entry.sharers != 0);
-        shared.map(|entry| entry.sharers -= 1).is_some()
+        let Some(entry) = entry.filter(|entry| entry.state == State::Allocated(0)) else { return false };
+        change(entry.sharers).map(|sharers| entry.sharers = sharers).is_some()
     }
 
     #[must_use]
