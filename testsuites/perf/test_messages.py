@@ -12,6 +12,13 @@ from harness.plugin.counting import Counted
 
 # Pairs of markers around a thing, and how many of them (kernel-src/user/tests/bench).
 ROUND_TRIP, SWITCH = (7, 8), (9, 10)
+CALLS = {
+    "ipc.call.words_0": (11, 12),
+    "ipc.call.words_4": (13, 14),
+    "ipc.call.words_8": (15, 16),
+    "ipc.call.words_64": (17, 18),
+    "ipc.call.capability": (19, 20),
+}
 TIMES = 256
 # Between two cases the machine is idle, and its clock must not jump to the next timer: for RISC-V's comparator that
 # is the end of time.
@@ -38,3 +45,22 @@ def test_cost_of_a_message_and_of_a_switch(count: Callable[..., Counted], metric
     switches = [totals(span).total for span in counted.spans(*SWITCH)]
     assert 2 * TIMES - 8 <= len(switches) <= 2 * TIMES == places.count(SWITCH[0])
     metric.samples("context_switch", switches, unit="instructions", board=on)
+
+
+@pytest.mark.needs("release")
+@pytest.mark.requirement("TST-14", "IPS-03", "IPS-14", "PRF-07")
+def test_cost_of_a_call_and_its_reply_by_size(count: Callable[..., Counted], metric: Metric) -> None:
+    counted = count(smp=1, icount=True, args=AWAKE)
+    counted.run("bench:a_call_of_each_size_and_its_reply")
+    costs = {}
+    for name, marks in CALLS.items():
+        calls = [totals(span) for span in counted.spans(*marks)]
+        assert len(calls) == TIMES
+        assert all(call.user > 8 and call.kernel > call.user for call in calls)
+        costs[name] = [call.total for call in calls]
+    on = counted.session.board
+    metric.samples("ipc.call.words_0", costs["ipc.call.words_0"], unit="instructions", board=on)
+    metric.samples("ipc.call.words_4", costs["ipc.call.words_4"], unit="instructions", board=on)
+    metric.samples("ipc.call.words_8", costs["ipc.call.words_8"], unit="instructions", board=on)
+    metric.samples("ipc.call.words_64", costs["ipc.call.words_64"], unit="instructions", board=on)
+    metric.samples("ipc.call.capability", costs["ipc.call.capability"], unit="instructions", board=on)

@@ -74,6 +74,9 @@ pub enum Call {
     NotificationBind = 19,
     /// `(process, or OWN_PROCESS; index; address of ThreadInfo) -> 1, or 0 past the last`. Right: read.
     ThreadInfo = 20,
+    /// `(address of a page, or 0 for none) -> 0`: the page through which long messages and capabilities of this thread
+    /// go; see [`BUFFER_WORDS`].
+    BufferSet = 21,
 
     /// `(status)`: ends the process.
     Exit = 32,
@@ -169,6 +172,8 @@ errors! {
     TimedOut = 18,
     /// The notification or the thread is bound already, or is not.
     Bound = 19,
+    /// The message wants a buffer page, and its sender has none.
+    NoBuffer = 20,
 }
 
 impl Error {
@@ -392,6 +397,16 @@ pub const fn exit_word(status: u32) -> u64 {
 /// Words of payload that travel in registers.
 pub const MESSAGE_WORDS: usize = 8;
 
+/// Words of the longest message, which fill a page. From [`MESSAGE_WORDS`] on they lie in the buffer page at their own
+/// places. In those of the first eight stand names of capabilities: in words 0 to 3 of what is to be sent, and after a
+/// message came, of what arrived with it; in words 4 to 7 of the slots for what arrives, as calls that create take them,
+/// or 0 for none.
+pub const BUFFER_WORDS: usize = 512;
+/// Capabilities that one message carries at most.
+pub const MESSAGE_CAPABILITIES: usize = 4;
+/// First word of the buffer page that names a slot for what arrives.
+pub const RECEIVE_SLOTS: usize = 4;
+
 /// In the number of a message call: it has a deadline, in nanoseconds since boot. One that has passed, such as 0, makes
 /// it a poll: it does what can be done at once, and a call that was received waits for its reply.
 pub const DEADLINE: u64 = 1 << 8;
@@ -403,13 +418,14 @@ pub const REPLY_LOST: u64 = 1;
 /// info has that bit.
 pub const SIGNALLED: MessageInfo = MessageInfo(1 << 15 | 1);
 
-/// Info word of a message: a label, and how many payload words count. The bits between are 0.
+/// Info word of a message: how many words count (bits 0 to 9), how many capabilities go along (bits 10 to 12), and from
+/// bit 16 on a label. The bits between are 0.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(transparent)]
 pub struct MessageInfo(pub u64);
 
 impl MessageInfo {
-    /// `length` in words, at most [`MESSAGE_WORDS`]; the label takes the upper 48 bits.
+    /// `length` in words, at most [`BUFFER_WORDS`]; the label takes the upper 48 bits.
     #[must_use]
     pub const fn new(label: u64, length: usize) -> Self {
         Self(label << 16 | length as u64 & 0xffff)
@@ -418,7 +434,24 @@ impl MessageInfo {
     /// Whether a sender may say so.
     #[must_use]
     pub const fn is_valid(self) -> bool {
+        self.length() <= BUFFER_WORDS && self.capabilities() <= MESSAGE_CAPABILITIES && self.0 & 0xe000 == 0
+    }
+
+    /// Whether it is all in registers.
+    #[must_use]
+    pub const fn is_short(self) -> bool {
         (self.0 & 0xffff) as usize <= MESSAGE_WORDS
+    }
+
+    #[must_use]
+    pub const fn capabilities(self) -> usize {
+        (self.0 >> 10 & 7) as usize
+    }
+
+    /// The same, with that many capabilities.
+    #[must_use]
+    pub const fn with_capabilities(self, count: usize) -> Self {
+        Self(self.0 & !(7 << 10) | (count as u64 & 7) << 10)
     }
 
     #[must_use]
@@ -428,7 +461,7 @@ impl MessageInfo {
 
     #[must_use]
     pub const fn length(self) -> usize {
-        (self.0 & 0xfff) as usize
+        (self.0 & 0x3ff) as usize
     }
 }
 

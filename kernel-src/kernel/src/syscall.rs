@@ -305,6 +305,12 @@ simple! {
         process.thread_info(index).map_or(Ok(0), |info| to.write(&info).map(|()| 1))
     }
 
+    BufferSet = fn buffer_set(address) {
+        let page = if address == 0 { None } else { Some(own().share_page(VirtAddr(address as usize))?) };
+        sched::current().buffer.set(page);
+        Ok(0)
+    }
+
     SetRoot = fn set_root(process, root, guard) {
         let done = (|| {
             let process = match process {
@@ -477,13 +483,13 @@ fn message(thread: &Thread, number: u64) -> Result<(), Error> {
     let process = thread.process();
     let name = thread.frame.with(|frame| frame.capability());
     if number == Call::Reply as u64 {
-        if name == abi::OWED {
-            object::reply_owed(thread)?;
+        let arrived = if name == abi::OWED {
+            object::reply_owed(thread)?
         } else {
             let (reply, slot, found) = process.object::<Reply>(name, Rights::WRITE)?;
-            reply.answer(thread, slot, &found)?;
-        }
-        thread.frame.with(|frame| frame.set_message(0, 0, 0, frame.message_words()));
+            reply.answer(thread, slot, &found)?
+        };
+        object::sent(thread, arrived);
         return Ok(());
     }
     let rights = match number {

@@ -31,11 +31,13 @@ pub struct FrameInfo {
     next: u32,
     previous: u32,
     state: State,
+    /// Of an allocated block: who has it beside the first.
+    sharers: u16,
 }
 
 impl Default for FrameInfo {
     fn default() -> Self {
-        Self { next: NIL, previous: NIL, state: State::Absent }
+        Self { next: NIL, previous: NIL, state: State::Absent, sharers: 0 }
     }
 }
 
@@ -111,6 +113,14 @@ impl<'a> Buddy<'a> {
         }
     }
 
+    /// Changes how many have an allocated frame beside the first; false, and nothing done, where `change` gives none, or
+    /// the frame is not allocated as one.
+    pub fn change_sharers(&mut self, frame: usize, change: impl FnOnce(u16) -> Option<u16>) -> bool {
+        let entry = frame.checked_sub(self.first_frame).and_then(|index| self.info.get_mut(index));
+        let Some(entry) = entry.filter(|entry| entry.state == State::Allocated(0)) else { return false };
+        change(entry.sharers).map(|sharers| entry.sharers = sharers).is_some()
+    }
+
     pub fn free_frames(&self) -> usize {
         self.free_frames
     }
@@ -136,7 +146,7 @@ impl<'a> Buddy<'a> {
         if let Some(next) = self.info.get_mut(next as usize) {
             next.previous = index;
         }
-        self.info[index as usize] = FrameInfo { next, previous: NIL, state: State::Free(order as u8) };
+        self.info[index as usize] = FrameInfo { next, state: State::Free(order as u8), ..FrameInfo::default() };
         self.lists[order] = index;
         self.free_frames += 1 << order;
     }

@@ -123,8 +123,20 @@ pub fn allocate_user() -> Result<PhysAddr, abi::Error> {
     allocate(0)
 }
 
+fn change_sharers(page: PhysAddr, change: impl FnOnce(u16) -> Option<u16>) -> bool {
+    FRAMES.lock().as_mut().is_some_and(|buddy| buddy.change_sharers(page.page_number(), change))
+}
+
+/// Another share in a program's page.
+pub fn share_user(page: PhysAddr) -> Result<(), abi::Error> {
+    if change_sharers(page, |sharers| sharers.checked_add(1)) { Ok(()) } else { Err(abi::Error::NoMemory) }
+}
+
+/// Gives up a share in a program's page; with the last it is free.
 pub fn free_user(page: PhysAddr) {
-    release(page, 0);
+    if !change_sharers(page, |sharers| sharers.checked_sub(1)) {
+        release(page, 0);
+    }
 }
 
 /// Adds part of the image that is needed no more.

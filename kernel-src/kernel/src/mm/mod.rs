@@ -1,6 +1,8 @@
 //! Memory: frames, page tables, spaces, and the way to user memory.
 
 pub mod buddy;
+#[cfg(target_os = "none")]
+pub mod buffer;
 
 #[cfg(target_os = "none")]
 pub mod frames;

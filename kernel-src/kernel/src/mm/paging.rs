@@ -157,6 +157,23 @@ impl Tables {
         Ok(table)
     }
 
+    /// The 4 KiB page that `va` is mapped to.
+    pub fn page_at(&self, va: VirtAddr) -> Option<(PhysAddr, MapFlags)> {
+        let mut table = self.root;
+        for level in (0..arch::mm::levels()).rev() {
+            // SAFETY: an entry of a table of this tree, which nobody changes while it is borrowed.
+            let value = unsafe { *entry_at(table, va, level) };
+            if !arch::mm::is_present(value) {
+                return None;
+            }
+            table = arch::mm::address(value, level);
+            if arch::mm::is_leaf(value, level) {
+                return (level == 0).then(|| (table, arch::mm::flags(value, level)));
+            }
+        }
+        None
+    }
+
     /// Frees the tables below the first `entries` entries of the root, and hands every 4 KiB page mapped there to `page`.
     /// No CPU may have the tree active.
     pub fn clear_user(&mut self, page: &mut impl FnMut(PhysAddr)) {

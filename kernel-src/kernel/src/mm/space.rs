@@ -74,6 +74,19 @@ impl Space {
         }
         Ok(())
     }
+
+    /// A share in the page at `start`, which the program may write.
+    ///
+    /// # Errors
+    /// `InvalidAddress` where there is no such page, `NoMemory` where too many have it.
+    pub fn share_page(&self, start: VirtAddr) -> Result<PhysAddr, abi::Error> {
+        user::check_range(start, PAGE_SIZE)?;
+        let (page, flags) = self.tables.page_at(start).ok_or(abi::Error::InvalidAddress)?;
+        if !start.is_aligned(PAGE_SIZE) || !flags.user || !flags.write || flags.device {
+            return Err(abi::Error::InvalidAddress);
+        }
+        frames::share_user(page).map(|()| page)
+    }
 }
 
 impl Drop for Space {

@@ -11,7 +11,8 @@ use core::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 pub struct CNode {
     header: Header,
     table: SlotTable,
-    /// Only one process's threads, through its root, can have looked anything up here.
+    /// Only one process's threads, through its root, can have looked anything up here; or their partners while they move a
+    /// message, when such a thread is in their hands and so has not ended.
     private: AtomicBool,
     /// Whom to tell once the table is gone.
     owner: Spin<Option<Ref<Process>>>,

@@ -6,6 +6,7 @@
 
 use super::{
     thread::{Owed, RECEIVES, SENDS, State, Thread},
+    transfer,
     wait::{self, Meeting, Queues},
 };
 use crate::{
@@ -13,7 +14,8 @@ use crate::{
     arch, sched,
     sync::{Found, Header, Ref, Slot, Step},
 };
-use abi::{Call, DEADLINE, Error, MESSAGE_WORDS, MessageInfo, REPLY_LOST, SIGNALLED};
+use abi::{Call, DEADLINE, Error, MESSAGE_WORDS, MessageInfo, REPLY_LOST, Rights, SIGNALLED};
+use core::sync::atomic::Ordering;
 
 pub struct Endpoint {
     header: Header,
@@ -41,19 +43,15 @@ pub const fn call_of(number: u64) -> u64 {
     }
 }
 
-/// What a thread's registers say: the info, and the words with zeros where it announces none.
-#[inline(always)] // so that the fast path calls nothing
-pub fn message_of(frame: &arch::task::Frame) -> (u64, [u64; MESSAGE_WORDS]) {
-    let (info, mut words) = (frame.info(), frame.message_words());
-    let length = MessageInfo(info).length();
-    if length < words.len() {
-        words.iter_mut().enumerate().for_each(|(index, word)| *word = if index < length { *word } else { 0 });
-    }
-    (info, words)
+/// The end of a call that has sent: it tells how many capabilities have arrived.
+pub fn sent(sender: &Thread, arrived: usize) {
+    let info = MessageInfo::new(0, 0).with_capabilities(arrived);
+    sender.frame.with(|frame| frame.set_message(0, 0, info.0, frame.message_words()));
 }
 
-fn payload(thread: &Thread) -> (u64, [u64; MESSAGE_WORDS]) {
-    thread.frame.with(|frame| message_of(frame))
+/// The current thread may send what its registers say, by a capability with those rights.
+pub fn check_sent(thread: &Thread, by: Rights) -> Result<(), Error> {
+    transfer::check(thread, MessageInfo(thread.frame.with(|frame| frame.info())), by)
 }
 
 /// Every message call has an info word, also those that send nothing.
@@ -94,7 +92,7 @@ impl Endpoint {
 
     /// The current thread sends what its registers hold; one that calls waits for the reply.
     pub fn send(&self, sender: &Thread, slot: &Slot, found: &Found) -> Result<(), Error> {
-        check_info(sender)?;
+        check_sent(sender, found.rights())?;
         let mut queues = self.meeting.lock();
         if !slot.still(found) {
             return Err(Error::InvalidCapability);
@@ -117,9 +115,9 @@ impl Endpoint {
         });
         let is_sent = owed.is_none();
         receiver.frame.with(arch::task::Frame::finish_call);
-        hand_over(sender, &receiver, owed);
+        let arrived = hand_over(sender, &receiver, owed);
         if is_sent {
-            sender.frame.with(|frame| frame.set_message(0, 0, 0, frame.message_words()));
+            sent(sender, arrived);
         }
         sched::ready(receiver);
         Ok(())
@@ -129,12 +127,17 @@ impl Endpoint {
     /// A caller still owed a reply gets none: it hears that its partner is gone.
     pub fn receive(&self, receiver: &Thread, slot: &Slot, found: &Found) -> Result<(), Error> {
         abandon(receiver);
+        receiver.come_by(RECEIVES, slot, found);
+        receiver.received_by.store(found.rights().0, Ordering::Relaxed);
         loop {
             let bound = receiver.bound.get();
             if let Some(bits) = bound.and_then(|bound| bound.take_all()) {
                 let mut words = [0; MESSAGE_WORDS];
                 words[0] = bits;
-                deliver(receiver, SIGNALLED.0, SIGNALLED.0, words);
+                receiver.frame.with(|frame| {
+                    let status = if frame.call_number() & LOST != 0 { REPLY_LOST } else { 0 };
+                    frame.set_message(status, SIGNALLED.0, SIGNALLED.0, words);
+                });
                 return Ok(());
             }
             let mut queues = self.meeting.lock();
@@ -147,7 +150,6 @@ impl Endpoint {
                 return Ok(());
             }
             may_wait(receiver)?;
-            receiver.come_by(RECEIVES, slot, found);
             queues.receivers.wait(receiver, State::Receiving);
             receiver.listed.set(&self.meeting);
             drop(queues);
@@ -166,8 +168,7 @@ impl Endpoint {
 fn accept(sender: Ref<Thread>, receiver: &Thread) {
     sender.frame.with(arch::task::Frame::finish_call);
     if !calls(&sender) {
-        hand_over(&sender, receiver, None);
-        sender.frame.with(|frame| frame.set_message(0, 0, 0, frame.message_words()));
+        sent(&sender, hand_over(&sender, receiver, None));
         sched::ready(sender);
         return;
     }
@@ -185,45 +186,35 @@ fn accept(sender: Ref<Thread>, receiver: &Thread) {
     }
 }
 
-/// Moves what `sender`'s registers hold to `receiver`, which then owes a reply or not.
-fn hand_over(sender: &Thread, receiver: &Thread, owed: Option<Owed>) {
-    let (info, words) = payload(sender);
-    deliver(receiver, sender.via[SENDS].badge(), info, words);
+/// Moves what `sender` sends to `receiver`, which then owes a reply or not. How many capabilities have arrived.
+fn hand_over(sender: &Thread, receiver: &Thread, owed: Option<Owed>) -> usize {
+    let arrived = transfer::between(sender, receiver, sender.via[SENDS].badge());
     receiver.owed.with(|owes| *owes = owed);
+    arrived
 }
 
-fn deliver(receiver: &Thread, badge: u64, info: u64, words: [u64; MESSAGE_WORDS]) {
-    receiver.frame.with(|frame| {
-        let status = if frame.call_number() & LOST != 0 { REPLY_LOST } else { 0 };
-        frame.set_message(status, badge, info, words);
-    });
-}
-
-/// Ends a call with its answer, or with an error. `PartnerGone` where it does not wait any more.
-pub fn answer(owed: Owed, result: Result<(u64, [u64; MESSAGE_WORDS]), Error>) -> Result<(), Error> {
+/// Ends a call with the answer of a thread, or with an error. How many capabilities have arrived; `PartnerGone` where it
+/// does not wait any more.
+pub fn answer(owed: Owed, result: Result<&Thread, Error>) -> Result<usize, Error> {
     let Owed { caller, token } = owed;
-    if !caller.end_call(token) {
+    // Who was to end waits no more, though its call was not answered: it is not in this CPU's hands.
+    if !caller.end_call(token) || !caller.end_wait() {
         return Err(Error::PartnerGone);
     }
-    let (status, (info, words)) = match result {
-        Ok(message) => (0, message),
-        Err(error) => (error.status(), (0, [0; MESSAGE_WORDS])),
+    let arrived = match result {
+        Ok(replier) => transfer::between(replier, &caller, 0),
+        Err(error) => {
+            caller.frame.with(|frame| frame.set_message(error.status(), 0, 0, [0; MESSAGE_WORDS]));
+            0
+        }
     };
-    caller.frame.with(|frame| frame.set_message(status, 0, info, words));
-    sched::wake(caller);
-    Ok(())
-}
-
-/// The current thread answers with what its registers hold.
-pub fn reply(replier: &Thread, owed: Owed) -> Result<(), Error> {
-    answer(owed, Ok(payload(replier)))
+    sched::ready(caller);
+    Ok(arrived)
 }
 
 /// The current thread answers the caller that it owes; its call goes on as a receive.
 pub fn reply_before_receive(replier: &Thread) -> Result<(), Error> {
-    check_info(replier)?;
-    let owed = replier.owed.with(Option::take).ok_or(Error::NoCaller)?;
-    let lost = reply(replier, owed).is_err();
+    let lost = take_owed(replier).map(|owed| answer(owed, Ok(replier)).is_err())?;
     replier.frame.with(|frame| {
         let flags = frame.call_number() & DEADLINE | if lost { LOST } else { 0 };
         frame.set_call_number(Call::Receive as u64 | flags);
@@ -232,10 +223,14 @@ pub fn reply_before_receive(replier: &Thread) -> Result<(), Error> {
 }
 
 /// As [`abi::Call::Reply`] to the caller owed.
-pub fn reply_owed(replier: &Thread) -> Result<(), Error> {
-    check_info(replier)?;
-    let owed = replier.owed.with(Option::take).ok_or(Error::NoCaller)?;
-    reply(replier, owed)
+pub fn reply_owed(replier: &Thread) -> Result<usize, Error> {
+    answer(take_owed(replier)?, Ok(replier))
+}
+
+/// What the current thread owes, if it may answer with what its registers say.
+fn take_owed(replier: &Thread) -> Result<Owed, Error> {
+    check_sent(replier, Rights(replier.received_by.load(Ordering::Relaxed)))?;
+    replier.owed.with(Option::take).ok_or(Error::NoCaller)
 }
 
 /// `thread` owes no reply any more: the caller hears that its partner is gone.

@@ -8,8 +8,9 @@
 
 use super::{
     cnode,
-    endpoint::{Endpoint, LOST, message_of},
+    endpoint::{Endpoint, LOST},
     thread::{Owed, RECEIVES, SENDS, State, Thread},
+    transfer,
     wait::{Meeting, Queues},
 };
 use crate::{
@@ -19,8 +20,8 @@ use crate::{
     sync::{Ref, SpinGuard, ending, tree},
     syscall,
 };
-use abi::{ADDRESS_BITS, Call, MESSAGE_WORDS, REPLY_LOST, Rights};
-use core::convert::Infallible;
+use abi::{ADDRESS_BITS, BUFFER_WORDS, Call, MESSAGE_WORDS, MessageInfo, REPLY_LOST, Rights};
+use core::{convert::Infallible, sync::atomic::Ordering};
 
 /// What a name that a thread has used means, so that the next call need not go that way again: the object of the
 /// capability that the thread came by. That no CNode's capability has left its slot since says that the way leads to
@@ -28,24 +29,25 @@ use core::convert::Infallible;
 pub struct Known {
     name: u64,
     ways: u64,
+    rights: Rights,
     meeting: Option<&'static Meeting>,
 }
 
 impl Known {
     /// No capability has this name: its generation is never reached.
-    pub const NONE: Self = Self { name: u64::MAX, ways: 0, meeting: None };
+    pub const NONE: Self = Self { name: u64::MAX, ways: 0, rights: Rights::NONE, meeting: None };
 }
 
-/// What a thread's name means, if it knows.
+/// What a thread's name means, and with which rights, if it knows.
 #[inline(always)]
-fn known(thread: &'static Thread, frame: &Frame, which: usize) -> Option<&'static Meeting> {
+fn known(thread: &'static Thread, frame: &Frame, which: usize) -> Option<(&'static Meeting, Rights)> {
     // SAFETY: it is the thread's own while it runs, and nobody else's.
     let known = unsafe { &*thread.known[which].as_ptr() };
     if known.name != frame.capability() || known.ways != tree::ways() {
         return None;
     }
     // SAFETY: what has a name was learned.
-    Some(unsafe { known.meeting.unwrap_unchecked() })
+    Some((unsafe { known.meeting.unwrap_unchecked() }, known.rights))
 }
 
 /// The queues of a meeting that is known, if it is still there.
@@ -71,7 +73,7 @@ fn learn(thread: &'static Thread, which: usize, rights: Rights) -> Option<()> {
         return None;
     }
     thread.via[which].set(slot, &found, found.id());
-    *known = Known { name, ways, meeting: Some(endpoint.meeting()) };
+    *known = Known { name, ways, rights: found.rights(), meeting: Some(endpoint.meeting()) };
     Some(())
 }
 
@@ -97,6 +99,13 @@ fn carry_out_slowly(thread: &'static Thread) -> ! {
     sched::leave()
 }
 
+#[cold]
+#[inline(never)]
+fn long(cpu: &'static PerCpu, thread: &'static Thread) -> ! {
+    attempt::<false>(cpu, thread);
+    carry_out_slowly(thread)
+}
+
 /// Names that are new are learned, which is done once; then all is as before.
 #[cold]
 #[inline(never)]
@@ -118,17 +127,28 @@ fn attempt<const FIRST: bool>(cpu: &'static PerCpu, thread: &'static Thread) -> 
     }
 }
 
-/// The info of a thread's message, if it is a valid one: words that it does not announce are 0 from here on.
+/// The info of the current thread's message, if it is a valid one: words that it does not announce are 0 from here on.
+/// Capabilities cannot pass under the lock of the queues.
 #[inline(always)]
-fn announced(frame: &mut Frame) -> Option<u64> {
+fn announced<const FIRST: bool>(cpu: &'static PerCpu, thread: &'static Thread, frame: &mut Frame) -> Option<u64> {
     let info = frame.info();
     match (info & 0xffff) as usize {
         MESSAGE_WORDS => {}
         0 => frame.set_words([0; MESSAGE_WORDS]),
-        length if length < MESSAGE_WORDS => frame.set_words(message_of(frame).1),
+        length if length < MESSAGE_WORDS => frame.set_words(transfer::announced(frame, length)),
+        _ if FIRST => long(cpu, thread),
+        length if length <= BUFFER_WORDS && thread.buffer.words().is_some() => {}
         _ => return None,
     }
     Some(info)
+}
+
+/// Moves the words that are not in registers.
+#[inline(always)]
+fn carry<const FIRST: bool>(from: &Thread, to: &Thread, info: u64) {
+    if !FIRST && info & 0xffff > MESSAGE_WORDS as u64 {
+        transfer::carry(from, to, MessageInfo(info));
+    }
 }
 
 /// The last steps of both: the next thread's tables, and what else comes with a way out of the kernel. Its payload are
@@ -168,10 +188,10 @@ fn finish_slowly(
 
 #[inline(always)]
 fn call<const FIRST: bool>(cpu: &'static PerCpu, caller: &'static Thread, frame: &mut Frame) -> Option<Infallible> {
-    let Some(meeting) = known(caller, frame, SENDS) else {
+    let Some((meeting, _)) = known(caller, frame, SENDS) else {
         return if FIRST { again(cpu, caller, SENDS, Rights::WRITE.with(Rights::CALL)) } else { None };
     };
-    let info = announced(frame)?;
+    let info = announced::<FIRST>(cpu, caller, frame)?;
     let mut queues = lock(caller, SENDS, meeting)?;
     // SAFETY: what is listed is a thread.
     let server = unsafe { &*core::ptr::from_ref(queues.receivers.front()?) };
@@ -190,6 +210,7 @@ fn call<const FIRST: bool>(cpu: &'static PerCpu, caller: &'static Thread, frame:
     let status = to.call_number() / LOST * REPLY_LOST;
     to.finish_call();
     to.set_received(status, caller.via[SENDS].badge(), info);
+    carry::<FIRST>(caller, &server, info);
     let (thread, server) = percpu::switch_current(cpu, server);
     // SAFETY: as above; who waits for a message owes nothing, so nothing is dropped.
     unsafe { server.owed.as_ptr().write(Some(Owed { caller: thread, token })) };
@@ -202,10 +223,10 @@ fn reply_receive<const FIRST: bool>(
     server: &'static Thread,
     frame: &mut Frame,
 ) -> Option<Infallible> {
-    let Some(meeting) = known(server, frame, RECEIVES) else {
+    let Some((meeting, by)) = known(server, frame, RECEIVES) else {
         return if FIRST { again(cpu, server, RECEIVES, Rights::READ) } else { None };
     };
-    let info = announced(frame)?;
+    let info = announced::<FIRST>(cpu, server, frame)?;
     let mut queues = lock(server, RECEIVES, meeting)?;
     // SAFETY: what it owes is its own while it runs.
     let owing = unsafe { &mut *server.owed.as_ptr() };
@@ -223,8 +244,10 @@ fn reply_receive<const FIRST: bool>(
     }
     // SAFETY: its wait was ended here, so nobody else has its registers until it runs.
     unsafe { &mut *caller.frame.as_ptr() }.set_received(0, 0, info);
+    carry::<FIRST>(server, &caller, info);
     frame.set_call_number(Call::Receive as u64);
     frame.restart_call();
+    server.received_by.store(by.0, Ordering::Relaxed);
     server.listed.set(meeting);
     server.wait_on(State::Receiving);
     let (thread, caller) = percpu::switch_current(cpu, caller);

@@ -88,6 +88,11 @@ impl Process {
         self.root
     }
 
+    /// A share in one of its pages, as [`Space::share_page`].
+    pub fn share_page(&self, start: VirtAddr) -> Result<PhysAddr, Error> {
+        self.space.lock().as_ref().ok_or(Error::InvalidAddress)?.share_page(start)
+    }
+
     /// The slot where its threads' names start.
     pub fn names(&self) -> &Slot {
         &self.roots[self.roots_set.load(Ordering::Acquire) % 2]
@@ -258,6 +263,7 @@ pub fn reap(thread: Ref<Thread>) {
     endpoint::abandon(&thread);
     notification::unbind(&thread);
     wait::unlist(&thread);
+    thread.buffer.set(None);
     let process = thread.process();
     let last = {
         let mut life = process.life.lock();

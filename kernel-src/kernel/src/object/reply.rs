@@ -5,11 +5,14 @@ use super::{
     thread::{Owed, Thread},
 };
 use crate::sync::{Found, Header, Rank, Ref, Slot, Spin, Step};
-use abi::{Error, Kind};
+use abi::{Error, Kind, Rights};
+use core::sync::atomic::Ordering;
 
 pub struct Reply {
     header: Header,
     owed: Spin<Option<Owed>>,
+    /// By which the call was received.
+    rights: Rights,
 }
 
 crate::object!(Reply as Reply {
@@ -32,7 +35,8 @@ impl Reply {
     /// Takes over what the current thread owes.
     pub fn new(thread: &Thread) -> Result<Ref<Self>, Error> {
         let owed = thread.owed.with(Option::take).ok_or(Error::NoCaller)?;
-        let reply = Ref::new(Self { header: Header::new(), owed: Spin::new(Rank::Owed, None) });
+        let rights = Rights(thread.received_by.load(Ordering::Relaxed));
+        let reply = Ref::new(Self { header: Header::new(), owed: Spin::new(Rank::Owed, None), rights });
         match &reply {
             Ok(reply) => *reply.owed.lock() = Some(owed),
             Err(_) => thread.owed.with(|owes| *owes = Some(owed)),
@@ -40,16 +44,16 @@ impl Reply {
         reply
     }
 
-    /// The current thread answers; `NoCaller` where that was done.
-    pub fn answer(&self, replier: &Thread, slot: &Slot, found: &Found) -> Result<(), Error> {
-        endpoint::check_info(replier)?;
+    /// The current thread answers, and how many capabilities have arrived; `NoCaller` where that was done.
+    pub fn answer(&self, replier: &Thread, slot: &Slot, found: &Found) -> Result<usize, Error> {
+        endpoint::check_sent(replier, self.rights)?;
         let mut owed = self.owed.lock();
         if !slot.still(found) {
             return Err(Error::InvalidCapability);
         }
         let taken = owed.take().ok_or(Error::NoCaller)?;
         drop(owed);
-        endpoint::reply(replier, taken)
+        endpoint::answer(taken, Ok(replier))
     }
 }
 

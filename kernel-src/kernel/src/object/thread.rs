@@ -10,6 +10,7 @@ use crate::{
     addr::{CpuId, PhysAddr, VirtAddr},
     arch::task::Frame,
     config::DEFAULT_PRIORITY,
+    mm::buffer::Buffer,
     percpu::{self, PerCpu},
     sched,
     sync::{Anchor, Found, Header, Link, Owned, Ref, Slot, Via},
@@ -86,6 +87,9 @@ pub struct Thread {
     queued: Link<Thread, Queued>,
     waiting: Link<Thread, Waiting>,
     member: Link<Thread, Member>,
+    /// The rights by which it received last: whether the answer may carry capabilities.
+    pub received_by: AtomicU64,
+    pub buffer: Buffer,
 }
 
 static NEXT_ID: AtomicU64 = AtomicU64::new(1);
@@ -131,6 +135,8 @@ impl Thread {
             listed: Anchor::default(),
             token: AtomicU64::new(0),
             calls: AtomicU64::new(0),
+            received_by: AtomicU64::new(0),
+            buffer: Buffer::none(),
             bound: Anchor::default(),
             owed: Owned::new(None),
             queued: Link::new(),

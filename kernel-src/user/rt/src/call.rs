@@ -3,11 +3,14 @@
 
 use crate::arch;
 use abi::{
-    ADDRESS_BITS, ANY_SLOT, Call, CapabilityInfo, DEADLINE, Error, Info, MESSAGE_WORDS, MessageInfo, NAME_MAX,
-    NO_CAPABILITY, OWED, OWN_PROCESS, Outcome, Power, REPLY_LOST, Rights, SIGNALLED, SPAWN_CAPABILITIES, SpawnRequest,
-    ThreadInfo, copy_how,
+    ADDRESS_BITS, ANY_SLOT, BUFFER_WORDS, Call, CapabilityInfo, DEADLINE, Error, Info, MESSAGE_WORDS, MessageInfo,
+    NAME_MAX, NO_CAPABILITY, OWED, OWN_PROCESS, Outcome, Power, RECEIVE_SLOTS, REPLY_LOST, Rights, SIGNALLED,
+    SPAWN_CAPABILITIES, SpawnRequest, ThreadInfo, copy_how,
 };
-use core::mem::MaybeUninit;
+use core::{
+    mem::MaybeUninit,
+    sync::atomic::{AtomicU64, Ordering},
+};
 
 /// A name of a capability: an address, and above it the generation of the filling of its slot, or 0 for any.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -80,6 +83,52 @@ impl Message {
     #[must_use]
     pub const fn new(label: u64, words: [u64; MESSAGE_WORDS]) -> Self {
         Self { info: MessageInfo::new(label, MESSAGE_WORDS), words, badge: 0 }
+    }
+}
+
+/// A page through which a thread's long messages and capabilities go. The kernel writes it whenever a message comes, so
+/// its words are atomic.
+#[repr(C, align(4096))]
+pub struct Buffer([AtomicU64; BUFFER_WORDS]);
+
+const _: () = assert!(size_of::<Buffer>() == 4096);
+
+impl Buffer {
+    #[must_use]
+    pub const fn new() -> Self {
+        Self([const { AtomicU64::new(0) }; BUFFER_WORDS])
+    }
+
+    /// Word `index` of a message, from [`MESSAGE_WORDS`] on; those before travel in registers.
+    #[must_use]
+    pub fn word(&self, index: usize) -> u64 {
+        self.0[index].load(Ordering::Relaxed)
+    }
+
+    pub fn set_word(&self, index: usize, value: u64) {
+        self.0[index].store(value, Ordering::Relaxed);
+    }
+
+    /// What goes with the next message, if it says so, as the capability of that number.
+    pub fn give(&self, number: usize, capability: Capability) {
+        self.set_word(number, capability.0);
+    }
+
+    /// What came with the last message as the capability of that number, if so many came.
+    #[must_use]
+    pub fn given(&self, number: usize) -> Capability {
+        Capability(self.word(number))
+    }
+
+    /// Where the capability of that number goes: an empty slot, [`ANY_SLOT`], or 0 for nowhere.
+    pub fn receive_at(&self, number: usize, place: u64) {
+        self.set_word(RECEIVE_SLOTS + number, place);
+    }
+}
+
+impl Default for Buffer {
+    fn default() -> Self {
+        Self::new()
     }
 }
 
@@ -383,6 +432,11 @@ pub fn reply_to(reply: Capability, answer: Message) -> Result<(), Error> {
 /// Makes a Reply of what this thread owes for the message received last.
 pub fn save_reply() -> Result<Capability, Error> {
     call!(call1, SaveReply, ANY_SLOT).map(Capability)
+}
+
+/// Gives this thread a buffer page, or none.
+pub fn buffer_set(buffer: Option<&'static Buffer>) -> Result<(), Error> {
+    call!(call1, BufferSet, buffer.map_or(0, |buffer| &raw const *buffer as u64)).map(drop)
 }
 
 /// Makes a notification.

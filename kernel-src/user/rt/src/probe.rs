@@ -6,6 +6,9 @@ use abi::{Call, Error, MESSAGE_WORDS, MessageInfo, Outcome, PROGRAM_BASE, STACK_
 use alloc::boxed::Box;
 use core::sync::atomic::{AtomicU64, Ordering};
 
+/// Bytes of a buffer page.
+const PAGE_SIZE: u64 = size_of::<call::Buffer>() as u64;
+
 /// A place for every register, at its hardware number.
 #[repr(C, align(16))]
 pub struct Registers {
@@ -170,6 +173,15 @@ pub fn refused_thread(entry: u64, place: u64) -> Option<Error> {
 pub fn debug_write_at(address: u64, length: u64) -> Result<u64, Error> {
     // SAFETY: the call reads memory of this process and writes none.
     let outcome = unsafe { arch::call2(Call::DebugWrite as u64, address, length) };
+    Error::from_status(outcome.status).map_or(Ok(outcome.value), Err)
+}
+
+/// Asks for a buffer page that begins off a page, which must be refused.
+pub fn buffer_set_beside(buffer: &'static call::Buffer, offset: u64) -> Result<u64, Error> {
+    assert!(offset != 0 && offset < PAGE_SIZE, "that is where a page begins");
+    // SAFETY: the call itself writes nothing; were it not refused, its page would be that of `buffer`, whose words are
+    // atomic.
+    let outcome = unsafe { arch::call1(Call::BufferSet as u64, &raw const *buffer as u64 + offset) };
     Error::from_status(outcome.status).map_or(Ok(outcome.value), Err)
 }
 

@@ -12,9 +12,9 @@ use core::{
     sync::atomic::{AtomicU64, Ordering},
 };
 use rt::{
-    abi::{Error, Info},
+    abi::{Error, Info, MessageInfo},
     assert_err, assert_ok,
-    call::{self, Capability, Exit, Message},
+    call::{self, Buffer, Capability, Exit, Message},
     kernel_assert, kernel_assert_eq, kernel_bench, println, test,
     testing::{self, counter, marker, spin},
     thread,
@@ -25,8 +25,15 @@ rt::program!(main);
 /// The argument that makes a process of this program the server of the message benchmark, and no test case.
 const SERVER: u64 = u64::MAX;
 
+/// The same, of the server that gives back what it gets.
+const ECHO: u64 = u64::MAX - 1;
+
 fn main(argument: u64) -> u32 {
-    if argument == SERVER { serve(Capability(0)) } else { testing::main(argument) }
+    match argument {
+        SERVER => serve(Capability(0)),
+        ECHO => echo(Capability(0)),
+        _ => testing::main(argument),
+    }
 }
 
 test! {
@@ -60,6 +67,11 @@ const CALLS: [u8; 2] = [3, 4];
 const SLEEP: [u8; 2] = [5, 6];
 const ROUND_TRIP: [u8; 2] = [7, 8];
 const SWITCH: [u8; 2] = [9, 10];
+const CALL_0: [u8; 2] = [11, 12];
+const CALL_4: [u8; 2] = [13, 14];
+const CALL_8: [u8; 2] = [15, 16];
+const CALL_64: [u8; 2] = [17, 18];
+const CALL_CAPABILITY: [u8; 2] = [19, 20];
 
 /// Round trips, and switches of each thread, that are marked.
 const TIMES: u64 = 256;
@@ -92,6 +104,74 @@ test! {
         // It was another process, which saw a wrong message nowhere.
         kernel_assert_eq!(assert_ok!(call::wait(server)), Exit::Status(testing::EXIT_PASSED));
         println!("guest: round trips {TIMES}");
+    }
+}
+
+static BUFFER: Buffer = Buffer::new();
+/// Words of the longest message here.
+const LONG: usize = 64;
+/// The server's slot for the capability that comes with a call.
+const PLACE: u64 = 40;
+/// A request with this label asks what has arrived.
+const TELL: u64 = 1;
+
+/// Gives each request back, and once asked the words that came last, inverted, until one says [`STOP`].
+fn echo(endpoint: Capability) -> u32 {
+    assert_ok!(call::buffer_set(Some(&BUFFER)));
+    BUFFER.receive_at(0, PLACE);
+    let mut request = assert_ok!(call::receive(endpoint));
+    while request.info.label() != STOP {
+        if request.info.label() == TELL {
+            (8..LONG).for_each(|index| BUFFER.set_word(index, !BUFFER.word(index)));
+            request.words[0] = assert_ok!(call::cap_read(Capability(PLACE))).generation;
+            request.info = MessageInfo::new(TELL, LONG);
+        }
+        let reply = Message { info: request.info.with_capabilities(0), ..request };
+        request = assert_ok!(call::reply_receive(endpoint, reply));
+    }
+    testing::EXIT_PASSED
+}
+
+/// Calls [`TIMES`] times with `length` words, and `prepare` before each.
+fn calls<const START: u8, const END: u8>(endpoint: Capability, info: MessageInfo, mut prepare: impl FnMut(u64)) {
+    for n in 1..=TIMES {
+        prepare(n);
+        let words = core::array::from_fn(|index| if index < info.length() { n + index as u64 } else { 0 });
+        let request = Message { info, words, badge: 0 };
+        marker::<START>();
+        let reply = call::call(endpoint, request);
+        marker::<END>();
+        kernel_assert_eq!(assert_ok!(reply), Message { info: info.with_capabilities(0), ..request });
+    }
+}
+
+test! {
+    fn a_call_of_each_size_and_its_reply() requires("TST-14 IPS-02 IPS-03 IPS-14 PRF-07") {
+        const LABEL: u64 = 7;
+        let endpoint = assert_ok!(call::endpoint_create());
+        let give = [endpoint, Capability::NONE, Capability::NONE, Capability::NONE];
+        let server = assert_ok!(call::spawn(Capability(0), "bench", ECHO, give));
+        assert_ok!(call::buffer_set(Some(&BUFFER)));
+        calls::<{ CALL_0[0] }, { CALL_0[1] }>(endpoint, MessageInfo::new(LABEL, 0), |_| ());
+        calls::<{ CALL_4[0] }, { CALL_4[1] }>(endpoint, MessageInfo::new(LABEL, 4), |_| ());
+        calls::<{ CALL_8[0] }, { CALL_8[1] }>(endpoint, MessageInfo::new(LABEL, 8), |_| ());
+        calls::<{ CALL_64[0] }, { CALL_64[1] }>(endpoint, MessageInfo::new(LABEL, LONG), |n| {
+            (8..LONG).for_each(|index| BUFFER.set_word(index, n * 1000 + index as u64));
+        });
+        let lent = assert_ok!(call::endpoint_create());
+        BUFFER.give(0, lent);
+        calls::<{ CALL_CAPABILITY[0] }, { CALL_CAPABILITY[1] }>(endpoint, MessageInfo::new(LABEL, 0).with_capabilities(1), |_| {
+            assert_ok!(call::cap_revoke(lent));
+        });
+        // All words and capabilities were there: the server has the last words, and each filling and emptying has counted.
+        (8..LONG).for_each(|index| BUFFER.set_word(index, 0));
+        let told = assert_ok!(call::call(endpoint, Message::empty(TELL)));
+        kernel_assert_eq!((told.info, told.words[0]), (MessageInfo::new(TELL, LONG), 2 * TIMES - 1));
+        kernel_assert!((8..LONG).all(|index| BUFFER.word(index) == !(TIMES * 1000 + index as u64)));
+        assert_err!(call::call(endpoint, Message::empty(STOP)), Error::PartnerGone);
+        kernel_assert_eq!(assert_ok!(call::wait(server)), Exit::Status(testing::EXIT_PASSED));
+        assert_ok!(call::buffer_set(None));
+        println!("guest: calls of each size {TIMES}");
     }
 }
 

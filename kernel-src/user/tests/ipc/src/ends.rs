@@ -13,9 +13,6 @@ use rt::{
     kernel_assert, kernel_assert_eq, test, thread,
 };
 
-/// Memory that may stay with the kernel after processes have come and gone: slabs keep what they have grown to.
-const SLACK: u64 = 64 << 10;
-
 test! {
     // CASE-IPC-030.
     fn the_end_of_an_endpoint_wakes_all_who_wait() requires("IPS-01 IPS-12") {
@@ -136,7 +133,7 @@ test! {
             round(turns, turns / 2 + n % 6 * turns / 6);
         }
         let after = help::memory_at_rest();
-        kernel_assert!(after + SLACK >= before, "{before} bytes were free, {after} are");
+        kernel_assert!(after + help::SLACK >= before, "{before} bytes were free, {after} are");
     }
 }
 

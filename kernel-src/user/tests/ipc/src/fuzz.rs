@@ -7,9 +7,9 @@ use crate::{
 use alloc::sync::Arc;
 use core::sync::atomic::{AtomicU64, Ordering};
 use rt::{
-    abi::{ADDRESS_BITS, Call, Error, Info, Rights},
+    abi::{ADDRESS_BITS, Call, Error, Info, MESSAGE_WORDS, Rights},
     assert_ok,
-    call::{self, Capability, Exit, Message, Until},
+    call::{self, Buffer, Capability, Exit, Message, Until},
     kernel_assert, kernel_assert_eq,
     probe::{self, raw_call, raw_message},
     test, thread,
@@ -21,7 +21,6 @@ const STEPS: u64 = 1500;
 const DEADLINE_NS: u64 = 60_000;
 /// A process may wait for itself, or for what it has done to its own names: then it ends without its threads.
 const LIMIT_NS: u64 = 1_500_000_000;
-const SLACK: u64 = 64 << 10;
 
 test! {
     fn random_calls_harm_nobody_else() requires("SYS-06 TST-18 ERR-01") {
@@ -37,7 +36,7 @@ test! {
         let before = help::memory_at_rest();
         (1..9).for_each(round);
         let after = help::memory_at_rest();
-        kernel_assert!(after + SLACK >= before, "{before} bytes were free, {after} are");
+        kernel_assert!(after + help::SLACK >= before, "{before} bytes were free, {after} are");
         // What the children had is as good as ever.
         help::once_there(|| call::send(slot, Message::empty(0), Until::NOW).or_else(|error| {
             kernel_assert_eq!(error, Error::TimedOut);
@@ -57,7 +56,8 @@ pub fn child(seed: u64) -> u32 {
         let done = done.clone();
         assert_ok!(thread::spawn_on(n % help::cpus(), move || {
             let mut random = Random::new(seed * THREADS + n + 1);
-            (0..STEPS).for_each(|_| step(&mut random));
+            let page = help::buffered(n as usize);
+            (0..STEPS).for_each(|_| step(&mut random, page));
             done.fetch_add(1, Ordering::SeqCst);
         }));
     }
@@ -86,7 +86,7 @@ fn argument(random: &mut Random) -> u64 {
     }
 }
 
-fn step(random: &mut Random) {
+fn step(random: &mut Random, page: &'static Buffer) {
     let deadline = call::clock_ns() + random.below(DEADLINE_NS);
     match random.below(8) {
         0..3 => {
@@ -98,8 +98,11 @@ fn step(random: &mut Random) {
             let number = (Call::Call as u64 + random.below(5)) | flags | rt::abi::DEADLINE;
             let info = match random.below(4) {
                 0 => random.next(),
+                1 => random.below(1 << 20) << 16 | random.below(5) << 10 | random.below(514),
                 _ => random.below(1 << 20) << 16 | random.below(10),
             };
+            // Names of capabilities and of slots for them.
+            (0..MESSAGE_WORDS).for_each(|index| page.set_word(index, argument(random)));
             let words = core::array::from_fn(|_| random.next());
             let _ = raw_message(number, argument(random), deadline, info, words);
         }
@@ -108,6 +111,7 @@ fn step(random: &mut Random) {
         }
         4 => {
             let _ = call::save_reply();
+            let _ = call::buffer_set((random.below(4) != 0).then_some(page));
             let _ = call::reply(Message::empty(random.below(9)));
         }
         5 => {

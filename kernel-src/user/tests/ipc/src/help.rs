@@ -3,9 +3,9 @@
 use alloc::{sync::Arc, vec::Vec};
 use core::sync::atomic::{AtomicU64, Ordering};
 use rt::{
-    abi::{Error, Info, MESSAGE_WORDS, MessageInfo},
+    abi::{BUFFER_WORDS, Error, Info, MESSAGE_WORDS, MessageInfo},
     assert_err, assert_ok,
-    call::{self, Capability, Message, Until},
+    call::{self, Buffer, Capability, Message, Until},
     kernel_assert,
     thread::{self, Thread},
 };
@@ -16,6 +16,9 @@ pub const PATIENCE_NS: u64 = 20_000_000_000;
 pub fn info(what: Info) -> u64 {
     assert_ok!(call::info(what, 0))
 }
+
+/// Memory that may stay with the kernel after processes have come and gone: slabs keep what they have grown to.
+pub const SLACK: u64 = 64 << 10;
 
 /// CPUs that cases use.
 pub fn cpus() -> u64 {
@@ -34,6 +37,40 @@ pub fn numbered(label: u64, length: usize, seed: u64) -> Message {
         *word = ((seed << 8) | (index as u64 + 1)).wrapping_mul(0x9E37_79B9_7F4A_7C15);
     }
     Message { info: MessageInfo::new(label, length), words, badge: 0 }
+}
+
+static PAGES: [Buffer; 4] = [const { Buffer::new() }; 4];
+/// What stands in words of a page that nobody is to write.
+const OLD: u64 = 0x01D0_01D0_01D0_01D0;
+
+/// Makes a page of this process the buffer page of this thread.
+pub fn buffered(number: usize) -> &'static Buffer {
+    assert_ok!(call::buffer_set(Some(&PAGES[number])));
+    &PAGES[number]
+}
+
+const fn stamp(seed: u64, index: usize) -> u64 {
+    (seed << 16 | index as u64).wrapping_mul(0x9E37_79B9_7F4A_7C15)
+}
+
+/// Writes what of a message of that length lies in the page, and to all other words something old.
+pub fn fill(page: &Buffer, length: usize, seed: u64) {
+    for index in 0..BUFFER_WORDS {
+        page.set_word(index, if (MESSAGE_WORDS..length).contains(&index) { stamp(seed, index) } else { OLD });
+    }
+}
+
+/// The first word that is not as [`fill`] writes it.
+pub fn first_wrong(page: &Buffer, length: usize, seed: u64) -> Option<usize> {
+    (0..BUFFER_WORDS).find(|&index| {
+        let right = if (MESSAGE_WORDS..length).contains(&index) { stamp(seed, index) } else { OLD };
+        page.word(index) != right
+    })
+}
+
+/// Whether the words of a message are there, and any others.
+pub fn holds(page: &Buffer, length: usize, seed: u64) -> bool {
+    (MESSAGE_WORDS..length).all(|index| page.word(index) == stamp(seed, index))
 }
 
 /// A message of one word.

@@ -5,11 +5,13 @@
 extern crate alloc;
 
 mod badges;
+mod carried;
 mod crowd;
 mod deadlines;
 mod ends;
 mod fuzz;
 mod help;
+mod long;
 mod names;
 mod replies;
 mod rights;

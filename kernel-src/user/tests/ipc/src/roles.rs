@@ -1,7 +1,8 @@
 //! What this program does in a process of its own, at another process's wish. Slots 0 and on hold what that one gave.
 
-use crate::{fuzz, help, names};
-use alloc::vec::Vec;
+use crate::{carried, fuzz, help, long, names};
+use alloc::{sync::Arc, vec::Vec};
+use core::sync::atomic::{AtomicU64, Ordering};
 use rt::{
     abi::{Error, SPAWN_CAPABILITIES},
     assert_ok,
@@ -41,6 +42,17 @@ pub enum Role {
     SendUntilTold,
     /// Calls endpoints 0 and 1 by names that lead through CNodes; tells endpoint 2 first on which CPU.
     Nested,
+    /// Serves endpoint 0 with long answers, until a message without words.
+    LongServer,
+    /// Calls endpoint 0 with long messages that carry capabilities, without end, as often at least as the low byte says;
+    /// then another thread ends the process after so many turns of a loop.
+    LongClientUntilKilled,
+    /// The same of a server, and of long answers.
+    LongServerUntilKilled,
+    /// Threads that share a buffer page call endpoint 0; a message to endpoint 1 ends the process.
+    SharePage,
+    /// Sends and receives capabilities while its own names cannot be changed, by endpoint 0.
+    FixedNames,
 }
 
 /// Threads of one process of [`Role::Crowd`], and calls of each.
@@ -48,7 +60,7 @@ pub const CROWD_THREADS: u64 = 8;
 pub const CROWD_CALLS: u64 = 150;
 
 impl Role {
-    const ALL: [Self; 10] = [
+    const ALL: [Self; 15] = [
         Self::Forward,
         Self::CallUntilTold,
         Self::KeepReply,
@@ -59,6 +71,11 @@ impl Role {
         Self::Fuzz,
         Self::SendUntilTold,
         Self::Nested,
+        Self::LongServer,
+        Self::LongClientUntilKilled,
+        Self::LongServerUntilKilled,
+        Self::SharePage,
+        Self::FixedNames,
     ];
 
     /// The role that a program's argument means, if it is not the number of a case.
@@ -101,6 +118,11 @@ impl Role {
             }),
             Self::Fuzz => fuzz::child(u64::from(value)),
             Self::Nested => names::nested(),
+            Self::LongServer => long::serve(Capability(0)),
+            Self::LongClientUntilKilled => killed_among(value, carried::call_once),
+            Self::LongServerUntilKilled => killed_among(value, carried::serve_until_it_fails),
+            Self::SharePage => beside(|| long::share_page(Capability(0))),
+            Self::FixedNames => carried::with_fixed_names(),
             Self::SendUntilTold => beside(|| {
                 loop {
                     let _ = call::send(Capability(0), Message::empty(1), Until::Done);
@@ -148,6 +170,25 @@ fn crowd(process: u64) -> u32 {
         .collect();
     help::join_all(threads);
     DONE
+}
+
+/// The value that asks a client or a server to be killed so many turns after it has begun so many calls.
+pub const fn after(begun: u32, turns: u32) -> u32 {
+    turns << 8 | begun
+}
+
+fn killed_among(value: u32, step: impl Fn() + Send + 'static) -> u32 {
+    let begun = Arc::new(AtomicU64::new(0));
+    let count = begun.clone();
+    drop(assert_ok!(thread::spawn(move || {
+        loop {
+            count.fetch_add(1, Ordering::SeqCst);
+            step();
+        }
+    })));
+    help::reaches(&begun, u64::from(value & 0xff));
+    testing::spin(u64::from(value >> 8));
+    TOLD
 }
 
 fn killed_after(turns: u32, step: impl Fn() + Send + 'static) -> u32 {

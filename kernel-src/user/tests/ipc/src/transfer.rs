@@ -17,8 +17,9 @@ use rt::{
 
 const JUNK: [u64; MESSAGE_WORDS] = [0x5EC2_E700; MESSAGE_WORDS];
 
-/// Infos that no call takes: lengths that are too large, and bits that are kept back.
-const BAD_INFOS: [u64; 9] = [9, 10, 15, 16, 1 << 12, 1 << 13, 1 << 14 | 3, 0xffff, 7 << 16 | 1 << 15 | 1];
+/// Infos that no call takes: lengths and counts of capabilities that are too large, and bits that are kept back.
+const BAD_INFOS: [u64; 10] =
+    [513, 768, 1023, 5 << 10, 7 << 10 | 3, 1 << 13, 1 << 14 | 3, 0xffff, 7 << 16 | 1 << 15 | 1, 1 << 10 | 513];
 
 test! {
     // CASE-IPC-001, in one Space and between CPUs.
