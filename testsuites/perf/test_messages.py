@@ -11,7 +11,7 @@ from harness.measure.plugin import Metric
 from harness.plugin.counting import Counted
 
 # Pairs of markers around a thing, and how many of them (kernel-src/user/tests/bench).
-ROUND_TRIP, SWITCH = (7, 8), (9, 10)
+ROUND_TRIP, SWITCH, COPY, ENDPOINT = (7, 8), (9, 10), (41, 42), (43, 44)
 TIMES = 256
 # Between two cases the machine is idle, and its clock must not jump to the next timer: for RISC-V's comparator that
 # is the end of time.
@@ -38,3 +38,16 @@ def test_cost_of_a_message_and_of_a_switch(count: Callable[..., Counted], metric
     switches = [totals(span).total for span in counted.spans(*SWITCH)]
     assert 2 * TIMES - 8 <= len(switches) <= 2 * TIMES == places.count(SWITCH[0])
     metric.samples("context_switch", switches, unit="instructions", board=on)
+
+
+@pytest.mark.needs("release")
+@pytest.mark.requirement("TST-11", "TST-14", "TST-16", "PRF-07")
+def test_cost_of_a_capability_and_of_an_object(count: Callable[..., Counted], metric: Metric) -> None:
+    counted = count(smp=1, icount=True, args=AWAKE)
+    counted.run("bench:capabilities_come_and_go")
+    on = counted.session.board
+    for pair, name in ((COPY, "caps.copy_delete"), (ENDPOINT, "caps.endpoint_create_delete")):
+        spans = [totals(span) for span in counted.spans(*pair)]
+        assert len(spans) == TIMES
+        assert all(span.user > 8 and span.kernel > span.user for span in spans)
+        metric.samples(name, [span.total for span in spans], unit="instructions", board=on)

@@ -11,11 +11,11 @@ use crate::{
     },
     object::{self, CNode, Endpoint, Notification, Process, Reply, Resource, Start, Thread},
     percpu, sched, smp,
-    sync::{Found, Ref, Slot, Step, ending, tree},
+    sync::{Found, Quota, Ref, Slot, Step, ending, tree},
 };
 use abi::{
-    ADDRESS_BITS, Call, CapabilityInfo, DEBUG_WRITE_MAX, Error, Info, Kind, NAME_MAX, OWN_PROCESS, Outcome, Power,
-    Rights,
+    ADDRESS_BITS, Call, CapabilityInfo, DEBUG_WRITE_MAX, Error, Info, Kind, NAME_MAX, OWN_PROCESS, OWN_QUOTA, Outcome,
+    Power, Rights,
 };
 use core::sync::atomic::Ordering;
 
@@ -210,9 +210,10 @@ simple! {
         UserBytes::new(to, size)?.write(rest)
     }
 
-    EndpointCreate = fn endpoint_create(place) {
+    EndpointCreate = fn endpoint_create(place, quota) {
+        let payer = own().payer(quota)?;
         let (to, name) = own().vacancy(place)?;
-        tree::originate(Endpoint::new()?, to, 0, Rights::ALL);
+        tree::originate(Endpoint::new(payer)?, to, 0, Rights::ALL);
         Ok(name)
     }
 
@@ -229,9 +230,10 @@ simple! {
         }
     }
 
-    CNodeCreate = fn cnode_create(bits, place) {
+    CNodeCreate = fn cnode_create(bits, place, quota) {
+        let payer = own().payer(quota)?;
         let (to, name) = own().vacancy(place)?;
-        tree::originate(CNode::new(bits)?, to, 0, Rights::ALL);
+        tree::originate(CNode::new(payer, bits)?, to, 0, Rights::ALL);
         Ok(name)
     }
 
@@ -318,15 +320,17 @@ simple! {
         done
     }
 
-    SaveReply = fn save_reply(place) {
+    SaveReply = fn save_reply(place, quota) {
+        let payer = own().payer(quota)?;
         let (to, name) = own().vacancy(place)?;
-        tree::originate(Reply::new(sched::current())?, to, 0, Rights::ALL);
+        tree::originate(Reply::new(payer, sched::current())?, to, 0, Rights::ALL);
         Ok(name)
     }
 
-    NotificationCreate = fn notification_create(place) {
+    NotificationCreate = fn notification_create(place, quota) {
+        let payer = own().payer(quota)?;
         let (to, name) = own().vacancy(place)?;
-        tree::originate(Notification::new()?, to, 0, Rights::ALL);
+        tree::originate(Notification::new(payer)?, to, 0, Rights::ALL);
         Ok(name)
     }
 
@@ -339,6 +343,30 @@ simple! {
             0 => Err(Error::Bound),
             _ => Err(Error::InvalidArgument),
         }
+    }
+
+    QuotaCreate = fn quota_create(quota, bytes, objects, place) {
+        let payer = own().payer(quota)?;
+        let (to, name) = own().vacancy(place)?;
+        tree::originate(Quota::new(payer, bytes, objects)?, to, 0, Rights::ALL);
+        Ok(name)
+    }
+
+    QuotaRead = fn quota_read(quota, to) {
+        let to = UserPtr::new(to)?;
+        let quota = match quota {
+            OWN_QUOTA => own().quota(),
+            name => own().object::<Quota>(name, Rights::READ)?.0,
+        };
+        to.write(&quota.read()).map(|()| 0)
+    }
+
+    QuotaDestroy = fn quota_destroy(quota) {
+        let done = own()
+            .object::<Quota>(quota, Rights::MANAGE)
+            .and_then(|(quota, slot, found)| quota.destroy(slot, &found, CAPABILITY_STEPS).map(steps_left));
+        take_steps();
+        done
     }
 }
 
@@ -367,7 +395,7 @@ fn carry_out(thread: &Thread, number: u64) -> Option<Result<u64, Error>> {
         }
         n if n == Call::Sleep as u64 => sleep(thread, Nanos(argument(0))),
         n if n == Call::ThreadCreate as u64 => {
-            Some(thread_create(thread, [argument(0), argument(1), argument(2), argument(3), argument(4)]))
+            Some(thread_create(thread, [argument(0), argument(1), argument(2), argument(3), argument(4), argument(5)]))
         }
         n if n == Call::Spawn as u64 => Some(spawn(thread, argument(0), argument(1))),
         n if n == Call::Wait as u64 => wait(thread, argument(0)),
@@ -403,7 +431,7 @@ fn sleep(thread: &Thread, deadline: Nanos) -> Option<Result<u64, Error>> {
     restart(thread)
 }
 
-fn thread_create(thread: &Thread, [entry, stack, argument, cpu, tls]: [u64; 5]) -> Result<u64, Error> {
+fn thread_create(thread: &Thread, [entry, stack, argument, cpu, tls, quota]: [u64; 6]) -> Result<u64, Error> {
     let [entry, stack, tls_base] = [entry, stack, tls].map(|address| VirtAddr(address as usize));
     // A stack may end where the user half does.
     for (address, size) in [(entry, 1), (stack, 0), (tls_base, 0)] {
@@ -419,7 +447,11 @@ fn thread_create(thread: &Thread, [entry, stack, argument, cpu, tls]: [u64; 5]) 
             CpuId(n as usize - 1)
         }
     };
-    Process::start_thread(&Ref::share(thread.process()), &Start { entry, stack, argument, tls, home })
+    Process::start_thread(
+        thread.process().payer(quota)?,
+        &Ref::share(thread.process()),
+        &Start { entry, stack, argument, tls, home },
+    )
 }
 
 fn spawn(thread: &Thread, resource: u64, request: u64) -> Result<u64, Error> {

@@ -11,7 +11,7 @@ use super::{
 use crate::{
     addr::Nanos,
     arch, sched,
-    sync::{Found, Header, Ref, Slot, Step},
+    sync::{Found, Header, Payer, Ref, Slot, Step},
 };
 use abi::{Call, DEADLINE, Error, MESSAGE_WORDS, MessageInfo, REPLY_LOST, SIGNALLED};
 
@@ -88,8 +88,8 @@ impl Endpoint {
         &self.meeting
     }
 
-    pub fn new() -> Result<Ref<Self>, Error> {
-        Ref::new(Self { header: Header::new(), meeting: Queues::meeting() })
+    pub fn new(payer: Payer<'_>) -> Result<Ref<Self>, Error> {
+        Ref::new(payer, Self { header: Header::new(), meeting: Queues::meeting() })
     }
 
     /// The current thread sends what its registers hold; one that calls waits for the reply.

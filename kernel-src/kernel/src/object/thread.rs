@@ -10,7 +10,7 @@ use crate::{
     arch::task::Frame,
     config::DEFAULT_PRIORITY,
     percpu, sched,
-    sync::{Anchor, Found, Header, Link, Owned, Ref, Slot, Via},
+    sync::{Anchor, Found, Header, Link, Owned, Payer, Ref, Slot, Via},
 };
 use abi::{Error, MESSAGE_WORDS, ThreadInfo};
 use core::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
@@ -84,6 +84,12 @@ crate::object!(Thread {
     fn is_looked_up(&self) -> bool {
         false
     }
+
+    fn end_by_quota(&self) {
+        if !self.is_doomed() {
+            Self::doom(self);
+        }
+    }
 });
 crate::sync::linked!(Thread, Queued, queued);
 crate::sync::linked!(Thread, Waiting, waiting);
@@ -99,8 +105,8 @@ pub struct Start {
 }
 
 impl Thread {
-    pub fn new(process: Ref<Process>, start: &Start) -> Result<Ref<Self>, abi::Error> {
-        Ref::new(Self {
+    pub fn new(payer: Payer<'_>, process: Ref<Process>, start: &Start) -> Result<Ref<Self>, abi::Error> {
+        let thread = Self {
             frame: Owned::new(Frame::new(start.entry, start.stack, start.argument, start.tls)),
             header: Header::new(),
             id: NEXT_ID.fetch_add(1, Ordering::Relaxed),
@@ -120,7 +126,8 @@ impl Thread {
             queued: Link::new(),
             waiting: Link::new(),
             member: Link::new(),
-        })
+        };
+        Ref::new(payer, thread)
     }
 
     pub const fn id(&self) -> u64 {

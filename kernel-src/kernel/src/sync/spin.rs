@@ -19,6 +19,7 @@ pub enum Rank {
     Owed,
     Queue,
     Ending,
+    Quota,
     Slab,
     Tables,
     Frames,

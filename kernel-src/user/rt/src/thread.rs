@@ -6,7 +6,7 @@ use crate::{
     call::{self, Capability, Message},
     sync::Mutex,
 };
-use abi::{Call, Error};
+use abi::{Call, Error, OWN_QUOTA};
 use alloc::{
     alloc::{Layout, alloc, dealloc},
     boxed::Box,
@@ -113,7 +113,7 @@ fn start<T: Send + 'static>(place: u64, run: impl FnOnce() -> T + Send + 'static
 /// `entry` must be code that may run with this stack pointer and argument, on memory that no one else uses.
 pub(crate) unsafe fn create(entry: u64, stack: u64, argument: u64, place: u64, tls: u64) -> Result<u64, Error> {
     // SAFETY: the call writes no memory; what the thread does is vouched for by the caller.
-    let outcome = unsafe { arch::call6(Call::ThreadCreate as u64, entry, stack, argument, place, tls, 0) };
+    let outcome = unsafe { arch::call6(Call::ThreadCreate as u64, entry, stack, argument, place, tls, OWN_QUOTA) };
     match Error::from_status(outcome.status) {
         None => Ok(outcome.value),
         Some(error) => Err(error),

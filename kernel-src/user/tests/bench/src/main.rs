@@ -14,7 +14,7 @@ use core::{
 use rt::{
     abi::{Error, Info},
     assert_err, assert_ok,
-    call::{self, Capability, Exit, Message},
+    call::{self, Capability, Exit, Message, Place},
     kernel_assert, kernel_assert_eq, kernel_bench, println, test,
     testing::{self, counter, marker, spin},
     thread,
@@ -60,6 +60,9 @@ const CALLS: [u8; 2] = [3, 4];
 const SLEEP: [u8; 2] = [5, 6];
 const ROUND_TRIP: [u8; 2] = [7, 8];
 const SWITCH: [u8; 2] = [9, 10];
+/// Capabilities and objects that come and go.
+const COPY: [u8; 2] = [41, 42];
+const ENDPOINT: [u8; 2] = [43, 44];
 
 /// Round trips, and switches of each thread, that are marked.
 const TIMES: u64 = 256;
@@ -92,6 +95,36 @@ test! {
         // It was another process, which saw a wrong message nowhere.
         kernel_assert_eq!(assert_ok!(call::wait(server)), Exit::Status(testing::EXIT_PASSED));
         println!("guest: round trips {TIMES}");
+    }
+}
+
+test! {
+    fn capabilities_come_and_go() requires("TST-14 TST-16 CAP-13 PRF-07") {
+        // Both in one CNode of the process, by places that the compiler knows no more of than the kernel does.
+        let endpoint = assert_ok!(call::endpoint_create());
+        let (from, to) = (Place::from(endpoint), Place::from(black_box(Capability(60))));
+        for _ in 0..TIMES {
+            marker::<{ COPY[0] }>();
+            let copied = call::cap_copy(to, from);
+            let deleted = call::cap_delete(to);
+            marker::<{ COPY[1] }>();
+            assert_ok!(copied);
+            assert_ok!(deleted);
+        }
+        assert_ok!(call::close(endpoint));
+        let used = assert_ok!(call::quota_read(Capability::OWN_QUOTA)).objects_used;
+        for _ in 0..TIMES {
+            marker::<{ ENDPOINT[0] }>();
+            let created = call::endpoint_create_at(black_box(59));
+            let deleted = created.and_then(call::close);
+            marker::<{ ENDPOINT[1] }>();
+            assert_ok!(deleted);
+        }
+        while assert_ok!(call::info(Info::Ending, 0)) != 0 {
+            call::yield_now();
+        }
+        // Each was charged, and its memory is back.
+        kernel_assert_eq!(assert_ok!(call::quota_read(Capability::OWN_QUOTA)).objects_used, used);
     }
 }
 
