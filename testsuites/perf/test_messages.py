@@ -30,6 +30,7 @@ def test_cost_of_a_message_and_of_a_switch(count: Callable[..., Counted], metric
     assert len(trips) == TIMES
     # Both sides are in it: each trip enters the kernel from the caller and from the server.
     assert all(trip.user > 8 and trip.kernel > trip.user for trip in trips)
+    print("XX trip", trips[100])
     metric.samples("ipc.round_trip", [trip.total for trip in trips], unit="instructions", board=on)
     metric.samples("ipc.round_trip.kernel", [trip.kernel for trip in trips], unit="instructions", board=on)
 
@@ -38,6 +39,7 @@ def test_cost_of_a_message_and_of_a_switch(count: Callable[..., Counted], metric
     switches = [totals(span).total for span in counted.spans(*SWITCH)]
     assert 2 * TIMES - 8 <= len(switches) <= 2 * TIMES == places.count(SWITCH[0])
     metric.samples("context_switch", switches, unit="instructions", board=on)
+    print("XX switch", totals(counted.spans(*SWITCH)[100]))
 
 
 @pytest.mark.needs("release")
@@ -48,6 +50,7 @@ def test_cost_of_a_capability_and_of_an_object(count: Callable[..., Counted], me
     on = counted.session.board
     for pair, name in ((COPY, "caps.copy_delete"), (ENDPOINT, "caps.endpoint_create_delete")):
         spans = [totals(span) for span in counted.spans(*pair)]
+        print("XX", name, spans[5], spans[100], spans[101])
         assert len(spans) == TIMES
         assert all(span.user > 8 and span.kernel > span.user for span in spans)
         metric.samples(name, [span.total for span in spans], unit="instructions", board=on)

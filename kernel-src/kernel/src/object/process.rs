@@ -58,7 +58,7 @@ crate::object!(Process as Process {
     }
 
     fn end_by_quota(&self) {
-        end_process(self, abi::EXIT_QUOTA);
+        end_by_quota(self);
     }
 });
 crate::sync::linked!(Process, Registered, registered);
@@ -220,6 +220,11 @@ fn capability_from(root: &Slot, name: u64) -> Result<(&Slot, Found), Error> {
         return Err(Error::InvalidCapability);
     }
     Ok((slot, found))
+}
+
+/// Its quota is being destroyed.
+pub fn end_by_quota(process: &Process) {
+    end_process(process, abi::EXIT_QUOTA);
 }
 
 /// Ends a process: its threads leave at their CPUs' next way out of the kernel. The first cause counts.

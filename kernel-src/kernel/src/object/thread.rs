@@ -2,7 +2,7 @@
 
 use super::{
     notification::Notification,
-    process::Process,
+    process::{self, Process},
     wait::{Meeting, Waiting},
 };
 use crate::{
@@ -86,8 +86,11 @@ crate::object!(Thread {
     }
 
     fn end_by_quota(&self) {
-        if !self.is_doomed() {
-            Self::doom(self);
+        match self.process() {
+            // It says why it ends.
+            process if self.header.is_charged_to(process.quota()) => process::end_by_quota(process),
+            _ if self.is_doomed() => {}
+            _ => Self::doom(self),
         }
     }
 });

@@ -38,6 +38,10 @@ impl Header {
         }
     }
 
+    pub fn is_charged_to(&self, quota: &Quota) -> bool {
+        self.payer.get().is_some_and(|payer| core::ptr::eq(payer, quota))
+    }
+
     /// One more share, for somebody beside one who has one.
     pub(super) fn share(&self) {
         self.count.fetch_add(1, Ordering::Relaxed);

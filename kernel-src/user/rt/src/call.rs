@@ -92,11 +92,17 @@ pub enum Exit {
     Status(u32),
     /// The kernel ended it; the architecture's number of the exception.
     Fault(u32),
+    /// With the quota that it was charged to.
+    Quota,
 }
 
 impl Exit {
     const fn from_word(word: u64) -> Self {
-        if word & abi::EXIT_FAULT == 0 { Self::Status(word as u32) } else { Self::Fault(word as u32) }
+        match word {
+            abi::EXIT_QUOTA => Self::Quota,
+            word if word & abi::EXIT_FAULT == 0 => Self::Status(word as u32),
+            word => Self::Fault(word as u32),
+        }
     }
 }
 
