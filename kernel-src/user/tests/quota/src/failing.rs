@@ -150,11 +150,13 @@ test! {
                 filled += 1;
             }
         };
-        for bits in [8, 7, 6] {
-            fill(&|| call::cnode_create(bits));
+        for quota in [all, OWN] {
+            for bits in [8, 7, 6] {
+                fill(&|| call::cnode_create_in(quota, bits));
+            }
+            fill(&|| call::endpoint_create_in(quota));
+            fill(&|| call::notification_create_in(quota));
         }
-        fill(&call::endpoint_create);
-        fill(&call::notification_create);
         settle();
         kernel_assert!(info(Info::MemoryFree) < 1 << 15, "{} bytes are free", info(Info::MemoryFree));
         // Frames are gone before the budget is, since slabs keep some.
