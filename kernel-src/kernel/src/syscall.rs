@@ -89,18 +89,29 @@ fn own() -> &'static Process {
     sched::current().process()
 }
 
+/// The slot that an address leads to.
+#[inline(never)]
+fn named(address: u64, rights: Rights) -> Result<&'static Slot, Error> {
+    object::resolve(own().names(), address, ADDRESS_BITS, rights)
+}
+
 /// A slot as calls on slots name it, in a CNode of which the capability has `rights`, and the generation that goes with
 /// it; see [`abi::copy_how`].
+#[inline(always)]
 fn slot_at(node: u64, index: u64, depth: u64, rights: Rights) -> Result<(&'static Slot, u64), Error> {
-    let process = own();
-    if depth == 0 {
-        return Ok((object::resolve(process.names(), node, ADDRESS_BITS, rights)?, node >> ADDRESS_BITS));
+    /// Out of line, so that the plain case keeps no registers.
+    #[inline(never)]
+    fn within(node: u64, index: u64, depth: u64, rights: Rights) -> Result<&'static Slot, Error> {
+        if depth > u64::from(ADDRESS_BITS) {
+            return Err(Error::InvalidArgument);
+        }
+        let (_, slot, _) = own().object::<CNode>(node, Rights::NONE)?;
+        object::resolve(slot, index, depth as u32, rights)
     }
-    if depth > u64::from(ADDRESS_BITS) {
-        return Err(Error::InvalidArgument);
+    match depth {
+        0 => Ok((named(node, rights)?, node >> ADDRESS_BITS)),
+        _ => Ok((within(node, index, depth, rights)?, index >> ADDRESS_BITS)),
     }
-    let (_, slot, _) = process.object::<CNode>(node, Rights::NONE)?;
-    Ok((object::resolve(slot, index & u64::from(u32::MAX), depth as u32, rights)?, index >> ADDRESS_BITS))
 }
 
 /// The capability in a slot, if it is the filling of that generation.

@@ -48,14 +48,14 @@ impl CNode {
         if !(1..=abi::CNODE_BITS_MAX).contains(&bits) {
             return Err(Error::InvalidArgument);
         }
-        let node = Self {
+        let table = SlotTable::new(payer, bits as u32)?;
+        Ref::new(payer, || Self {
             header: Header::new(),
-            table: SlotTable::new(payer, bits as u32)?,
+            table,
             private: AtomicBool::new(false),
             owner: Spin::new(Rank::Object, None),
             emptied: AtomicUsize::new(0),
-        };
-        Ref::new(payer, node)
+        })
     }
 
     /// One that is to be the first root of a process.

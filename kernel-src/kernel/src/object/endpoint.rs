@@ -89,7 +89,7 @@ impl Endpoint {
     }
 
     pub fn new(payer: Payer<'_>) -> Result<Ref<Self>, Error> {
-        Ref::new(payer, Self { header: Header::new(), meeting: Queues::meeting() })
+        Ref::new(payer, || Self { header: Header::new(), meeting: Queues::meeting() })
     }
 
     /// The current thread sends what its registers hold; one that calls waits for the reply.

@@ -36,7 +36,11 @@ fn mask(thread: &Thread) -> u64 {
 
 impl Notification {
     pub fn new(payer: Payer<'_>) -> Result<Ref<Self>, Error> {
-        Ref::new(payer, Self { header: Header::new(), meeting: Queues::meeting(), bound: Spin::new(Rank::Owed, None) })
+        Ref::new(payer, || Self {
+            header: Header::new(),
+            meeting: Queues::meeting(),
+            bound: Spin::new(Rank::Owed, None),
+        })
     }
 
     /// Sets bits: each goes to the first that waits for it, or stays.

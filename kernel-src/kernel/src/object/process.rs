@@ -66,19 +66,20 @@ crate::sync::linked!(Process, Registered, registered);
 impl Process {
     fn new(payer: Payer<'_>, name: &str, space: Space) -> Result<Ref<Self>, Error> {
         let life = Life { threads: List::new(), count: 0, ended: None, reaped: false, waiting: WaitList::new() };
-        let process = Self {
+        let name = ArrayString::from(name).map_err(|_| Error::InvalidArgument)?;
+        let quota = payer.share()?;
+        let process = Ref::new(payer, || Self {
             header: Header::new(),
             id: NEXT_ID.fetch_add(1, Ordering::Relaxed),
-            name: ArrayString::from(name).map_err(|_| Error::InvalidArgument)?,
-            quota: payer.share()?,
+            name,
+            quota,
             root: space.root(),
             space: Spin::new(Rank::Space, Some(space)),
             roots: [Slot::default(), Slot::default()],
             roots_set: AtomicUsize::new(0),
             life: Spin::new(Rank::Process, life),
             registered: Link::new(),
-        };
-        let process = Ref::new(payer, process)?;
+        })?;
         let root = process.roots[0].claim().ok_or(Error::Occupied)?;
         tree::originate(CNode::new_root(payer)?, root, cnode::whole_guard(CSPACE_BITS), Rights::ALL);
         Ok(process)

@@ -32,7 +32,7 @@ impl Reply {
     /// Takes over what the current thread owes.
     pub fn new(payer: Payer<'_>, thread: &Thread) -> Result<Ref<Self>, Error> {
         let owed = thread.owed.with(Option::take).ok_or(Error::NoCaller)?;
-        let reply = Ref::new(payer, Self { header: Header::new(), owed: Spin::new(Rank::Owed, None) });
+        let reply = Ref::new(payer, || Self { header: Header::new(), owed: Spin::new(Rank::Owed, None) });
         match &reply {
             Ok(reply) => *reply.owed.lock() = Some(owed),
             Err(_) => thread.owed.with(|owes| *owes = Some(owed)),

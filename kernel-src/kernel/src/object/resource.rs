@@ -13,6 +13,6 @@ crate::object!(Resource as Resource {});
 impl Resource {
     /// All the authority there is; for `init`.
     pub fn new(payer: Payer<'_>) -> Result<Ref<Self>, Error> {
-        Ref::new(payer, Self { header: Header::new() })
+        Ref::new(payer, || Self { header: Header::new() })
     }
 }

@@ -109,7 +109,7 @@ pub struct Start {
 
 impl Thread {
     pub fn new(payer: Payer<'_>, process: Ref<Process>, start: &Start) -> Result<Ref<Self>, abi::Error> {
-        let thread = Self {
+        Ref::new(payer, || Self {
             frame: Owned::new(Frame::new(start.entry, start.stack, start.argument, start.tls)),
             header: Header::new(),
             id: NEXT_ID.fetch_add(1, Ordering::Relaxed),
@@ -129,8 +129,7 @@ impl Thread {
             queued: Link::new(),
             waiting: Link::new(),
             member: Link::new(),
-        };
-        Ref::new(payer, thread)
+        })
     }
 
     pub const fn id(&self) -> u64 {

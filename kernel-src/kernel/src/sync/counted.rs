@@ -26,6 +26,7 @@ pub struct Header {
 }
 
 impl Header {
+    #[inline(always)]
     pub fn new() -> Self {
         static NEXT: AtomicU64 = AtomicU64::new(1);
         Self {
@@ -171,19 +172,24 @@ unsafe impl<T: Counted> Send for Ref<T> {}
 unsafe impl<T: Counted> Sync for Ref<T> {}
 
 impl<T: Counted> Ref<T> {
-    /// Makes an object that is charged to a quota.
+    /// Makes an object that is charged to a quota; in place, for what is moved costs as much as the rest.
     #[inline(always)]
-    pub fn new(payer: Payer<'_>, value: T) -> Result<Self, abi::Error> {
-        let cost = value.cost();
+    pub fn new(payer: Payer<'_>, make: impl FnOnce() -> T) -> Result<Self, abi::Error> {
+        Self::at_cost(payer, Cost { bytes: Slab::<T>::SHARE, objects: 1 }, make)
+    }
+
+    /// The same, of one with a cost of its own.
+    #[inline(always)]
+    pub(super) fn at_cost(payer: Payer<'_>, cost: Cost, make: impl FnOnce() -> T) -> Result<Self, abi::Error> {
         let mut charging = payer.charge(cost)?;
         match T::slab().reserve() {
             Ok(place) => {
-                let object = Self::put(place, value);
+                let object = Self::put(place, make);
                 charging.list(payer, object.header());
                 Ok(object)
             }
             Err(error) => {
-                // What the value gives back when it is dropped needs the lock.
+                // What `make` holds, and gives back when it is dropped, needs the lock.
                 drop(charging);
                 payer.take_back(cost);
                 Err(error)
@@ -193,14 +199,14 @@ impl<T: Counted> Ref<T> {
 
     /// One that nobody pays for.
     pub fn unpaid(value: T) -> Result<Self, abi::Error> {
-        T::slab().reserve().map(|place| Self::put(place, value))
+        T::slab().reserve().map(|place| Self::put(place, || value))
     }
 
     #[inline(always)]
-    fn put(place: NonNull<T>, value: T) -> Self {
+    fn put(place: NonNull<T>, make: impl FnOnce() -> T) -> Self {
         // SAFETY: `reserve` gave the place, and nobody else knows it.
         unsafe {
-            place.write(value);
+            place.as_ptr().write(make());
             place.as_ref().header().ending.bind(place);
         }
         Self(place)

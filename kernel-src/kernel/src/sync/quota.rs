@@ -143,7 +143,7 @@ impl Quota {
         if limit.bytes < Self::OWN.bytes || limit.objects < Self::OWN.objects {
             return Err(Error::OverQuota);
         }
-        Ref::new(payer, Self::with(limit, depth))
+        Ref::at_cost(payer, limit, || Self::with(limit, depth))
     }
 
     pub const fn payer(&self) -> Payer<'_> {
