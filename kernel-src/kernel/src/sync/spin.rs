@@ -4,7 +4,7 @@
 use core::{
     cell::UnsafeCell,
     ops::{Deref, DerefMut},
-    sync::atomic::{AtomicU32, Ordering},
+    sync::atomic::{AtomicUsize, Ordering},
 };
 
 /// The order in which locks are taken.
@@ -27,8 +27,8 @@ pub enum Rank {
 }
 
 pub struct Spin<T> {
-    /// 0 or 1. A word, because RISC-V has no atomic operations on bytes.
-    locked: AtomicU32,
+    /// 0 or 1. A word, because RISC-V has no atomic operations on bytes; and a whole one, so that nothing is padded.
+    locked: AtomicUsize,
     /// Where it is not checked, it would make every object with a lock dearer to fill in.
     #[cfg(all(debug_assertions, target_os = "none"))]
     rank: Rank,
@@ -44,7 +44,7 @@ impl<T> Spin<T> {
     #[inline(always)]
     pub const fn new(_rank: Rank, value: T) -> Self {
         Self {
-            locked: AtomicU32::new(0),
+            locked: AtomicUsize::new(0),
             #[cfg(all(debug_assertions, target_os = "none"))]
             rank: _rank,
             value: UnsafeCell::new(value),
