@@ -18,6 +18,8 @@ use core::ptr;
 
 pub struct Space {
     tables: Tables,
+    /// What makes these tables the ones in force.
+    root: PhysAddr,
     pages: usize,
 }
 
@@ -26,11 +28,11 @@ impl Space {
     pub fn new(payer: Payer<'_>) -> Result<Self, abi::Error> {
         let tables = Tables::new(Some(Charge::new(payer, PAGE_SIZE)?))?;
         paging::share_kernel_half(tables.root);
-        Ok(Self { tables, pages: 0 })
+        Ok(Self { root: arch::mm::user_root(tables.root), tables, pages: 0 })
     }
 
     pub fn root(&self) -> PhysAddr {
-        self.tables.root
+        self.root
     }
 
     /// Pages of user memory.
@@ -79,6 +81,7 @@ impl Space {
 
 impl Drop for Space {
     fn drop(&mut self) {
+        arch::mm::forget_user(self.root);
         self.tables.clear_user(&mut frames::free_user);
         frames::free_kernel(self.tables.root, 0);
     }

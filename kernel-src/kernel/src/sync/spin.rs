@@ -4,7 +4,7 @@
 use core::{
     cell::UnsafeCell,
     ops::{Deref, DerefMut},
-    sync::atomic::{AtomicUsize, Ordering},
+    sync::atomic::{AtomicU32, Ordering},
 };
 
 /// The order in which locks are taken.
@@ -27,8 +27,8 @@ pub enum Rank {
 }
 
 pub struct Spin<T> {
-    /// 0 or 1. A word, because RISC-V has no atomic operations on bytes; and a whole one, so that nothing is padded.
-    locked: AtomicUsize,
+    /// 0 or 1. A word, because RISC-V has no atomic operations on bytes.
+    locked: AtomicU32,
     /// Where it is not checked, it would make every object with a lock dearer to fill in.
     #[cfg(all(debug_assertions, target_os = "none"))]
     rank: Rank,
@@ -44,7 +44,7 @@ impl<T> Spin<T> {
     #[inline(always)]
     pub const fn new(_rank: Rank, value: T) -> Self {
         Self {
-            locked: AtomicUsize::new(0),
+            locked: AtomicU32::new(0),
             #[cfg(all(debug_assertions, target_os = "none"))]
             rank: _rank,
             value: UnsafeCell::new(value),
@@ -77,6 +77,17 @@ impl<T> Spin<T> {
 
 pub struct SpinGuard<'a, T> {
     lock: &'a Spin<T>,
+}
+
+impl<'a, T> SpinGuard<'a, T> {
+    /// The word to set to 0, with release, in place of dropping the guard: for code that is not Rust.
+    pub fn into_word(self) -> &'a AtomicU32 {
+        #[cfg(all(debug_assertions, target_os = "none"))]
+        crate::percpu::lock_released(self.lock.rank);
+        let word = &self.lock.locked;
+        core::mem::forget(self);
+        word
+    }
 }
 
 impl<T> Deref for SpinGuard<'_, T> {
