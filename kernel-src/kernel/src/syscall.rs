@@ -11,7 +11,7 @@ use crate::{
     },
     object::{self, CNode, Endpoint, Notification, Process, Reply, Resource, Start, Thread},
     percpu, sched, smp,
-    sync::{Found, Quota, Ref, Slot, Step, ending, tree},
+    sync::{Found, Object, Payer, Quota, Ref, Slot, Step, ending, tree},
 };
 use abi::{
     ADDRESS_BITS, Call, CapabilityInfo, DEBUG_WRITE_MAX, Error, Info, Kind, NAME_MAX, OWN_PROCESS, OWN_QUOTA, Outcome,
@@ -87,6 +87,19 @@ fn info_value(kind: u64, index: u64) -> Result<u64, Error> {
 
 fn own() -> &'static Process {
     sched::current().process()
+}
+
+/// Makes an object that a quota pays for, with a capability in a slot.
+#[inline(always)]
+fn create<'a, T: Object>(
+    place: u64,
+    quota: u64,
+    make: impl FnOnce(Payer<'a>) -> Result<Ref<T>, Error>,
+) -> Result<u64, Error> {
+    let payer = own().payer(quota)?;
+    let (to, name) = own().vacancy(place)?;
+    tree::originate(make(payer)?, to, 0, Rights::ALL);
+    Ok(name)
 }
 
 /// The slot that an address leads to.
@@ -222,10 +235,7 @@ simple! {
     }
 
     EndpointCreate = fn endpoint_create(place, quota) {
-        let payer = own().payer(quota)?;
-        let (to, name) = own().vacancy(place)?;
-        tree::originate(Endpoint::new(payer)?, to, 0, Rights::ALL);
-        Ok(name)
+        create(place, quota, Endpoint::new)
     }
 
     Power = fn power(resource, action) {
@@ -242,10 +252,7 @@ simple! {
     }
 
     CNodeCreate = fn cnode_create(bits, place, quota) {
-        let payer = own().payer(quota)?;
-        let (to, name) = own().vacancy(place)?;
-        tree::originate(CNode::new(payer, bits)?, to, 0, Rights::ALL);
-        Ok(name)
+        create(place, quota, |payer| CNode::new(payer, bits))
     }
 
     CapCopy = fn cap_copy(to, to_index, from, from_index, how, badge) {
@@ -332,17 +339,11 @@ simple! {
     }
 
     SaveReply = fn save_reply(place, quota) {
-        let payer = own().payer(quota)?;
-        let (to, name) = own().vacancy(place)?;
-        tree::originate(Reply::new(payer, sched::current())?, to, 0, Rights::ALL);
-        Ok(name)
+        create(place, quota, |payer| Reply::new(payer, sched::current()))
     }
 
     NotificationCreate = fn notification_create(place, quota) {
-        let payer = own().payer(quota)?;
-        let (to, name) = own().vacancy(place)?;
-        tree::originate(Notification::new(payer)?, to, 0, Rights::ALL);
-        Ok(name)
+        create(place, quota, Notification::new)
     }
 
     NotificationBind = fn notification_bind(name, binds) {
@@ -357,10 +358,7 @@ simple! {
     }
 
     QuotaCreate = fn quota_create(quota, bytes, objects, place) {
-        let payer = own().payer(quota)?;
-        let (to, name) = own().vacancy(place)?;
-        tree::originate(Quota::new(payer, bytes, objects)?, to, 0, Rights::ALL);
-        Ok(name)
+        create(place, quota, |payer| Quota::new(payer, bytes, objects))
     }
 
     QuotaRead = fn quota_read(quota, to) {

@@ -159,7 +159,7 @@ test! {
         }
         settle();
         kernel_assert!(info(Info::MemoryFree) < 1 << 15, "{} bytes are free", info(Info::MemoryFree));
-        // Frames are gone before the budget is, since slabs keep some.
+        // Most often frames are gone before the budget, since slabs keep some.
         let world = World::look();
         for refused in [
             call::endpoint_create().err(),
@@ -167,7 +167,7 @@ test! {
             call::cnode_create(8).err(),
             call::spawn(RESOURCE, "faults", 0, NOTHING).err(),
         ] {
-            kernel_assert_eq!(refused, Some(Error::NoMemory));
+            kernel_assert!(matches!(refused, Some(Error::NoMemory | Error::OverQuota)), "{refused:?}");
             let after = World::look();
             kernel_assert!(after.is_as(&world), "{world:?} {after:?}");
         }
