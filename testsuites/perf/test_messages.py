@@ -11,7 +11,7 @@ from harness.measure.plugin import Metric
 from harness.plugin.counting import Counted
 
 # Pairs of markers around a thing, and how many of them (kernel-src/user/tests/bench).
-ROUND_TRIP, SWITCH = (7, 8), (9, 10)
+ROUND_TRIP, SWITCH, COPY, ENDPOINT = (7, 8), (9, 10), (41, 42), (43, 44)
 CALLS = {
     "ipc.call.words_0": (11, 12),
     "ipc.call.words_4": (13, 14),
@@ -37,6 +37,7 @@ def test_cost_of_a_message_and_of_a_switch(count: Callable[..., Counted], metric
     assert len(trips) == TIMES
     # Both sides are in it: each trip enters the kernel from the caller and from the server.
     assert all(trip.user > 8 and trip.kernel > trip.user for trip in trips)
+    print("XX trip", trips[100])
     metric.samples("ipc.round_trip", [trip.total for trip in trips], unit="instructions", board=on)
     metric.samples("ipc.round_trip.kernel", [trip.kernel for trip in trips], unit="instructions", board=on)
 
@@ -64,3 +65,16 @@ def test_cost_of_a_call_and_its_reply_by_size(count: Callable[..., Counted], met
     metric.samples("ipc.call.words_8", costs["ipc.call.words_8"], unit="instructions", board=on)
     metric.samples("ipc.call.words_64", costs["ipc.call.words_64"], unit="instructions", board=on)
     metric.samples("ipc.call.capability", costs["ipc.call.capability"], unit="instructions", board=on)
+
+
+@pytest.mark.needs("release")
+@pytest.mark.requirement("TST-11", "TST-14", "TST-16", "PRF-07")
+def test_cost_of_a_capability_and_of_an_object(count: Callable[..., Counted], metric: Metric) -> None:
+    counted = count(smp=1, icount=True, args=AWAKE)
+    counted.run("bench:capabilities_come_and_go")
+    on = counted.session.board
+    for pair, name in ((COPY, "caps.copy_delete"), (ENDPOINT, "caps.endpoint_create_delete")):
+        spans = [totals(span) for span in counted.spans(*pair)]
+        assert len(spans) == TIMES
+        assert all(span.user > 8 and span.kernel > span.user for span in spans)
+        metric.samples(name, [span.total for span in spans], unit="instructions", board=on)

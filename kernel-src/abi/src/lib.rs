@@ -44,11 +44,11 @@ pub enum Call {
     ArchiveMember = 6,
     /// `(index, offset, address, length) -> bytes` of a member of the boot archive.
     ArchiveRead = 7,
-    /// `(slot, or ANY_SLOT) -> capability` of a new endpoint.
+    /// `(slot, or ANY_SLOT; quota, or OWN_QUOTA) -> capability` of a new endpoint.
     EndpointCreate = 8,
     /// `(resource, Power)`: does not return when it works. Right: manage.
     Power = 9,
-    /// `(bits, slot, or ANY_SLOT) -> capability` of a new CNode with `1 << bits` slots.
+    /// `(bits; slot, or ANY_SLOT; quota, or OWN_QUOTA) -> capability` of a new CNode with `1 << bits` slots.
     CNodeCreate = 10,
     /// `(to: CNode, index, from: CNode, index, how, badge) -> generation` of the filling: see [`copy_how`].
     /// Rights: write in the CNode of `to`, read in that of `from`.
@@ -66,9 +66,9 @@ pub enum Call {
     /// `(process, or OWN_PROCESS; CNode; guard)`: names of its threads start at that CNode. Right: manage, in the
     /// process.
     SetRoot = 16,
-    /// `(slot, or ANY_SLOT) -> capability` of a Reply to the caller owed, which is owed no more.
+    /// `(slot, or ANY_SLOT; quota, or OWN_QUOTA) -> capability` of a Reply to the caller owed, which is owed no more.
     SaveReply = 17,
-    /// `(slot, or ANY_SLOT) -> capability` of a new notification.
+    /// `(slot, or ANY_SLOT; quota, or OWN_QUOTA) -> capability` of a new notification.
     NotificationCreate = 18,
     /// `(notification, 1: bind, 0: unbind)`: receives of this thread see its bits too. Right: read.
     NotificationBind = 19,
@@ -77,6 +77,13 @@ pub enum Call {
     /// `(address of a page, or 0 for none) -> 0`: the page through which long messages and capabilities of this thread
     /// go; see [`BUFFER_WORDS`].
     BufferSet = 21,
+    /// `(quota, or OWN_QUOTA; bytes; objects; slot, or ANY_SLOT) -> capability` of a new quota, which has so much of
+    /// that one's. Right: write.
+    QuotaCreate = 27,
+    /// `(quota, or OWN_QUOTA; address of QuotaInfo)`. Right: read.
+    QuotaRead = 28,
+    /// `(quota) -> 1: call again, 0: nothing is charged to it any more`, and what it had is its parent's. Right: manage.
+    QuotaDestroy = 29,
 
     /// `(status)`: ends the process.
     Exit = 32,
@@ -86,7 +93,7 @@ pub enum Call {
     Yield = 34,
     /// `(nanoseconds since boot)`: waits until then.
     Sleep = 35,
-    /// `(entry, stack pointer, argument, CPU + 1, or 0 for any, tls) -> thread id`.
+    /// `(entry, stack pointer, argument, CPU + 1, or 0 for any, tls; quota, or OWN_QUOTA) -> thread id`.
     ThreadCreate = 36,
     /// `(resource, address of SpawnRequest) -> capability` of the new process. Right: write.
     Spawn = 37,
@@ -144,7 +151,7 @@ errors! {
     InvalidCapability = 4,
     /// The capability names an object of another kind.
     WrongObject = 5,
-    /// No memory, or no object, is left to charge.
+    /// The machine has no memory left.
     NoMemory = 6,
     /// The root CNode has no free slot.
     NoSlot = 7,
@@ -174,6 +181,8 @@ errors! {
     Bound = 19,
     /// The message wants a buffer page, and its sender has none.
     NoBuffer = 20,
+    /// The quota that is to pay has not so much left, or is being destroyed.
+    OverQuota = 25,
 }
 
 impl Error {
@@ -255,6 +264,8 @@ pub enum Kind {
     CNode = 4,
     Notification = 5,
     Reply = 6,
+    /// A budget of memory and objects.
+    Quota = 8,
 }
 
 /// What a capability allows; a capability derived from it never allows more.
@@ -264,15 +275,15 @@ pub struct Rights(pub u64);
 
 impl Rights {
     pub const NONE: Self = Self(0);
-    /// Receive from an endpoint, wait for a process, read the console, copy out of a CNode.
+    /// Receive from an endpoint, wait for a process, read the console, a CNode or a quota.
     pub const READ: Self = Self(1);
-    /// Send to an endpoint, start a program, fill and empty slots of a CNode.
+    /// Send to an endpoint, start a program, fill and empty slots of a CNode, charge a quota.
     pub const WRITE: Self = Self(2);
     /// Let capabilities travel with a message.
     pub const GRANT: Self = Self(4);
     /// Send to an endpoint and be owed a reply.
     pub const CALL: Self = Self(8);
-    /// Revoke what was derived; change a process's root; switch the machine off.
+    /// Revoke what was derived; change a process's root; destroy a quota; switch the machine off.
     pub const MANAGE: Self = Self(16);
     pub const ALL: Self = Self(31);
 
@@ -294,6 +305,10 @@ pub const ADDRESS_BITS: u32 = 32;
 pub const ANY_SLOT: u64 = u64::MAX;
 /// In place of a process: the caller's.
 pub const OWN_PROCESS: u64 = u64::MAX;
+/// In place of a quota: the caller's process's.
+pub const OWN_QUOTA: u64 = u64::MAX;
+/// The root quota has depth 0; one made from another is one deeper, and at most this deep.
+pub const QUOTA_DEPTH_MAX: u64 = 16;
 /// A CNode has at most `1 <<` this slots.
 pub const CNODE_BITS_MAX: u64 = 8;
 
@@ -355,6 +370,18 @@ pub struct SpawnRequest {
     pub argument: u64,
     /// Capabilities of the caller, copied to slots 0 to 3 of the child.
     pub capabilities: [u64; SPAWN_CAPABILITIES],
+    /// What it is charged to, and charges: a quota of the caller's, or [`OWN_QUOTA`]. Right: write.
+    pub quota: u64,
+}
+
+/// What [`Call::QuotaRead`] tells.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(C)]
+pub struct QuotaInfo {
+    pub bytes: u64,
+    pub bytes_used: u64,
+    pub objects: u64,
+    pub objects_used: u64,
 }
 
 /// What a thread does.
@@ -381,12 +408,15 @@ pub struct ProcessInfo {
     pub name_length: u64,
 }
 
-const _: () = assert!(size_of::<SpawnRequest>() == 80 && offset_of!(SpawnRequest, capabilities) == 48);
-const _: () = assert!(size_of::<CapabilityInfo>() == 40 && size_of::<ThreadInfo>() == 24);
+const _: () = assert!(size_of::<SpawnRequest>() == 88 && offset_of!(SpawnRequest, capabilities) == 48);
+const _: () =
+    assert!(size_of::<CapabilityInfo>() == 40 && size_of::<ThreadInfo>() == 24 && size_of::<QuotaInfo>() == 32);
 const _: () = assert!(size_of::<ProcessInfo>() == 72 && offset_of!(ProcessInfo, name) == 32);
 
 /// Bit of an exit word that is set when the kernel ended the process for a fault.
 pub const EXIT_FAULT: u64 = 1 << 32;
+/// The exit word of a process that ended with its quota.
+pub const EXIT_QUOTA: u64 = 1 << 33;
 
 /// The exit word of a process that ended by itself with `status`.
 #[must_use]

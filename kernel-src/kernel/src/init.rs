@@ -11,7 +11,7 @@ use crate::{
     mm::{self, frames, paging, ring::Ring},
     object::{self, Resource},
     percpu, println, sched, smp,
-    sync::{Slot, tree},
+    sync::{Quota, Slot, tree},
 };
 use abi::Rights;
 use core::sync::atomic::{AtomicUsize, Ordering};
@@ -95,13 +95,15 @@ extern "C" fn rest() -> ! {
     log::stage(format_args!("user: kernel holds {kernel} KiB, gave back {given_back} KiB of boot memory"));
     arch::console::enable_input_interrupt();
     let archive = archive().expect("a boot archive: give the kernel boot.cpio as initrd");
+    let root = Quota::root(usage.free).expect("memory for the root quota");
     let give = |slots: &[Slot]| {
-        let first = object::claim(slots.first().ok_or(abi::Error::NoSlot)?, 0)?;
-        tree::originate(Resource::new()?, first, 0, Rights::ALL);
+        let [first, second, ..] = slots else { return Err(abi::Error::NoSlot) };
+        tree::originate(Resource::new(root.payer())?, object::claim(first, 0)?, 0, Rights::ALL);
+        tree::originate(root.clone(), object::claim(second, 0)?, 0, Rights::ALL);
         Ok(())
     };
     // The process lives on by its threads; nobody waits for it.
-    let init = object::spawn(&archive, "init", 0, give);
+    let init = object::spawn(&archive, "init", 0, root.payer(), give);
     drop(init.unwrap_or_else(|error| panic!("init cannot be started from the boot archive: {error:?}")));
     sched::leave()
 }

@@ -11,11 +11,11 @@ use crate::{
     },
     object::{self, CNode, Endpoint, Notification, Process, Reply, Resource, Start, Thread},
     percpu, sched, smp,
-    sync::{Found, Ref, Slot, Step, ending, tree},
+    sync::{Found, Object, Payer, Quota, Ref, Slot, Step, ending, tree},
 };
 use abi::{
-    ADDRESS_BITS, Call, CapabilityInfo, DEBUG_WRITE_MAX, Error, Info, Kind, NAME_MAX, OWN_PROCESS, Outcome, Power,
-    Rights,
+    ADDRESS_BITS, Call, CapabilityInfo, DEBUG_WRITE_MAX, Error, Info, Kind, NAME_MAX, OWN_PROCESS, OWN_QUOTA, Outcome,
+    Power, Rights,
 };
 use core::sync::atomic::Ordering;
 
@@ -89,18 +89,42 @@ fn own() -> &'static Process {
     sched::current().process()
 }
 
+/// Makes an object that a quota pays for, with a capability in a slot.
+#[inline(always)]
+fn create<'a, T: Object>(
+    place: u64,
+    quota: u64,
+    make: impl FnOnce(Payer<'a>) -> Result<Ref<T>, Error>,
+) -> Result<u64, Error> {
+    let payer = own().payer(quota)?;
+    let (to, name) = own().vacancy(place)?;
+    tree::originate(make(payer)?, to, 0, Rights::ALL);
+    Ok(name)
+}
+
+/// The slot that an address leads to.
+#[inline(never)]
+fn named(address: u64, rights: Rights) -> Result<&'static Slot, Error> {
+    object::resolve(own().names(), address, ADDRESS_BITS, rights)
+}
+
 /// A slot as calls on slots name it, in a CNode of which the capability has `rights`, and the generation that goes with
 /// it; see [`abi::copy_how`].
+#[inline(always)]
 fn slot_at(node: u64, index: u64, depth: u64, rights: Rights) -> Result<(&'static Slot, u64), Error> {
-    let process = own();
-    if depth == 0 {
-        return Ok((object::resolve(process.names(), node, ADDRESS_BITS, rights)?, node >> ADDRESS_BITS));
+    /// Out of line, so that the plain case keeps no registers.
+    #[inline(never)]
+    fn within(node: u64, index: u64, depth: u64, rights: Rights) -> Result<&'static Slot, Error> {
+        if depth > u64::from(ADDRESS_BITS) {
+            return Err(Error::InvalidArgument);
+        }
+        let (_, slot, _) = own().object::<CNode>(node, Rights::NONE)?;
+        object::resolve(slot, index, depth as u32, rights)
     }
-    if depth > u64::from(ADDRESS_BITS) {
-        return Err(Error::InvalidArgument);
+    match depth {
+        0 => Ok((named(node, rights)?, node >> ADDRESS_BITS)),
+        _ => Ok((within(node, index, depth, rights)?, index >> ADDRESS_BITS)),
     }
-    let (_, slot, _) = process.object::<CNode>(node, Rights::NONE)?;
-    Ok((object::resolve(slot, index & u64::from(u32::MAX), depth as u32, rights)?, index >> ADDRESS_BITS))
 }
 
 /// The capability in a slot, if it is the filling of that generation.
@@ -210,10 +234,8 @@ simple! {
         UserBytes::new(to, size)?.write(rest)
     }
 
-    EndpointCreate = fn endpoint_create(place) {
-        let (to, name) = own().vacancy(place)?;
-        tree::originate(Endpoint::new()?, to, 0, Rights::ALL);
-        Ok(name)
+    EndpointCreate = fn endpoint_create(place, quota) {
+        create(place, quota, Endpoint::new)
     }
 
     Power = fn power(resource, action) {
@@ -229,10 +251,8 @@ simple! {
         }
     }
 
-    CNodeCreate = fn cnode_create(bits, place) {
-        let (to, name) = own().vacancy(place)?;
-        tree::originate(CNode::new(bits)?, to, 0, Rights::ALL);
-        Ok(name)
+    CNodeCreate = fn cnode_create(bits, place, quota) {
+        create(place, quota, |payer| CNode::new(payer, bits))
     }
 
     CapCopy = fn cap_copy(to, to_index, from, from_index, how, badge) {
@@ -324,16 +344,12 @@ simple! {
         done
     }
 
-    SaveReply = fn save_reply(place) {
-        let (to, name) = own().vacancy(place)?;
-        tree::originate(Reply::new(sched::current())?, to, 0, Rights::ALL);
-        Ok(name)
+    SaveReply = fn save_reply(place, quota) {
+        create(place, quota, |payer| Reply::new(payer, sched::current()))
     }
 
-    NotificationCreate = fn notification_create(place) {
-        let (to, name) = own().vacancy(place)?;
-        tree::originate(Notification::new()?, to, 0, Rights::ALL);
-        Ok(name)
+    NotificationCreate = fn notification_create(place, quota) {
+        create(place, quota, Notification::new)
     }
 
     NotificationBind = fn notification_bind(name, binds) {
@@ -345,6 +361,27 @@ simple! {
             0 => Err(Error::Bound),
             _ => Err(Error::InvalidArgument),
         }
+    }
+
+    QuotaCreate = fn quota_create(quota, bytes, objects, place) {
+        create(place, quota, |payer| Quota::new(payer, bytes, objects))
+    }
+
+    QuotaRead = fn quota_read(quota, to) {
+        let to = UserPtr::new(to)?;
+        let quota = match quota {
+            OWN_QUOTA => own().quota(),
+            name => own().object::<Quota>(name, Rights::READ)?.0,
+        };
+        to.write(&quota.read()).map(|()| 0)
+    }
+
+    QuotaDestroy = fn quota_destroy(quota) {
+        let done = own()
+            .object::<Quota>(quota, Rights::MANAGE)
+            .and_then(|(quota, slot, found)| quota.destroy(slot, &found, CAPABILITY_STEPS).map(steps_left));
+        take_steps();
+        done
     }
 }
 
@@ -373,7 +410,7 @@ fn carry_out(thread: &Thread, number: u64) -> Option<Result<u64, Error>> {
         }
         n if n == Call::Sleep as u64 => sleep(thread, Nanos(argument(0))),
         n if n == Call::ThreadCreate as u64 => {
-            Some(thread_create(thread, [argument(0), argument(1), argument(2), argument(3), argument(4)]))
+            Some(thread_create(thread, [argument(0), argument(1), argument(2), argument(3), argument(4), argument(5)]))
         }
         n if n == Call::Spawn as u64 => Some(spawn(thread, argument(0), argument(1))),
         n if n == Call::Wait as u64 => wait(thread, argument(0)),
@@ -409,7 +446,7 @@ fn sleep(thread: &Thread, deadline: Nanos) -> Option<Result<u64, Error>> {
     restart(thread)
 }
 
-fn thread_create(thread: &Thread, [entry, stack, argument, cpu, tls]: [u64; 5]) -> Result<u64, Error> {
+fn thread_create(thread: &Thread, [entry, stack, argument, cpu, tls, quota]: [u64; 6]) -> Result<u64, Error> {
     let [entry, stack, tls_base] = [entry, stack, tls].map(|address| VirtAddr(address as usize));
     // A stack may end where the user half does.
     for (address, size) in [(entry, 1), (stack, 0), (tls_base, 0)] {
@@ -425,7 +462,11 @@ fn thread_create(thread: &Thread, [entry, stack, argument, cpu, tls]: [u64; 5]) 
             CpuId(n as usize - 1)
         }
     };
-    Process::start_thread(&Ref::share(thread.process()), &Start { entry, stack, argument, tls, home })
+    Process::start_thread(
+        thread.process().payer(quota)?,
+        &Ref::share(thread.process()),
+        &Start { entry, stack, argument, tls, home },
+    )
 }
 
 fn spawn(thread: &Thread, resource: u64, request: u64) -> Result<u64, Error> {

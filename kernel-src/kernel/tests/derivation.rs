@@ -295,3 +295,34 @@ fn a_name_of_an_earlier_filling_never_matches() {
     assert!(!tree.relocate(&slot, &old, target.claim().unwrap()));
     assert!(target.look_up().is_none() && target.claim().is_some());
 }
+
+#[test]
+fn a_purge_empties_every_slot_whatever_came_from_what() {
+    let slots: Vec<Slot> = (0..62).map(|_| Slot::default()).collect();
+    let mut tree = Derivation::default();
+    // Three without a parent, each with a tree below it.
+    for number in 0..60 {
+        let to = slots[number].claim().unwrap();
+        if number < 3 {
+            tree.originate(to, ORIGINAL);
+        } else {
+            let from = &slots[if number % 4 == 0 { number - 3 } else { number % 3 }];
+            let found = from.look_up().unwrap();
+            assert!(tree.derive(from, &found, to, found.content));
+        }
+    }
+    // The first in the list moves; one in its middle goes, and its children have no parent then; one is half deleted.
+    let first = slots[2].look_up().unwrap();
+    assert!(tree.relocate(&slots[2], &first, slots[60].claim().unwrap()));
+    let middle = slots[1].look_up().unwrap();
+    assert!(tree.begin_delete(&slots[1], &middle));
+    while tree.delete_step(&slots[1]) == Step::More {}
+    let last = slots[0].look_up().unwrap();
+    assert!(tree.begin_delete(&slots[0], &last));
+    assert_eq!(tree.delete_step(&slots[0]), Step::More);
+    assert_eq!(tree.capabilities(), 59);
+    let steps = (1..).take_while(|_| tree.purge_step() == Step::More).count();
+    assert_eq!(tree.capabilities(), 0);
+    assert!(steps <= 2 * 59, "{steps} steps");
+    assert!(slots.iter().all(|slot| slot.look_up().is_none() && slot.claim().is_some()));
+}

@@ -11,7 +11,7 @@ use crate::{
     arch,
     bootinfo::BootInfo,
     config::{IMAGE_BASE, PAGE_SHIFT, PAGE_SIZE, VMAP_BASE, VMAP_SIZE},
-    sync::{Rank, Spin},
+    sync::{Charge, Rank, Spin},
 };
 use core::{
     ops::Range,
@@ -99,11 +99,26 @@ fn entry_at(table: PhysAddr, address: VirtAddr, level: usize) -> *mut u64 {
 pub struct Tables {
     /// Frames of all its tables count as the kernel's.
     pub root: PhysAddr,
+    /// For them and the user's pages; the kernel's own are nobody's.
+    charge: Option<Charge>,
 }
 
 impl Tables {
-    pub fn new() -> Result<Self, abi::Error> {
-        Ok(Self { root: frames::allocate_kernel(0)? })
+    /// With a charge for the root table, or none.
+    pub fn new(charge: Option<Charge>) -> Result<Self, abi::Error> {
+        Ok(Self { root: frames::allocate_kernel(0)?, charge })
+    }
+
+    /// Charges a frame.
+    pub fn charged(&mut self, allocate: fn() -> Result<PhysAddr, abi::Error>) -> Result<PhysAddr, abi::Error> {
+        self.charge.as_mut().map_or_else(allocate, |charge| charge.pay(PAGE_SIZE, allocate))
+    }
+
+    /// Takes back the charge of a frame.
+    pub fn give_back(&mut self) {
+        if let Some(charge) = &mut self.charge {
+            charge.give_back(PAGE_SIZE);
+        }
     }
 
     /// Maps `range` from `at`, with the largest pages that both allow up to `largest` level.
@@ -144,7 +159,7 @@ impl Tables {
             // SAFETY: as in `map_page`.
             let value = unsafe { *entry };
             table = if !arch::mm::is_present(value) {
-                let next = frames::allocate_kernel(0)?;
+                let next = self.charged(|| frames::allocate_kernel(0))?;
                 // SAFETY: as in `map_page`; a zeroed frame is an empty table on all three architectures.
                 unsafe { arch::mm::write_entry(entry, arch::mm::table(next)) };
                 next
@@ -211,7 +226,7 @@ fn boot_only() -> Range<usize> {
 
 /// Builds the final tables and switches this CPU to them: the identity map ends, W^X begins.
 pub fn init(info: &BootInfo) -> Result<(), abi::Error> {
-    let mut tables = Tables::new()?;
+    let mut tables = Tables::new(None)?;
     for range in &info.ram {
         let pages = range.outer_pages();
         tables.map(VirtAddr(info.direct_base.0 + pages.start.0), pages, MapFlags::KERNEL_DATA, 1)?;

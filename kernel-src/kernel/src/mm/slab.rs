@@ -14,7 +14,8 @@ use core::{
 
 union Slot<T> {
     next: Option<NonNull<Slot<T>>>,
-    value: ManuallyDrop<MaybeUninit<T>>,
+    /// For its size and alignment.
+    _value: ManuallyDrop<MaybeUninit<T>>,
 }
 
 struct Free<T>(Option<NonNull<Slot<T>>>);
@@ -41,8 +42,12 @@ impl<T> Slab<T> {
         Self { free: Spin::new(Rank::Slab, Free(None)) }
     }
 
-    /// Stores `value`; `NoMemory` if no frame is left.
-    pub fn allocate(&self, value: T) -> Result<NonNull<T>, abi::Error> {
+    /// Bytes that one object takes of the frames, what is left over at their end included.
+    pub const SHARE: usize = (PAGE_SIZE << Self::ORDER) / Self::COUNT;
+    const COUNT: usize = (PAGE_SIZE << Self::ORDER) / size_of::<Slot<T>>();
+
+    /// A place for an object, to be written; `NoMemory` if no frame is left.
+    pub fn reserve(&self) -> Result<NonNull<T>, abi::Error> {
         let mut free = self.free.lock();
         if free.0.is_none() {
             Self::grow(&mut free)?;
@@ -50,21 +55,14 @@ impl<T> Slab<T> {
         let slot = free.0.ok_or(abi::Error::NoMemory)?;
         // SAFETY: a slot in the list is ours, unused, and holds `next`.
         free.0 = unsafe { slot.as_ref().next };
-        // SAFETY: the slot is a live place of the union, no longer in the list, and as large and aligned as a `T`.
-        unsafe {
-            let object = NonNull::new_unchecked(&raw mut (*slot.as_ptr()).value).cast::<T>();
-            object.write(value);
-            Ok(object)
-        }
+        Ok(slot.cast())
     }
 
-    /// Drops the object and keeps its slot for the next.
+    /// Keeps the place of an object that was dropped for the next.
     ///
     /// # Safety
-    /// `object` came from `allocate` of this slab, and nobody uses it any more.
+    /// `object` came from `reserve` of this slab, and nobody uses it any more.
     pub unsafe fn free(&self, object: NonNull<T>) {
-        // SAFETY: the caller's promise.
-        unsafe { object.drop_in_place() };
         #[cfg(debug_assertions)]
         // SAFETY: the slot holds nothing now; poison shows a use after this.
         unsafe {
@@ -80,7 +78,7 @@ impl<T> Slab<T> {
     fn grow(free: &mut Free<T>) -> Result<(), abi::Error> {
         let block = frames::allocate_kernel(Self::ORDER)?;
         let first = super::direct(block).cast::<Slot<T>>();
-        for index in (0..(PAGE_SIZE << Self::ORDER) / size_of::<Slot<T>>()).rev() {
+        for index in (0..Self::COUNT).rev() {
             // SAFETY: `index` counts the slots that fit in the block, which was just allocated.
             unsafe {
                 let slot = NonNull::new_unchecked(first.add(index));

@@ -3,24 +3,31 @@
 #![allow(unsafe_code)]
 
 use super::{frames, paging};
-use crate::{addr::PhysAddr, config::PAGE_SIZE, sync::Slot};
-use core::{mem, ops::Deref, slice};
+use crate::{
+    addr::PhysAddr,
+    config::PAGE_SIZE,
+    sync::{Charge, Payer, Slot},
+};
+use core::{ops::Deref, slice};
 
 pub struct SlotTable {
     /// None of them any more once they were given back.
     slots: &'static [Slot],
     bits: u32,
     block: PhysAddr,
+    /// Gone with the frames.
+    charge: Option<Charge>,
 }
 
 impl SlotTable {
     /// `1 << bits` empty slots; `NoMemory` if there is no room.
-    pub fn new(bits: u32) -> Result<Self, abi::Error> {
+    pub fn new(payer: Payer<'_>, bits: u32) -> Result<Self, abi::Error> {
+        let charge = Charge::new(payer, PAGE_SIZE << Self::order(bits))?;
         let block = frames::allocate_kernel(Self::order(bits))?;
         // SAFETY: the block is this table's own until `free`, which drops this reference first, has room for that many,
         // and was zeroed: zeros are empty slots.
         let slots = unsafe { slice::from_raw_parts(paging::direct(block).cast(), 1 << bits) };
-        Ok(Self { slots, bits, block })
+        Ok(Self { slots, bits, block, charge: Some(charge) })
     }
 
     pub const fn bits(&self) -> u32 {
@@ -35,7 +42,8 @@ impl SlotTable {
 
     /// Gives the frames back; there are no slots any more.
     pub fn free(&mut self) {
-        if !mem::take(&mut self.slots).is_empty() {
+        self.slots = &[];
+        if let Some(_charge) = self.charge.take() {
             frames::free_kernel(self.block, Self::order(self.bits));
         }
     }

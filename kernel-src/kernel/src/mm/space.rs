@@ -11,6 +11,7 @@ use crate::{
     addr::{PhysAddr, PhysRange, VirtAddr},
     arch,
     config::PAGE_SIZE,
+    sync::{Charge, Payer},
 };
 
 use core::ptr;
@@ -23,8 +24,9 @@ pub struct Space {
 }
 
 impl Space {
-    pub fn new() -> Result<Self, abi::Error> {
-        let tables = Tables::new()?;
+    /// One of which tables and pages are charged to `payer`.
+    pub fn new(payer: Payer<'_>) -> Result<Self, abi::Error> {
+        let tables = Tables::new(Some(Charge::new(payer, PAGE_SIZE)?))?;
         paging::share_kernel_half(tables.root);
         Ok(Self { root: arch::mm::user_root(tables.root), tables, pages: 0 })
     }
@@ -53,10 +55,11 @@ impl Space {
         let first = start.page_down();
         let end = start.add(size).page_up();
         for page in (first.0..end.0).step_by(PAGE_SIZE).map(VirtAddr) {
-            let frame = frames::allocate_user()?;
+            let frame = self.tables.charged(frames::allocate_user)?;
             let range = PhysRange::new(frame.0, PAGE_SIZE);
             if let Err(error) = self.tables.map(page, range, MapFlags { user: true, ..flags }, 0) {
                 frames::free_user(frame);
+                self.tables.give_back();
                 return Err(error);
             }
             self.pages += 1;

@@ -61,6 +61,8 @@ unsafe impl Plain for abi::ProcessInfo {}
 unsafe impl Plain for abi::CapabilityInfo {}
 // SAFETY: as above.
 unsafe impl Plain for abi::ThreadInfo {}
+// SAFETY: words alone.
+unsafe impl Plain for abi::QuotaInfo {}
 
 /// A structure that a user program says it has.
 #[derive(Clone, Copy)]

@@ -3,7 +3,7 @@
 use super::process::Process;
 use crate::{
     mm::slots::SlotTable,
-    sync::{Header, Rank, Ref, Slot, Spin, Step, tree},
+    sync::{Header, Payer, Rank, Ref, Slot, Spin, Step, tree},
 };
 use abi::{ADDRESS_BITS, Error, Rights};
 use core::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -25,6 +25,10 @@ crate::object!(CNode as CNode {
         !self.private.load(Ordering::Relaxed)
     }
 
+    fn publish(&self) {
+        self.private.store(false, Ordering::Relaxed);
+    }
+
     /// Closes a slot, or takes one step at emptying it. One that somebody fills just now is for the next step.
     fn end_step(&self) -> Step {
         let index = self.emptied.load(Ordering::Relaxed);
@@ -41,13 +45,14 @@ crate::object!(CNode as CNode {
 
 impl CNode {
     /// `1 << bits` empty slots.
-    pub fn new(bits: u64) -> Result<Ref<Self>, Error> {
+    pub fn new(payer: Payer<'_>, bits: u64) -> Result<Ref<Self>, Error> {
         if !(1..=abi::CNODE_BITS_MAX).contains(&bits) {
             return Err(Error::InvalidArgument);
         }
-        Ref::new(Self {
+        let table = SlotTable::new(payer, bits as u32)?;
+        Ref::new(payer, || Self {
             header: Header::new(),
-            table: SlotTable::new(bits as u32)?,
+            table,
             private: AtomicBool::new(false),
             owner: Spin::new(Rank::Object, None),
             emptied: AtomicUsize::new(0),
@@ -55,8 +60,8 @@ impl CNode {
     }
 
     /// One that is to be the first root of a process.
-    pub fn new_root() -> Result<Ref<Self>, Error> {
-        let node = Self::new(crate::config::CSPACE_BITS.into())?;
+    pub fn new_root(payer: Payer<'_>) -> Result<Ref<Self>, Error> {
+        let node = Self::new(payer, crate::config::CSPACE_BITS.into())?;
         node.private.store(true, Ordering::Relaxed);
         Ok(node)
     }
@@ -67,11 +72,6 @@ impl CNode {
 
     pub fn slots(&self) -> &[Slot] {
         &self.table
-    }
-
-    /// Somebody else may look things up here from now on.
-    pub fn publish(&self) {
-        self.private.store(false, Ordering::Relaxed);
     }
 
     /// `owner` hears when the table and all that was in it are gone. False where others may keep it.

@@ -12,7 +12,7 @@ use super::{
 use crate::{
     addr::Nanos,
     arch, sched,
-    sync::{Found, Header, Ref, Slot, Step},
+    sync::{Found, Header, Payer, Ref, Slot, Step},
 };
 use abi::{Call, DEADLINE, Error, MESSAGE_WORDS, MessageInfo, REPLY_LOST, Rights, SIGNALLED};
 use core::sync::atomic::Ordering;
@@ -86,8 +86,8 @@ impl Endpoint {
         &self.meeting
     }
 
-    pub fn new() -> Result<Ref<Self>, Error> {
-        Ref::new(Self { header: Header::new(), meeting: Queues::meeting() })
+    pub fn new(payer: Payer<'_>) -> Result<Ref<Self>, Error> {
+        Ref::new(payer, || Self { header: Header::new(), meeting: Queues::meeting() })
     }
 
     /// The current thread sends what its registers hold; one that calls waits for the reply.

@@ -7,7 +7,7 @@ use super::{
 };
 use crate::{
     sched,
-    sync::{Found, Header, Rank, Ref, Slot, Spin, Step},
+    sync::{Found, Header, Payer, Rank, Ref, Slot, Spin, Step},
 };
 use abi::{Error, Outcome};
 
@@ -35,8 +35,12 @@ fn mask(thread: &Thread) -> u64 {
 }
 
 impl Notification {
-    pub fn new() -> Result<Ref<Self>, Error> {
-        Ref::new(Self { header: Header::new(), meeting: Queues::meeting(), bound: Spin::new(Rank::Owed, None) })
+    pub fn new(payer: Payer<'_>) -> Result<Ref<Self>, Error> {
+        Ref::new(payer, || Self {
+            header: Header::new(),
+            meeting: Queues::meeting(),
+            bound: Spin::new(Rank::Owed, None),
+        })
     }
 
     /// Sets bits: each goes to the first that waits for it, or stays.

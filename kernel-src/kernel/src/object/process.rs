@@ -14,9 +14,9 @@ use crate::{
     elf::Program,
     mm::{MapFlags, paging, space::Space},
     sched,
-    sync::{Claimed, Found, Header, Link, List, Object, Rank, Ref, Slot, Spin, Step, tree},
+    sync::{Claimed, Counted, Found, Header, Link, List, Object, Payer, Quota, Rank, Ref, Slot, Spin, Step, tree},
 };
-use abi::{ADDRESS_BITS, ANY_SLOT, Error, NAME_MAX, ProcessInfo, Rights, SpawnRequest, ThreadInfo};
+use abi::{ADDRESS_BITS, ANY_SLOT, Error, NAME_MAX, OWN_QUOTA, ProcessInfo, Rights, SpawnRequest, ThreadInfo};
 use arrayvec::ArrayString;
 use core::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
@@ -37,6 +37,8 @@ pub struct Process {
     header: Header,
     id: u64,
     name: ArrayString<NAME_MAX>,
+    /// What it is charged to, and what its calls charge where they name no other.
+    quota: Ref<Quota>,
     root: PhysAddr,
     space: Spin<Option<Space>>,
     /// Names start at the CNode in one of the two; no name leads here, so nothing is derived from what they hold.
@@ -54,16 +56,23 @@ crate::object!(Process as Process {
     fn settle(&self) {
         drop(self.life.lock());
     }
+
+    fn end_by_quota(&self) {
+        end_by_quota(self);
+    }
 });
 crate::sync::linked!(Process, Registered, registered);
 
 impl Process {
-    fn new(name: &str, space: Space) -> Result<Ref<Self>, Error> {
+    fn new(payer: Payer<'_>, name: &str, space: Space) -> Result<Ref<Self>, Error> {
         let life = Life { threads: List::new(), count: 0, ended: None, reaped: false, waiting: WaitList::new() };
-        let process = Ref::new(Self {
+        let name = ArrayString::from(name).map_err(|_| Error::InvalidArgument)?;
+        let quota = payer.share()?;
+        let process = Ref::new(payer, || Self {
             header: Header::new(),
             id: NEXT_ID.fetch_add(1, Ordering::Relaxed),
-            name: ArrayString::from(name).map_err(|_| Error::InvalidArgument)?,
+            name,
+            quota,
             root: space.root(),
             space: Spin::new(Rank::Space, Some(space)),
             roots: [Slot::default(), Slot::default()],
@@ -72,7 +81,7 @@ impl Process {
             registered: Link::new(),
         })?;
         let root = process.roots[0].claim().ok_or(Error::Occupied)?;
-        tree::originate(CNode::new_root()?, root, cnode::whole_guard(CSPACE_BITS), Rights::ALL);
+        tree::originate(CNode::new_root(payer)?, root, cnode::whole_guard(CSPACE_BITS), Rights::ALL);
         Ok(process)
     }
 
@@ -82,6 +91,10 @@ impl Process {
 
     pub fn name(&self) -> &str {
         &self.name
+    }
+
+    pub fn quota(&self) -> &Quota {
+        &self.quota
     }
 
     pub const fn root(&self) -> PhysAddr {
@@ -118,6 +131,15 @@ impl Process {
             return Err(Error::NoRight);
         }
         Ok((object, slot, found))
+    }
+
+    /// Who is to pay: the quota that `name` means, or its own.
+    pub fn payer(&self, name: u64) -> Result<Payer<'_>, Error> {
+        if name == OWN_QUOTA {
+            return Ok(self.quota.payer());
+        }
+        let (quota, slot, found) = self.object(name, Rights::WRITE)?;
+        Ok(Payer::by(quota, slot, found))
     }
 
     /// An empty slot for a new capability, and its name: the one at an address, which may say the generation, or any of
@@ -163,8 +185,8 @@ impl Process {
     }
 
     /// Makes a thread in this process and queues it.
-    pub fn start_thread(process: &Ref<Self>, start: &Start) -> Result<u64, Error> {
-        let thread = Thread::new(process.clone(), start)?;
+    pub fn start_thread(payer: Payer<'_>, process: &Ref<Self>, start: &Start) -> Result<u64, Error> {
+        let thread = Thread::new(payer, process.clone(), start)?;
         {
             let mut life = process.life.lock();
             if life.ended.is_some() {
@@ -204,6 +226,11 @@ fn capability_from(root: &Slot, name: u64) -> Result<(&Slot, Found), Error> {
         return Err(Error::InvalidCapability);
     }
     Ok((slot, found))
+}
+
+/// Its quota is being destroyed.
+pub fn end_by_quota(process: &Process) {
+    end_process(process, abi::EXIT_QUOTA);
 }
 
 /// Ends a process: its threads leave at their CPUs' next way out of the kernel. The first cause counts.
@@ -287,18 +314,19 @@ pub fn spawn(
     archive: &Archive<'_>,
     name: &str,
     argument: u64,
+    payer: Payer<'_>,
     give: impl FnOnce(&[Slot]) -> Result<(), Error>,
 ) -> Result<Ref<Process>, Error> {
     let file = archive.find(name).ok_or(Error::NotFound)?;
     let limit = paging::user_limit().0;
     let program = Program::parse(file.data, arch::task::ELF_MACHINE, limit).map_err(|_| Error::InvalidProgram)?;
-    let mut space = Space::new()?;
+    let mut space = Space::new(payer)?;
     for segment in program.segments() {
         space.map_anonymous(segment.start, segment.memory_size, segment.flags, segment.file)?;
     }
     let stack = VirtAddr((abi::STACK_TOP - abi::STACK_SIZE) as usize);
     space.map_anonymous(stack, abi::STACK_SIZE as usize, MapFlags::KERNEL_DATA, &[])?;
-    let process = Process::new(name, space)?;
+    let process = Process::new(payer, name, space)?;
     if let Some(node) = process.names().look_up().and_then(|root| root.object::<CNode>()) {
         give(node.slots())?;
     }
@@ -310,7 +338,7 @@ pub fn spawn(
         tls: 0,
         home: sched::place(),
     };
-    if let Err(error) = Process::start_thread(&process, &start) {
+    if let Err(error) = Process::start_thread(payer, &process, &start) {
         ALL.lock().remove(&process);
         return Err(error);
     }
@@ -322,7 +350,7 @@ pub fn spawn_requested(parent: &Process, archive: &Archive<'_>, request: &SpawnR
     let name = request.name.get(..request.name_length as usize).ok_or(Error::InvalidArgument)?;
     let name = core::str::from_utf8(name).map_err(|_| Error::InvalidArgument)?;
     let (to, own_name) = parent.vacancy(ANY_SLOT)?;
-    let child = spawn(archive, name, request.argument, |slots| {
+    let child = spawn(archive, name, request.argument, parent.payer(request.quota)?, |slots| {
         for (slot, given) in slots.iter().zip(request.capabilities) {
             if given != abi::NO_CAPABILITY {
                 let (from, found) = parent.capability(given)?;

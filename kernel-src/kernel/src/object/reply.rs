@@ -4,7 +4,7 @@ use super::{
     endpoint,
     thread::{Owed, Thread},
 };
-use crate::sync::{Found, Header, Rank, Ref, Slot, Spin, Step};
+use crate::sync::{Found, Header, Payer, Rank, Ref, Slot, Spin, Step};
 use abi::{Error, Kind, Rights};
 use core::sync::atomic::Ordering;
 
@@ -33,10 +33,10 @@ crate::object!(Reply as Reply {
 
 impl Reply {
     /// Takes over what the current thread owes.
-    pub fn new(thread: &Thread) -> Result<Ref<Self>, Error> {
+    pub fn new(payer: Payer<'_>, thread: &Thread) -> Result<Ref<Self>, Error> {
         let owed = thread.owed.with(Option::take).ok_or(Error::NoCaller)?;
         let rights = Rights(thread.received_by.load(Ordering::Relaxed));
-        let reply = Ref::new(Self { header: Header::new(), owed: Spin::new(Rank::Owed, None), rights });
+        let reply = Ref::new(payer, || Self { header: Header::new(), owed: Spin::new(Rank::Owed, None), rights });
         match &reply {
             Ok(reply) => *reply.owed.lock() = Some(owed),
             Err(_) => thread.owed.with(|owes| *owes = Some(owed)),

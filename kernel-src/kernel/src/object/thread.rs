@@ -3,7 +3,7 @@
 use super::{
     fast::Known,
     notification::Notification,
-    process::Process,
+    process::{self, Process},
     wait::{Meeting, Waiting},
 };
 use crate::{
@@ -13,7 +13,7 @@ use crate::{
     mm::buffer::Buffer,
     percpu::{self, PerCpu},
     sched,
-    sync::{Anchor, Found, Header, Link, Owned, Ref, Slot, Via},
+    sync::{Anchor, Found, Header, Link, Owned, Payer, Ref, Slot, Via},
 };
 use abi::{Error, MESSAGE_WORDS, ThreadInfo};
 use core::{
@@ -98,6 +98,15 @@ crate::object!(Thread {
     fn is_looked_up(&self) -> bool {
         false
     }
+
+    fn end_by_quota(&self) {
+        match self.process() {
+            // It says why it ends.
+            process if self.header.is_charged_to(process.quota()) => process::end_by_quota(process),
+            _ if self.is_doomed() => {}
+            _ => Self::doom(self),
+        }
+    }
 });
 crate::sync::linked!(Thread, Queued, queued);
 crate::sync::linked!(Thread, Waiting, waiting);
@@ -117,8 +126,8 @@ pub struct Start {
 }
 
 impl Thread {
-    pub fn new(process: Ref<Process>, start: &Start) -> Result<Ref<Self>, abi::Error> {
-        Ref::new(Self {
+    pub fn new(payer: Payer<'_>, process: Ref<Process>, start: &Start) -> Result<Ref<Self>, abi::Error> {
+        Ref::new(payer, || Self {
             frame: Owned::new(Frame::new(start.entry, start.stack, start.argument, start.tls)),
             header: Header::new(),
             id: NEXT_ID.fetch_add(1, Ordering::Relaxed),

@@ -87,6 +87,7 @@ pub struct Queues {
 pub type Meeting = Spin<Queues>;
 
 impl Queues {
+    #[inline(always)]
     pub const fn meeting() -> Meeting {
         Spin::new(Rank::Wait, Self { senders: WaitList::new(), receivers: WaitList::new(), bits: 0 })
     }

@@ -1,8 +1,9 @@
 //! Counted references to objects in type-stable slabs.
 
 use super::{
-    Derivation, Rank, Spin, Step,
+    Anchor, Derivation, Link, Rank, Spin, Step,
     ending::{self, Ending},
+    quota::{Charged, Cost, Payer, Quota},
 };
 use crate::mm::slab::Slab;
 use core::{
@@ -19,13 +20,38 @@ pub struct Header {
     /// The capabilities to the object; all of them together hold one share in it.
     pub(super) tree: Spin<Derivation>,
     pub(super) ending: Ending,
+    /// The quota that is charged for the object; it stays as long as it is.
+    pub(super) payer: Anchor<Quota>,
+    pub(super) charged: Link<Self, Charged>,
 }
 
 impl Header {
+    #[inline(always)]
     pub fn new() -> Self {
         static NEXT: AtomicU64 = AtomicU64::new(1);
-        let tree = Spin::new(Rank::Object, Derivation::new());
-        Self { count: AtomicUsize::new(1), id: NEXT.fetch_add(1, Ordering::Relaxed), tree, ending: Ending::new() }
+        Self {
+            count: AtomicUsize::new(1),
+            id: NEXT.fetch_add(1, Ordering::Relaxed),
+            tree: Spin::new(Rank::Object, Derivation::default()),
+            ending: Ending::new(),
+            payer: Anchor::default(),
+            charged: Link::new(),
+        }
+    }
+
+    pub fn is_charged_to(&self, quota: &Quota) -> bool {
+        self.payer.get().is_some_and(|payer| core::ptr::eq(payer, quota))
+    }
+
+    /// One more share, for somebody beside one who has one.
+    pub(super) fn share(&self) {
+        self.count.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// One more share; false if the object's end has begun.
+    pub(super) fn share_found(&self) -> bool {
+        let more = |count| (count != 0).then_some(count + 1);
+        self.count.fetch_update(Ordering::Relaxed, Ordering::Relaxed, more).is_ok()
     }
 
     /// Gives up one share; the last one begins the object's end.
@@ -55,6 +81,14 @@ pub trait Counted: Sync + 'static {
     /// It came from its slab, and nobody uses it any more.
     unsafe fn free(&self);
 
+    /// What its quota is charged.
+    fn cost(&self) -> Cost
+    where
+        Self: Sized,
+    {
+        Cost { bytes: Slab::<Self>::SHARE, objects: 1 }
+    }
+
     /// Whether look-ups may have found the object without a share in it: its memory then waits until none can.
     fn is_looked_up(&self) -> bool {
         true
@@ -67,6 +101,34 @@ pub trait Counted: Sync + 'static {
 
     /// Returns when all that was begun on the object through a capability that is gone by now has been done.
     fn settle(&self) {}
+
+    /// Others than before may look it up from now on.
+    fn publish(&self) {}
+
+    /// Its quota is being destroyed, and no capability to it is left: what else keeps it ends.
+    fn end_by_quota(&self) {}
+
+    fn quota(&self) -> Option<&Quota> {
+        None
+    }
+}
+
+/// Drops an object, gives its place back to its slab, and then what it cost to its quota.
+///
+/// # Safety
+/// As [`Counted::free`].
+pub unsafe fn free<T: Counted>(object: &T) {
+    let (cost, header) = (object.cost(), object.header());
+    let payer = header.payer.get();
+    let place = NonNull::from(object);
+    // SAFETY: the caller's promise; a header has nothing to drop, and is used no more once the place is given back.
+    unsafe {
+        place.drop_in_place();
+        match payer {
+            Some(payer) => payer.release(cost, Some(header), || T::slab().free(place)),
+            None => T::slab().free(place),
+        }
+    }
 }
 
 /// Makes a type with a field `header` a counted one, with methods of its own, and where a kind is said, one that
@@ -88,7 +150,7 @@ macro_rules! object {
             #[allow(unsafe_code)]
             unsafe fn free(&self) {
                 // SAFETY: as above.
-                unsafe { Self::slab().free(core::ptr::NonNull::from(self)) }
+                unsafe { $crate::sync::free(self) }
             }
 
             $($method)*
@@ -110,11 +172,44 @@ unsafe impl<T: Counted> Send for Ref<T> {}
 unsafe impl<T: Counted> Sync for Ref<T> {}
 
 impl<T: Counted> Ref<T> {
-    pub fn new(value: T) -> Result<Self, abi::Error> {
-        let object = T::slab().allocate(value)?;
-        // SAFETY: it was allocated just now, and nobody else knows it.
-        unsafe { object.as_ref().header().ending.bind(object) };
-        Ok(Self(object))
+    /// Makes an object that is charged to a quota; in place, for what is moved costs as much as the rest.
+    #[inline(always)]
+    pub fn new(payer: Payer<'_>, make: impl FnOnce() -> T) -> Result<Self, abi::Error> {
+        Self::at_cost(payer, Cost { bytes: Slab::<T>::SHARE, objects: 1 }, make)
+    }
+
+    /// The same, of one with a cost of its own.
+    #[inline(always)]
+    pub(super) fn at_cost(payer: Payer<'_>, cost: Cost, make: impl FnOnce() -> T) -> Result<Self, abi::Error> {
+        let mut charging = payer.charge(cost)?;
+        match T::slab().reserve() {
+            Ok(place) => {
+                let object = Self::put(place, make);
+                charging.list(payer, object.header());
+                Ok(object)
+            }
+            Err(error) => {
+                // What `make` holds, and gives back when it is dropped, needs the lock.
+                drop(charging);
+                payer.take_back(cost);
+                Err(error)
+            }
+        }
+    }
+
+    /// One that nobody pays for.
+    pub fn unpaid(value: T) -> Result<Self, abi::Error> {
+        T::slab().reserve().map(|place| Self::put(place, || value))
+    }
+
+    #[inline(always)]
+    fn put(place: NonNull<T>, make: impl FnOnce() -> T) -> Self {
+        // SAFETY: `reserve` gave the place, and nobody else knows it.
+        unsafe {
+            place.as_ptr().write(make());
+            place.as_ref().header().ending.bind(place);
+        }
+        Self(place)
     }
 
     /// The object's address, with the share in it: for per-CPU `current`, which trap stubs read, and for queues.
@@ -132,17 +227,13 @@ impl<T: Counted> Ref<T> {
 
     /// Another share in an object of which somebody holds one.
     pub fn share(object: &T) -> Self {
-        object.header().count.fetch_add(1, Ordering::Relaxed);
+        object.header().share();
         Self(NonNull::from(object))
     }
 
     /// A share in an object that was looked up; None if its end has begun.
     pub fn share_found(object: &T) -> Option<Self> {
-        let count = &object.header().count;
-        count
-            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |count| (count != 0).then_some(count + 1))
-            .is_ok()
-            .then(|| Self(NonNull::from(object)))
+        object.header().share_found().then(|| Self(NonNull::from(object)))
     }
 
     pub fn is(&self, other: &T) -> bool {

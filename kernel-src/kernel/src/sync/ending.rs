@@ -35,7 +35,7 @@ impl Ending {
         self.object.set(Some(object));
     }
 
-    fn object(&self) -> &dyn Counted {
+    pub(super) fn object(&self) -> &dyn Counted {
         let object = self.object.get().expect("`Ref::new` binds each object");
         // SAFETY: the caller reached the header through the object, which therefore lives.
         unsafe { object.as_ref() }
@@ -174,11 +174,7 @@ fn reclaim(most: usize) -> bool {
             *left = cpu.left.load(Ordering::Acquire);
         }
         if prods {
-            let this = percpu::this().id;
-            percpu::all()
-                .iter()
-                .filter(|cpu| cpu.id != this && !is_away(cpu))
-                .for_each(|cpu| arch::irq::send_ipi(cpu.id));
+            prod(&retired);
         }
     }
     let mut done = Stack(None);
@@ -193,6 +189,20 @@ fn reclaim(most: usize) -> bool {
         free(unsafe { header.as_ref() }.ending.object());
     }
     freed
+}
+
+/// Asks those CPUs to come by for which retired objects wait.
+fn prod(retired: &Retired) {
+    let waited_for = |cpu: &&&PerCpu| cpu.id != percpu::this().id && !has_left(cpu, &retired.left);
+    percpu::all().iter().filter(waited_for).for_each(|cpu| arch::irq::send_ipi(cpu.id));
+}
+
+/// Somebody waits for the memory of what ended.
+pub fn hurry() {
+    let retired = RETIRED.lock();
+    if retired.waiting.0.is_some() {
+        prod(&retired);
+    }
 }
 
 fn has_left(cpu: &PerCpu, left: &[u64; MAX_CPUS]) -> bool {

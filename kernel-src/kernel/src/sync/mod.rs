@@ -25,8 +25,12 @@ mod counted;
 #[cfg(target_os = "none")]
 pub mod ending;
 #[cfg(target_os = "none")]
+mod quota;
+#[cfg(target_os = "none")]
 pub mod tree;
 #[cfg(target_os = "none")]
-pub use counted::{Counted, Header, Ref};
+pub use counted::{Counted, Header, Ref, free};
+#[cfg(target_os = "none")]
+pub use quota::{Charge, Cost, Payer, Quota};
 #[cfg(target_os = "none")]
 pub use tree::Object;

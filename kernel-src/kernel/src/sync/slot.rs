@@ -192,14 +192,11 @@ const fn counted_up(tag: u64) -> u64 {
 #[derive(Default)]
 pub struct Derivation {
     capabilities: usize,
+    /// The first of those without a parent.
+    first: AtomicPtr<Slot>,
 }
 
 impl Derivation {
-    #[must_use]
-    pub const fn new() -> Self {
-        Self { capabilities: 0 }
-    }
-
     /// Slots that hold a capability to the object.
     #[must_use]
     pub const fn capabilities(&self) -> usize {
@@ -209,6 +206,7 @@ impl Derivation {
     /// Fills a slot with a capability that comes from no other.
     pub fn originate(&mut self, to: Claimed<'_>, content: Content) {
         self.capabilities += 1;
+        self.put_first(to.slot, None);
         to.fill(content);
     }
 
@@ -219,7 +217,7 @@ impl Derivation {
             return false;
         }
         self.capabilities += 1;
-        put_first(to.slot, from);
+        self.put_first(to.slot, Some(from));
         to.fill(content);
         true
     }
@@ -234,9 +232,7 @@ impl Derivation {
         set(&new.first_child, at(&from.first_child));
         set(&new.next, at(&from.next));
         set(&new.previous, at(&from.previous));
-        if let Some(previous) = at(&from.previous) {
-            set(if names(&previous.first_child, from) { &previous.first_child } else { &previous.next }, Some(new));
-        }
+        set(self.link_to(from), Some(new));
         for follower in [at(&from.next), at(&from.first_child)].into_iter().flatten() {
             set(&follower.previous, Some(new));
         }
@@ -248,12 +244,22 @@ impl Derivation {
 
     /// Removes one capability that came from the one in `slot`, whatever the shape of the tree.
     pub fn revoke_step(&mut self, slot: &Slot) -> Step {
-        let Some(child) = at(&slot.first_child) else { return Step::Done };
+        self.empty_step(Some(slot))
+    }
+
+    /// Removes one capability, whichever it is.
+    pub fn purge_step(&mut self) -> Step {
+        self.empty_step(None)
+    }
+
+    /// Removes the first of those with that parent, or makes its first child one of them.
+    fn empty_step(&mut self, parent: Option<&Slot>) -> Step {
+        let Some(child) = at(self.first_of(parent)) else { return Step::Done };
         if let Some(grandchild) = at(&child.first_child) {
-            unlink(grandchild);
-            put_first(grandchild, slot);
+            self.unlink(grandchild);
+            self.put_first(grandchild, parent);
         } else {
-            unlink(child);
+            self.unlink(child);
             child.empty();
             self.capabilities -= 1;
         }
@@ -274,14 +280,50 @@ impl Derivation {
     /// under the same lock, that the slot is dying.
     pub fn delete_step(&mut self, slot: &Slot) -> Step {
         if let Some(child) = at(&slot.first_child) {
-            unlink(child);
+            self.unlink(child);
             put_after(child, slot);
             return Step::More;
         }
-        unlink(slot);
+        self.unlink(slot);
         slot.empty();
         self.capabilities -= 1;
         Step::Done
+    }
+
+    /// The first of those with that parent.
+    fn first_of<'a>(&'a self, parent: Option<&'a Slot>) -> &'a AtomicPtr<Slot> {
+        parent.map_or(&self.first, |parent| &parent.first_child)
+    }
+
+    /// The link that names a slot which is in a list.
+    fn link_to<'a>(&'a self, slot: &'a Slot) -> &'a AtomicPtr<Slot> {
+        match at(&slot.previous) {
+            Some(previous) if !names(&previous.first_child, slot) => &previous.next,
+            parent => self.first_of(parent),
+        }
+    }
+
+    /// Makes `slot`, which is in no list, the first of those with that parent.
+    fn put_first(&self, slot: &Slot, parent: Option<&Slot>) {
+        let first = self.first_of(parent);
+        let next = at(first);
+        set(&slot.next, next);
+        if let Some(next) = next {
+            set(&next.previous, Some(slot));
+        }
+        set(&slot.previous, parent);
+        set(first, Some(slot));
+    }
+
+    /// Takes `slot` out of its list; its children stay its own.
+    fn unlink(&self, slot: &Slot) {
+        let next = at(&slot.next);
+        set(self.link_to(slot), next);
+        if let Some(next) = next {
+            set(&next.previous, at(&slot.previous));
+        }
+        set(&slot.previous, None);
+        set(&slot.next, None);
     }
 }
 
@@ -300,17 +342,6 @@ fn set(link: &AtomicPtr<Slot>, to: Option<&Slot>) {
     link.store(to.map_or(ptr::null_mut(), |slot| ptr::from_ref(slot).cast_mut()), Ordering::Relaxed);
 }
 
-/// Makes `slot`, which is in no list, the first child of `parent`.
-fn put_first(slot: &Slot, parent: &Slot) {
-    let next = at(&parent.first_child);
-    set(&slot.next, next);
-    if let Some(next) = next {
-        set(&next.previous, Some(slot));
-    }
-    set(&slot.previous, Some(parent));
-    set(&parent.first_child, Some(slot));
-}
-
 /// Makes `slot`, which is in no list, a sibling of `elder`.
 fn put_after(slot: &Slot, elder: &Slot) {
     let next = at(&elder.next);
@@ -320,19 +351,6 @@ fn put_after(slot: &Slot, elder: &Slot) {
     }
     set(&slot.previous, Some(elder));
     set(&elder.next, Some(slot));
-}
-
-/// Takes `slot` out of its list; its children stay its own.
-fn unlink(slot: &Slot) {
-    let (previous, next) = (at(&slot.previous), at(&slot.next));
-    if let Some(previous) = previous {
-        set(if names(&previous.first_child, slot) { &previous.first_child } else { &previous.next }, next);
-    }
-    if let Some(next) = next {
-        set(&next.previous, previous);
-    }
-    set(&slot.previous, None);
-    set(&slot.next, None);
 }
 
 fn forget_links(slot: &Slot) {

@@ -114,6 +114,21 @@ pub fn revoke(slot: &Slot, found: &Found, steps: usize) -> Option<Step> {
     Some(if done { Step::Done } else { Step::More })
 }
 
+/// Takes a step at emptying all slots that name the object; false where none does.
+pub fn purge(header: &Header) -> bool {
+    let mut tree = header.tree.lock();
+    let named = tree.purge_step() == Step::More;
+    let is_last = named && tree.capabilities() == 0;
+    drop(tree);
+    // It may be a CNode.
+    WAYS.fetch_add(1, Ordering::SeqCst);
+    header.ending.settle();
+    if is_last {
+        header.give_up();
+    }
+    named
+}
+
 /// Empties a slot in at most `steps` steps, also one that somebody else began to empty. `More` also where it has changed
 /// meanwhile; None where it holds nothing, or another filling than that of `generation`, if that is not 0.
 #[must_use]

@@ -69,6 +69,7 @@ fn keep(program: &str, give: [Capability; 4]) {
         let end = match start(program, give) {
             Ok(Exit::Status(status)) => format!("ended with {status}"),
             Ok(Exit::Fault(code)) => format!("ended by fault {code:#x}"),
+            Ok(Exit::Quota) => "ended with its quota".into(),
             Err(error) => format!("could not be started: {error:?}"),
         };
         row = if call::clock_ns() - started > STEADY_NS { 1 } else { row + 1 };

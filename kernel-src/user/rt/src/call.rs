@@ -4,8 +4,8 @@
 use crate::arch;
 use abi::{
     ADDRESS_BITS, ANY_SLOT, BUFFER_WORDS, Call, CapabilityInfo, DEADLINE, Error, Info, MESSAGE_WORDS, MessageInfo,
-    NAME_MAX, NO_CAPABILITY, OWED, OWN_PROCESS, Outcome, Power, RECEIVE_SLOTS, REPLY_LOST, Rights, SIGNALLED,
-    SPAWN_CAPABILITIES, SpawnRequest, ThreadInfo, copy_how,
+    NAME_MAX, NO_CAPABILITY, OWED, OWN_PROCESS, OWN_QUOTA, Outcome, Power, QuotaInfo, RECEIVE_SLOTS, REPLY_LOST,
+    Rights, SIGNALLED, SPAWN_CAPABILITIES, SpawnRequest, ThreadInfo, copy_how,
 };
 use core::{
     mem::MaybeUninit,
@@ -19,6 +19,8 @@ pub struct Capability(pub u64);
 impl Capability {
     /// In a list of capabilities to give: none.
     pub const NONE: Self = Self(NO_CAPABILITY);
+    /// In place of a quota: the one of this process.
+    pub const OWN_QUOTA: Self = Self(OWN_QUOTA);
 
     /// The slot, whatever it holds.
     #[must_use]
@@ -139,11 +141,17 @@ pub enum Exit {
     Status(u32),
     /// The kernel ended it; the architecture's number of the exception.
     Fault(u32),
+    /// With the quota that it was charged to.
+    Quota,
 }
 
 impl Exit {
     const fn from_word(word: u64) -> Self {
-        if word & abi::EXIT_FAULT == 0 { Self::Status(word as u32) } else { Self::Fault(word as u32) }
+        match word {
+            abi::EXIT_QUOTA => Self::Quota,
+            word if word & abi::EXIT_FAULT == 0 => Self::Status(word as u32),
+            word => Self::Fault(word as u32),
+        }
     }
 }
 
@@ -217,12 +225,12 @@ pub fn endpoint_create() -> Result<Capability, Error> {
 
 /// Makes an endpoint in that slot.
 pub fn endpoint_create_at(place: u64) -> Result<Capability, Error> {
-    call!(call1, EndpointCreate, place).map(Capability)
+    call!(call2, EndpointCreate, place, OWN_QUOTA).map(Capability)
 }
 
 /// Makes a CNode of `1 << bits` slots.
 pub fn cnode_create(bits: u64) -> Result<Capability, Error> {
-    call!(call2, CNodeCreate, bits, ANY_SLOT).map(Capability)
+    call!(call3, CNodeCreate, bits, ANY_SLOT, OWN_QUOTA).map(Capability)
 }
 
 /// Derives a capability with at most those rights, and with that badge (of a CNode: guard), or with its own where
@@ -329,10 +337,26 @@ pub fn spawn(
     argument: u64,
     give: [Capability; SPAWN_CAPABILITIES],
 ) -> Result<Capability, Error> {
+    spawn_in(Capability::OWN_QUOTA, resource, program, argument, give)
+}
+
+/// Starts a program in a process of its own, which has that quota, and is charged to it.
+pub fn spawn_in(
+    quota: Capability,
+    resource: Capability,
+    program: &str,
+    argument: u64,
+    give: [Capability; SPAWN_CAPABILITIES],
+) -> Result<Capability, Error> {
     let mut name = [0; NAME_MAX];
     name.get_mut(..program.len()).ok_or(Error::NotFound)?.copy_from_slice(program.as_bytes());
-    let request =
-        SpawnRequest { name, name_length: program.len() as u64, argument, capabilities: give.map(|slot| slot.0) };
+    let request = SpawnRequest {
+        name,
+        name_length: program.len() as u64,
+        argument,
+        capabilities: give.map(|slot| slot.0),
+        quota: quota.0,
+    };
     call!(call2, Spawn, resource.0, &raw const request as u64).map(Capability)
 }
 
@@ -431,7 +455,7 @@ pub fn reply_to(reply: Capability, answer: Message) -> Result<(), Error> {
 
 /// Makes a Reply of what this thread owes for the message received last.
 pub fn save_reply() -> Result<Capability, Error> {
-    call!(call1, SaveReply, ANY_SLOT).map(Capability)
+    call!(call2, SaveReply, ANY_SLOT, OWN_QUOTA).map(Capability)
 }
 
 /// Gives this thread a buffer page, or none.
@@ -441,7 +465,7 @@ pub fn buffer_set(buffer: Option<&'static Buffer>) -> Result<(), Error> {
 
 /// Makes a notification.
 pub fn notification_create() -> Result<Capability, Error> {
-    call!(call1, NotificationCreate, ANY_SLOT).map(Capability)
+    call!(call2, NotificationCreate, ANY_SLOT, OWN_QUOTA).map(Capability)
 }
 
 /// Sets bits, as far as the capability's badge has them. It never waits.
@@ -464,4 +488,46 @@ pub fn bind(notification: Capability) -> Result<(), Error> {
 /// Receives give messages only.
 pub fn unbind(notification: Capability) -> Result<(), Error> {
     call!(call2, NotificationBind, notification.0, 0).map(drop)
+}
+
+/// Makes an endpoint that is charged to that quota.
+pub fn endpoint_create_in(quota: Capability) -> Result<Capability, Error> {
+    call!(call2, EndpointCreate, ANY_SLOT, quota.0).map(Capability)
+}
+
+/// Makes a notification that is charged to that quota.
+pub fn notification_create_in(quota: Capability) -> Result<Capability, Error> {
+    call!(call2, NotificationCreate, ANY_SLOT, quota.0).map(Capability)
+}
+
+/// Makes a CNode that is charged to that quota.
+pub fn cnode_create_in(quota: Capability, bits: u64) -> Result<Capability, Error> {
+    call!(call3, CNodeCreate, bits, ANY_SLOT, quota.0).map(Capability)
+}
+
+/// Makes a Reply that is charged to that quota.
+pub fn save_reply_in(quota: Capability) -> Result<Capability, Error> {
+    call!(call2, SaveReply, ANY_SLOT, quota.0).map(Capability)
+}
+
+/// Makes a quota that has so much of that one.
+pub fn quota_create(parent: Capability, bytes: u64, objects: u64) -> Result<Capability, Error> {
+    call!(call4, QuotaCreate, parent.0, bytes, objects, ANY_SLOT).map(Capability)
+}
+
+/// Limits and use of a quota.
+pub fn quota_read(quota: Capability) -> Result<QuotaInfo, Error> {
+    let mut info = QuotaInfo { bytes: 0, bytes_used: 0, objects: 0, objects_used: 0 };
+    call!(call2, QuotaRead, quota.0, &raw mut info as u64)?;
+    Ok(info)
+}
+
+/// Ends all that is charged to a quota, and gives what it had to its parent.
+pub fn quota_destroy(quota: Capability) -> Result<(), Error> {
+    in_steps(|| quota_destroy_step(quota))
+}
+
+/// A bounded piece of [`quota_destroy`]: 0 when nothing is left to do.
+pub fn quota_destroy_step(quota: Capability) -> Result<u64, Error> {
+    call!(call1, QuotaDestroy, quota.0)
 }

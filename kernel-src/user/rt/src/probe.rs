@@ -2,7 +2,7 @@
 //! makes, and break on purpose. Programs that do not use it do not contain it.
 
 use crate::{arch, arch::probe, call, thread};
-use abi::{Call, Error, MESSAGE_WORDS, MessageInfo, Outcome, PROGRAM_BASE, STACK_SIZE, STACK_TOP};
+use abi::{Call, Error, MESSAGE_WORDS, MessageInfo, OWN_QUOTA, Outcome, PROGRAM_BASE, STACK_SIZE, STACK_TOP};
 use alloc::boxed::Box;
 use core::sync::atomic::{AtomicU64, Ordering};
 
@@ -66,7 +66,7 @@ pub fn registers_at_start() -> Result<Start, Error> {
     // SAFETY: nobody else has the box yet.
     unsafe { (*registers).own_address = argument };
     // SAFETY: `store_start` writes to its argument only, a `Registers` that lives for ever unless given back below.
-    unsafe { thread::create(entry, top, argument, 0, argument) }?;
+    unsafe { thread::create(entry, top, argument, 0, argument, OWN_QUOTA) }?;
     // SAFETY: the flag is atomic, and the rest is not looked at until it is set.
     while unsafe { &(*registers).flag }.load(Ordering::Acquire) == 0 {
         call::yield_now();
@@ -166,7 +166,7 @@ pub fn refused_thread(entry: u64, place: u64) -> Option<Error> {
     assert!(entry >= STACK_TOP || place != 0, "such a thread could run");
     // SAFETY: nothing of this program is at or above the end of its stack, and a CPU that does not exist
     // runs no thread.
-    unsafe { thread::create(entry, STACK_TOP, 0, place, 0) }.err()
+    unsafe { thread::create(entry, STACK_TOP, 0, place, 0, OWN_QUOTA) }.err()
 }
 
 /// Writes `length` bytes from `address` to the console: the kernel only reads there.

@@ -75,15 +75,27 @@ impl<T> Thread<T> {
 
 /// Starts a thread, on any CPU.
 pub fn spawn<T: Send + 'static>(run: impl FnOnce() -> T + Send + 'static) -> Result<Thread<T>, Error> {
-    start(0, run)
+    start(0, Capability::OWN_QUOTA, run)
 }
 
 /// Starts a thread that runs on `cpu` only.
 pub fn spawn_on<T: Send + 'static>(cpu: u64, run: impl FnOnce() -> T + Send + 'static) -> Result<Thread<T>, Error> {
-    start(cpu + 1, run)
+    start(cpu + 1, Capability::OWN_QUOTA, run)
 }
 
-fn start<T: Send + 'static>(place: u64, run: impl FnOnce() -> T + Send + 'static) -> Result<Thread<T>, Error> {
+/// Starts a thread that is charged to that quota.
+pub fn spawn_in<T: Send + 'static>(
+    quota: Capability,
+    run: impl FnOnce() -> T + Send + 'static,
+) -> Result<Thread<T>, Error> {
+    start(0, quota, run)
+}
+
+fn start<T: Send + 'static>(
+    place: u64,
+    quota: Capability,
+    run: impl FnOnce() -> T + Send + 'static,
+) -> Result<Thread<T>, Error> {
     let result = Arc::new(Mutex::new(None));
     let slot = result.clone();
     let stack = Stack::new()?;
@@ -95,7 +107,8 @@ fn start<T: Send + 'static>(place: u64, run: impl FnOnce() -> T + Send + 'static
     let start = Box::into_raw(Box::new(Start { run, done }));
     // SAFETY: the stack is the new thread's alone until `join`; `thread_start` passes `start` to `enter`,
     // which owns it from then on.
-    let outcome = unsafe { create(arch::thread_start as *const () as u64, stack.top(), start as u64, place, 0) };
+    let outcome =
+        unsafe { create(arch::thread_start as *const () as u64, stack.top(), start as u64, place, 0, quota.0) };
     match outcome {
         Ok(id) => Ok(Thread { id, result, done, stack: ManuallyDrop::new(stack) }),
         Err(error) => {
@@ -111,9 +124,16 @@ fn start<T: Send + 'static>(place: u64, run: impl FnOnce() -> T + Send + 'static
 ///
 /// # Safety
 /// `entry` must be code that may run with this stack pointer and argument, on memory that no one else uses.
-pub(crate) unsafe fn create(entry: u64, stack: u64, argument: u64, place: u64, tls: u64) -> Result<u64, Error> {
+pub(crate) unsafe fn create(
+    entry: u64,
+    stack: u64,
+    argument: u64,
+    place: u64,
+    tls: u64,
+    quota: u64,
+) -> Result<u64, Error> {
     // SAFETY: the call writes no memory; what the thread does is vouched for by the caller.
-    let outcome = unsafe { arch::call6(Call::ThreadCreate as u64, entry, stack, argument, place, tls, 0) };
+    let outcome = unsafe { arch::call6(Call::ThreadCreate as u64, entry, stack, argument, place, tls, quota) };
     match Error::from_status(outcome.status) {
         None => Ok(outcome.value),
         Some(error) => Err(error),

@@ -22,6 +22,7 @@ pub fn all<'a>(cases: impl Iterator<Item = &'a str> + Clone, sender: &mut Sender
             }
             Ok(Exit::Status(status)) => sender.send(format_args!("not ok {number} {case} # exit {status}")),
             Ok(Exit::Fault(_)) => sender.send(format_args!("not ok {number} {case} # fault")),
+            Ok(Exit::Quota) => sender.send(format_args!("not ok {number} {case} # error quota")),
             Err(Error::NotFound) => sender.send(format_args!("not ok {number} {case} # unknown")),
             Err(error) => sender.send(format_args!("not ok {number} {case} # error {error:?}")),
         }

@@ -167,7 +167,7 @@ fn one_to_one() -> Option<PhysAddr> {
     if ONE_TO_ONE.get().is_none() {
         let start = image_address(symbol!(__text_start));
         let size = symbol!(__text_end) - symbol!(__text_start);
-        let mut tables = paging::Tables::new().ok()?;
+        let mut tables = paging::Tables::new(None).ok()?;
         tables.map(VirtAddr(start.0), PhysRange { start, size }, MapFlags::KERNEL_TEXT, 1).ok()?;
         ONE_TO_ONE.set(tables.root);
     }

@@ -14,7 +14,7 @@ use core::{
 use rt::{
     abi::{Error, Info, MessageInfo},
     assert_err, assert_ok,
-    call::{self, Buffer, Capability, Exit, Message},
+    call::{self, Buffer, Capability, Exit, Message, Place},
     kernel_assert, kernel_assert_eq, kernel_bench, println, test,
     testing::{self, counter, marker, spin},
     thread,
@@ -72,6 +72,9 @@ const CALL_4: [u8; 2] = [13, 14];
 const CALL_8: [u8; 2] = [15, 16];
 const CALL_64: [u8; 2] = [17, 18];
 const CALL_CAPABILITY: [u8; 2] = [19, 20];
+/// Capabilities and objects that come and go.
+const COPY: [u8; 2] = [41, 42];
+const ENDPOINT: [u8; 2] = [43, 44];
 
 /// Round trips, and switches of each thread, that are marked.
 const TIMES: u64 = 256;
@@ -172,6 +175,41 @@ test! {
         kernel_assert_eq!(assert_ok!(call::wait(server)), Exit::Status(testing::EXIT_PASSED));
         assert_ok!(call::buffer_set(None));
         println!("guest: calls of each size {TIMES}");
+    }
+}
+
+/// Objects charged to this process's quota, those not counted that end.
+fn objects_used() -> u64 {
+    while assert_ok!(call::info(Info::Ending, 0)) != 0 {
+        call::yield_now();
+    }
+    assert_ok!(call::quota_read(Capability::OWN_QUOTA)).objects_used
+}
+
+test! {
+    fn capabilities_come_and_go() requires("TST-14 TST-16 CAP-13 PRF-07") {
+        // Both in one CNode of the process, by places that the compiler knows no more of than the kernel does.
+        let endpoint = assert_ok!(call::endpoint_create());
+        let (from, to) = (Place::from(endpoint), Place::from(black_box(Capability(60))));
+        for _ in 0..TIMES {
+            marker::<{ COPY[0] }>();
+            let copied = call::cap_copy(to, from);
+            let deleted = call::cap_delete(to);
+            marker::<{ COPY[1] }>();
+            assert_ok!(copied);
+            assert_ok!(deleted);
+        }
+        assert_ok!(call::close(endpoint));
+        let used = objects_used();
+        for _ in 0..TIMES {
+            marker::<{ ENDPOINT[0] }>();
+            let created = call::endpoint_create_at(black_box(59));
+            let deleted = created.and_then(call::close);
+            marker::<{ ENDPOINT[1] }>();
+            assert_ok!(deleted);
+        }
+        // Each was charged, and its memory is back.
+        kernel_assert_eq!(objects_used(), used);
     }
 }
 

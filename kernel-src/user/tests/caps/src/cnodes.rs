@@ -3,7 +3,7 @@
 use crate::support::{Random, Table, free_memory, gives_back_all, marked};
 use alloc::vec::Vec;
 use rt::{
-    abi::{Call, Error, Kind, Rights, guard},
+    abi::{Call, Error, Kind, OWN_QUOTA, Rights, guard},
     assert_err, assert_ok,
     call::{self, Capability, Place},
     kernel_assert, kernel_assert_eq, test,
@@ -33,7 +33,7 @@ test! {
         let empty = assert_ok!(call::cap_read(place));
         for bits in [0, 9, 10, 31, 32, 33, 63, 64, 65, 1 << 32, (1 << 32) + 1, u64::MAX] {
             assert_err!(call::cnode_create(bits), Error::InvalidArgument);
-            let at = rt::probe::raw_call(Call::CNodeCreate as u64, [bits, place.0, 0, 0, 0, 0]);
+            let at = rt::probe::raw_call(Call::CNodeCreate as u64, [bits, place.0, OWN_QUOTA, 0, 0, 0]);
             kernel_assert_eq!(Error::from_status(at.status), Some(Error::InvalidArgument));
         }
         kernel_assert_eq!((free_memory(), assert_ok!(call::cap_read(place))), (before, empty));

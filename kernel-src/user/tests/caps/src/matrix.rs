@@ -24,6 +24,7 @@ struct World {
     node: Table,
     other: Table,
     endpoint: Capability,
+    quota: Capability,
 }
 
 impl World {
@@ -32,15 +33,17 @@ impl World {
         let (node, other) = (Table::new(2), Table::new(2));
         node.put_endpoint(1);
         other.put_endpoint(1);
-        Self { agent, node, other, endpoint: assert_ok!(call::endpoint_create()) }
+        let quota = assert_ok!(call::quota_create(Capability::OWN_QUOTA, 1 << 16, 16));
+        Self { agent, node, other, endpoint: assert_ok!(call::endpoint_create()), quota }
     }
 
-    fn objects(&self) -> [(Kind, Capability); 4] {
+    fn objects(&self) -> [(Kind, Capability); 5] {
         [
             (Kind::Resource, RESOURCE),
             (Kind::Endpoint, self.endpoint),
             (Kind::Process, self.agent.process),
             (Kind::CNode, self.node.name),
+            (Kind::Quota, self.quota),
         ]
     }
 
@@ -66,7 +69,7 @@ impl World {
             may_go_on,
             run,
         };
-        use Kind::{CNode, Endpoint, Process, Resource};
+        use Kind::{CNode, Endpoint, Process, Quota, Resource};
         let (read, write) = (Rights::READ, Rights::WRITE);
         Vec::from([
             row(
@@ -139,6 +142,21 @@ impl World {
                 true,
                 Box::new(move |name| call::cap_move(other.at(1), within(name).at(2)).err()),
             ),
+            // More than it has.
+            row("QuotaCreate", Quota, write, true, Box::new(|name| call::quota_create(name, 1 << 17, 1).err())),
+            row("EndpointCreate", Quota, write, false, Box::new(|name| call::endpoint_create_in(name).err())),
+            row("CNodeCreate", Quota, write, true, Box::new(|name| call::cnode_create_in(name, 0).err())),
+            row("NotificationCreate", Quota, write, false, Box::new(|name| call::notification_create_in(name).err())),
+            row("SaveReply", Quota, write, true, Box::new(|name| call::save_reply_in(name).err())),
+            row(
+                "Spawn, quota",
+                Quota,
+                write,
+                true,
+                Box::new(|name| call::spawn_in(name, RESOURCE, "nobody", 0, [Capability::NONE; 4]).err()),
+            ),
+            row("QuotaRead", Quota, read, true, Box::new(|name| call::quota_read(name).err())),
+            row("QuotaDestroy", Quota, Rights::MANAGE, false, Box::new(|name| call::quota_destroy_step(name).err())),
             row("CapDelete", CNode, write, true, Box::new(move |name| call::cap_delete(within(name).at(3)).err())),
             row("CapRevoke", CNode, read, true, Box::new(move |name| call::cap_revoke(within(name).at(1)).err())),
             row("CapRead", CNode, read, true, Box::new(move |name| call::cap_read(within(name).at(1)).err())),
@@ -170,7 +188,7 @@ test! {
             }
             kernel_assert_eq!(run(MINTED), Some(Error::InvalidCapability), "{what} on nothing");
         }
-        kernel_assert_eq!(refused, 3 * 17);
+        kernel_assert_eq!(refused, 4 * 25);
         kernel_assert!(world.shows() == before);
         world.agent.end();
     }
@@ -200,7 +218,7 @@ test! {
                 _ = call::cap_delete(SPARE);
             }
         }
-        kernel_assert_eq!(refused, 17);
+        kernel_assert_eq!(refused, 25);
         world.agent.end();
     }
 }

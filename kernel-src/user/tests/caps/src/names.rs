@@ -2,7 +2,7 @@
 
 use crate::support::{Random, Table, facts, free_memory, gives_back_all, marked, use_endpoint};
 use rt::{
-    abi::{ADDRESS_BITS, Error, Kind, Rights, guard},
+    abi::{ADDRESS_BITS, Error, Kind, OWN_QUOTA, Rights, guard},
     assert_err, assert_ok,
     call::{self, Capability, Message, Place},
     kernel_assert, kernel_assert_eq,
@@ -103,7 +103,7 @@ test! {
         // These find out behind the slot to fill that they cannot.
         assert_err!(call::endpoint_create_at(with_generation(u64::from(u32::MAX)).0), Error::InvalidArgument);
         kernel_assert_eq!(assert_ok!(call::cap_read(SLOT)).generation, before);
-        let refused = rt::probe::raw_call(rt::abi::Call::CNodeCreate as u64, [0, place, 0, 0, 0, 0]);
+        let refused = rt::probe::raw_call(rt::abi::Call::CNodeCreate as u64, [0, place, OWN_QUOTA, 0, 0, 0]);
         kernel_assert_eq!(Error::from_status(refused.status), Some(Error::InvalidArgument));
         kernel_assert_eq!(assert_ok!(call::cap_read(SLOT)).generation, before);
         assert_ok!(call::endpoint_create_at(SLOT.0));

@@ -7,7 +7,7 @@ use crate::{
 use alloc::{sync::Arc, vec::Vec};
 use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use rt::{
-    abi::{Call, Error, Kind, Rights, guard},
+    abi::{Call, Error, Kind, OWN_QUOTA, Rights, guard},
     assert_err, assert_ok,
     call::{self, Capability, Exit, Place},
     kernel_assert, kernel_assert_eq,
@@ -65,15 +65,15 @@ test! {
         kernel_assert_eq!(assert_ok!(agent.read(Capability(200)))[0], Kind::CNode as u64);
         assert_err!(agent.read(Capability(256)), Error::GuardMismatch);
         // It has the rights in it that its root has.
-        assert_ok!(agent.call(Call::EndpointCreate, [100, 0, 0, 0, 0, 0]));
+        assert_ok!(agent.call(Call::EndpointCreate, [100, OWN_QUOTA, 0, 0, 0, 0]));
         kernel_assert!(root.holds(100));
         let read_only = Capability(60);
         assert_ok!(call::cap_mint(read_only, root.name, Rights::READ, 0));
         assert_ok!(call::set_root(Some(agent.process), read_only, guard(24, 0)));
         kernel_assert_eq!(assert_ok!(agent.read(Capability(200)))[0], Kind::CNode as u64);
         for place in [101, u64::MAX] {
-            assert_err!(agent.call(Call::EndpointCreate, [place, 0, 0, 0, 0, 0]), Error::NoRight);
-            assert_err!(agent.call(Call::CNodeCreate, [1, place, 0, 0, 0, 0]), Error::NoRight);
+            assert_err!(agent.call(Call::EndpointCreate, [place, OWN_QUOTA, 0, 0, 0, 0]), Error::NoRight);
+            assert_err!(agent.call(Call::CNodeCreate, [1, place, OWN_QUOTA, 0, 0, 0]), Error::NoRight);
         }
         assert_err!(agent.call(Call::CapDelete, [200, 0, 0, 0, 0, 0]), Error::NoRight);
         assert_err!(agent.call(Call::CapCopy, [101, 0, 200, 0, 31, 0]), Error::NoRight);
