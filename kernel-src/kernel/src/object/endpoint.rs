@@ -5,7 +5,7 @@
 //! shows the registers from which its call starts again.
 
 use super::{
-    thread::{Owed, State, Thread},
+    thread::{Owed, RECEIVES, SENDS, State, Thread},
     transfer,
     wait::{self, Meeting, Queues},
 };
@@ -41,6 +41,17 @@ pub const fn call_of(number: u64) -> u64 {
         number if number == LOST | Call::Receive as u64 => Call::Receive as u64,
         number => number,
     }
+}
+
+/// What a thread's registers say: the info, and the words with zeros where it announces none.
+#[inline(always)] // so that the fast path calls nothing
+pub fn message_of(frame: &arch::task::Frame) -> (u64, [u64; MESSAGE_WORDS]) {
+    let (info, mut words) = (frame.info(), frame.message_words());
+    let length = MessageInfo(info).length();
+    if length < words.len() {
+        words.iter_mut().enumerate().for_each(|(index, word)| *word = if index < length { *word } else { 0 });
+    }
+    (info, words)
 }
 
 /// The end of a call that has sent: it tells how many capabilities have arrived.
@@ -97,7 +108,7 @@ impl Endpoint {
         if !slot.still(found) {
             return Err(Error::InvalidCapability);
         }
-        sender.come_by(slot, found);
+        sender.come_by(SENDS, slot, found);
         let Some(receiver) = queues.receivers.take_first() else {
             may_wait(sender)?;
             queues.senders.wait(sender, State::Sending);
@@ -149,7 +160,7 @@ impl Endpoint {
                 return Ok(());
             }
             may_wait(receiver)?;
-            receiver.come_by(slot, found);
+            receiver.come_by(RECEIVES, slot, found);
             queues.receivers.wait(receiver, State::Receiving);
             receiver.listed.set(&self.meeting);
             drop(queues);
@@ -188,7 +199,7 @@ fn accept(sender: Ref<Thread>, receiver: &Thread) {
 
 /// Moves what `sender` sends to `receiver`, which then owes a reply or not. How many capabilities have arrived.
 fn hand_over(sender: &Thread, receiver: &Thread, owed: Option<Owed>) -> usize {
-    let arrived = transfer::between(sender, receiver, sender.via.badge());
+    let arrived = transfer::between(sender, receiver, sender.via[SENDS].badge());
     receiver.owed.with(|owes| *owes = owed);
     arrived
 }

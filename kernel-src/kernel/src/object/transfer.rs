@@ -4,7 +4,13 @@
 //! while both threads are in the hands of this CPU, so neither has ended. What
 //! a program writes to its page meanwhile harms only what it sends or gets.
 
-use super::{cnode, endpoint::LOST, process::Process, reply, thread::Thread};
+use super::{
+    cnode,
+    endpoint::{LOST, message_of},
+    process::Process,
+    reply,
+    thread::Thread,
+};
 use crate::{
     arch::task::Frame,
     mm::buffer::Words,
@@ -62,30 +68,12 @@ pub fn between(from: &Thread, to: &Thread, badge: u64) -> usize {
     })
 }
 
-/// Moves a message from the thread and its registers to the other one. One that fills the registers has the straight way.
+/// Moves a message from the thread and its registers to the other one.
 #[inline(always)]
-pub fn deliver(from: (&Thread, &Frame), to: (&Thread, &mut Frame), status: u64, badge: u64) {
-    let info = MessageInfo(from.1.info());
-    if info.0 & 0xffff == MESSAGE_WORDS as u64 {
-        to.1.set_message(status, badge, info.0, from.1.message_words());
-    } else if info.is_short() {
-        to.1.set_message(status, badge, info.0, [0; MESSAGE_WORDS]);
-        to.1.copy_message_words(from.1, info.length());
-    } else {
-        deliver_long(from, to, status, badge);
-    }
-}
-
-#[cold]
-#[inline(never)]
-fn deliver_long((from, frame): (&Thread, &Frame), to: (&Thread, &mut Frame), status: u64, badge: u64) {
-    let info = carry(from, to.0, MessageInfo(frame.info()));
-    if info.length() < MESSAGE_WORDS {
-        to.1.set_message(status, badge, info.0, [0; MESSAGE_WORDS]);
-        to.1.copy_message_words(frame, info.length());
-    } else {
-        to.1.set_message(status, badge, info.0, frame.message_words());
-    }
+pub fn deliver((from, sent): (&Thread, &Frame), (to, got): (&Thread, &mut Frame), status: u64, badge: u64) {
+    let (info, words) = message_of(sent);
+    let info = if MessageInfo(info).is_short() { MessageInfo(info) } else { carry(from, to, MessageInfo(info)) };
+    got.set_message(status, badge, info.0, words);
 }
 
 /// Moves what is not in registers, after [`check`]. The info as the receiver sees it: with as many capabilities as have

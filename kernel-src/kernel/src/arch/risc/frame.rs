@@ -42,23 +42,19 @@ impl Frame {
         self.x[ARGUMENT + 1] = outcome.value;
     }
 
-    pub fn set_message(&mut self, status: u64, badge: u64, info: u64, words: [u64; MESSAGE_WORDS]) {
+    /// What a receive gives, but for the words.
+    pub const fn set_received(&mut self, status: u64, badge: u64, info: u64) {
         self.set_result(Outcome { status, value: info });
         self.x[NUMBER] = badge;
-        for (register, word) in WORDS.into_iter().zip(words) {
-            self.x[register] = word;
-        }
     }
 
-    /// The first `count` words as in `from`, and no others; looked at one by one, since few are usual.
-    #[inline(always)]
-    pub fn copy_message_words(&mut self, from: &Self, count: usize) {
-        for (index, register) in WORDS.into_iter().enumerate() {
-            if index == count {
-                break;
-            }
-            self.x[register] = from.x[register];
-        }
+    pub fn set_words(&mut self, words: [u64; MESSAGE_WORDS]) {
+        WORDS.into_iter().zip(words).for_each(|(register, word)| self.x[register] = word);
+    }
+
+    pub fn set_message(&mut self, status: u64, badge: u64, info: u64, words: [u64; MESSAGE_WORDS]) {
+        self.set_received(status, badge, info);
+        self.set_words(words);
     }
 
     /// Moves the pc behind the call instruction again.

@@ -12,6 +12,7 @@ mod ends;
 mod fuzz;
 mod help;
 mod long;
+mod names;
 mod replies;
 mod rights;
 mod roles;

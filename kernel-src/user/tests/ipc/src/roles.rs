@@ -1,6 +1,6 @@
 //! What this program does in a process of its own, at another process's wish. Slots 0 and on hold what that one gave.
 
-use crate::{carried, fuzz, help, long};
+use crate::{carried, fuzz, help, long, names};
 use alloc::{sync::Arc, vec::Vec};
 use core::sync::atomic::{AtomicU64, Ordering};
 use rt::{
@@ -51,6 +51,8 @@ pub enum Role {
     SharePage,
     /// Sends and receives capabilities while its own names cannot be changed, by endpoint 0.
     FixedNames,
+    /// Calls endpoints 0 and 1 by names that lead through CNodes; tells endpoint 2 first on which CPU.
+    Nested,
 }
 
 /// Threads of one process of [`Role::Crowd`], and calls of each.
@@ -58,7 +60,7 @@ pub const CROWD_THREADS: u64 = 8;
 pub const CROWD_CALLS: u64 = 150;
 
 impl Role {
-    const ALL: [Self; 14] = [
+    const ALL: [Self; 15] = [
         Self::Forward,
         Self::CallUntilTold,
         Self::KeepReply,
@@ -73,6 +75,7 @@ impl Role {
         Self::LongServerUntilKilled,
         Self::SharePage,
         Self::FixedNames,
+        Self::Nested,
     ];
 
     /// The role that a program's argument means, if it is not the number of a case.
@@ -119,6 +122,7 @@ impl Role {
             Self::LongServerUntilKilled => killed_among(value, carried::serve_until_it_fails),
             Self::SharePage => beside(|| long::share_page(Capability(0))),
             Self::FixedNames => carried::with_fixed_names(),
+            Self::Nested => names::nested(),
             Self::SendUntilTold => beside(|| {
                 loop {
                     let _ = call::send(Capability(0), Message::empty(1), Until::Done);
