@@ -43,6 +43,17 @@ pub const fn call_of(number: u64) -> u64 {
     }
 }
 
+/// What a thread's registers say: the info, and the words with zeros where it announces none.
+#[inline(always)] // so that the fast path calls nothing
+pub fn message_of(frame: &arch::task::Frame) -> (u64, [u64; MESSAGE_WORDS]) {
+    let (info, mut words) = (frame.info(), frame.message_words());
+    let length = MessageInfo(info).length();
+    if length < words.len() {
+        words.iter_mut().enumerate().for_each(|(index, word)| *word = if index < length { *word } else { 0 });
+    }
+    (info, words)
+}
+
 /// The end of a call that has sent: it tells how many capabilities have arrived.
 pub fn sent(sender: &Thread, arrived: usize) {
     let info = MessageInfo::new(0, 0).with_capabilities(arrived);

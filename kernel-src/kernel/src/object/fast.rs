@@ -8,7 +8,7 @@
 
 use super::{
     cnode,
-    endpoint::{Endpoint, LOST},
+    endpoint::{Endpoint, LOST, message_of},
     thread::{Owed, RECEIVES, SENDS, State, Thread},
     transfer,
     wait::{Meeting, Queues},
@@ -20,7 +20,7 @@ use crate::{
     sync::{Ref, SpinGuard, ending, tree},
     syscall,
 };
-use abi::{ADDRESS_BITS, BUFFER_WORDS, Call, MESSAGE_WORDS, MessageInfo, REPLY_LOST, Rights};
+use abi::{ADDRESS_BITS, Call, MESSAGE_WORDS, MessageInfo, REPLY_LOST, Rights};
 use core::{convert::Infallible, sync::atomic::Ordering};
 
 /// What a name that a thread has used means, so that the next call need not go that way again: the object of the
@@ -29,25 +29,25 @@ use core::{convert::Infallible, sync::atomic::Ordering};
 pub struct Known {
     name: u64,
     ways: u64,
-    rights: Rights,
     meeting: Option<&'static Meeting>,
+    rights: Rights,
 }
 
 impl Known {
     /// No capability has this name: its generation is never reached.
-    pub const NONE: Self = Self { name: u64::MAX, ways: 0, rights: Rights::NONE, meeting: None };
+    pub const NONE: Self = Self { name: u64::MAX, ways: 0, meeting: None, rights: Rights::NONE };
 }
 
-/// What a thread's name means, and with which rights, if it knows.
+/// What a thread's name means, if it knows.
 #[inline(always)]
-fn known(thread: &'static Thread, frame: &Frame, which: usize) -> Option<(&'static Meeting, Rights)> {
+fn known(thread: &'static Thread, frame: &Frame, which: usize) -> Option<&'static Meeting> {
     // SAFETY: it is the thread's own while it runs, and nobody else's.
     let known = unsafe { &*thread.known[which].as_ptr() };
     if known.name != frame.capability() || known.ways != tree::ways() {
         return None;
     }
     // SAFETY: what has a name was learned.
-    Some((unsafe { known.meeting.unwrap_unchecked() }, known.rights))
+    Some(unsafe { known.meeting.unwrap_unchecked() })
 }
 
 /// The queues of a meeting that is known, if it is still there.
@@ -73,7 +73,7 @@ fn learn(thread: &'static Thread, which: usize, rights: Rights) -> Option<()> {
         return None;
     }
     thread.via[which].set(slot, &found, found.id());
-    *known = Known { name, ways, rights: found.rights(), meeting: Some(endpoint.meeting()) };
+    *known = Known { name, ways, meeting: Some(endpoint.meeting()), rights: found.rights() };
     Some(())
 }
 
@@ -99,13 +99,6 @@ fn carry_out_slowly(thread: &'static Thread) -> ! {
     sched::leave()
 }
 
-#[cold]
-#[inline(never)]
-fn long(cpu: &'static PerCpu, thread: &'static Thread) -> ! {
-    attempt::<false>(cpu, thread);
-    carry_out_slowly(thread)
-}
-
 /// Names that are new are learned, which is done once; then all is as before.
 #[cold]
 #[inline(never)]
@@ -121,33 +114,43 @@ fn attempt<const FIRST: bool>(cpu: &'static PerCpu, thread: &'static Thread) -> 
     // SAFETY: the thread has just entered the kernel on this CPU, which alone has its registers while it runs.
     let frame = unsafe { &mut *thread.frame.as_ptr() };
     match frame.call_number() {
-        number if number == Call::Call as u64 => call::<FIRST>(cpu, thread, frame),
-        number if number == Call::ReplyReceive as u64 => reply_receive::<FIRST>(cpu, thread, frame),
+        number if number == Call::Call as u64 => call::<FIRST, false>(cpu, thread, frame),
+        number if number == Call::ReplyReceive as u64 => reply_receive::<FIRST, false>(cpu, thread, frame),
         _ => None,
     }
 }
 
-/// The info of the current thread's message, if it is a valid one: words that it does not announce are 0 from here on.
-/// Capabilities cannot pass under the lock of the queues.
+/// The info of a thread's message, if it is a valid one: words that it does not announce are 0 from here on.
 #[inline(always)]
-fn announced<const FIRST: bool>(cpu: &'static PerCpu, thread: &'static Thread, frame: &mut Frame) -> Option<u64> {
+fn announced(frame: &mut Frame) -> Option<u64> {
     let info = frame.info();
     match (info & 0xffff) as usize {
         MESSAGE_WORDS => {}
         0 => frame.set_words([0; MESSAGE_WORDS]),
-        length if length < MESSAGE_WORDS => frame.set_words(transfer::announced(frame, length)),
-        _ if FIRST => long(cpu, thread),
-        length if length <= BUFFER_WORDS && thread.buffer.words().is_some() => {}
+        length if length < MESSAGE_WORDS => frame.set_words(message_of(frame).1),
         _ => return None,
     }
     Some(info)
 }
 
-/// Moves the words that are not in registers.
-#[inline(always)]
-fn carry<const FIRST: bool>(from: &Thread, to: &Thread, info: u64) {
-    if !FIRST && info & 0xffff > MESSAGE_WORDS as u64 {
-        transfer::carry(from, to, MessageInfo(info));
+/// The info of a thread's message, if it is a valid one that is not in registers alone.
+fn announced_long(thread: &Thread, frame: &Frame, which: usize) -> Option<u64> {
+    let info = MessageInfo(frame.info());
+    // SAFETY: as in `known`, which has found it.
+    let rights = unsafe { (*thread.known[which].as_ptr()).rights };
+    // Capabilities of an answer cannot pass under the lock of the queues.
+    let by = if which == SENDS { rights } else { Rights::NONE };
+    transfer::check(thread, info, by).is_ok().then_some(info.0)
+}
+
+/// Carries out the call with a message that is not in registers alone.
+#[cold]
+#[inline(never)]
+fn long<const FIRST: bool>(cpu: &'static PerCpu, thread: &'static Thread, frame: &mut Frame) -> Option<Infallible> {
+    if frame.call_number() == Call::Call as u64 {
+        call::<FIRST, true>(cpu, thread, frame)
+    } else {
+        reply_receive::<FIRST, true>(cpu, thread, frame)
     }
 }
 
@@ -177,21 +180,35 @@ fn finish_slowly(
     let (to, from) = unsafe { (&mut *next.frame.as_ptr(), &*thread.frame.as_ptr()) };
     to.set_words(from.message_words());
     drop(queues);
+    go_on(cpu, thread, next)
+}
+
+/// Lets go of `thread`, and goes on with `next`, which is current, unless another is to.
+fn go_on(cpu: &'static PerCpu, thread: &'static Thread, next: &'static Thread) -> ! {
     ending::quiescent(cpu);
     // Its end was asked for before it waited: then nobody else ends that wait.
     if thread.is_doomed() && thread.end_wait() {
         sched::ready(Ref::share(thread));
     }
     // Somebody may have been woken meanwhile, and share this CPU from now on.
-    sched::leave()
+    if cpu.reschedule.get() {
+        sched::leave()
+    }
+    sched::activate(cpu, next.root);
+    arch::task::resume(next)
 }
 
 #[inline(always)]
-fn call<const FIRST: bool>(cpu: &'static PerCpu, caller: &'static Thread, frame: &mut Frame) -> Option<Infallible> {
-    let Some((meeting, _)) = known(caller, frame, SENDS) else {
+fn call<const FIRST: bool, const LONG: bool>(
+    cpu: &'static PerCpu,
+    caller: &'static Thread,
+    frame: &mut Frame,
+) -> Option<Infallible> {
+    let Some(meeting) = known(caller, frame, SENDS) else {
         return if FIRST { again(cpu, caller, SENDS, Rights::WRITE.with(Rights::CALL)) } else { None };
     };
-    let info = announced::<FIRST>(cpu, caller, frame)?;
+    let info = if LONG { announced_long(caller, frame, SENDS) } else { announced(frame) };
+    let Some(info) = info else { return if LONG { None } else { long::<FIRST>(cpu, caller, frame) } };
     let mut queues = lock(caller, SENDS, meeting)?;
     // SAFETY: what is listed is a thread.
     let server = unsafe { &*core::ptr::from_ref(queues.receivers.front()?) };
@@ -209,8 +226,15 @@ fn call<const FIRST: bool>(cpu: &'static PerCpu, caller: &'static Thread, frame:
     // No other bit is so high where a thread receives.
     let status = to.call_number() / LOST * REPLY_LOST;
     to.finish_call();
+    if LONG {
+        drop(queues);
+        transfer::deliver((caller, frame), (&server, to), status, caller.via[SENDS].badge());
+        let (thread, server) = percpu::switch_current(cpu, server);
+        // SAFETY: as below.
+        unsafe { server.owed.as_ptr().write(Some(Owed { caller: thread, token })) };
+        go_on(cpu, caller, server)
+    }
     to.set_received(status, caller.via[SENDS].badge(), info);
-    carry::<FIRST>(caller, &server, info);
     let (thread, server) = percpu::switch_current(cpu, server);
     // SAFETY: as above; who waits for a message owes nothing, so nothing is dropped.
     unsafe { server.owed.as_ptr().write(Some(Owed { caller: thread, token })) };
@@ -218,15 +242,16 @@ fn call<const FIRST: bool>(cpu: &'static PerCpu, caller: &'static Thread, frame:
 }
 
 #[inline(always)]
-fn reply_receive<const FIRST: bool>(
+fn reply_receive<const FIRST: bool, const LONG: bool>(
     cpu: &'static PerCpu,
     server: &'static Thread,
     frame: &mut Frame,
 ) -> Option<Infallible> {
-    let Some((meeting, by)) = known(server, frame, RECEIVES) else {
+    let Some(meeting) = known(server, frame, RECEIVES) else {
         return if FIRST { again(cpu, server, RECEIVES, Rights::READ) } else { None };
     };
-    let info = announced::<FIRST>(cpu, server, frame)?;
+    let info = if LONG { announced_long(server, frame, RECEIVES) } else { announced(frame) };
+    let Some(info) = info else { return if LONG { None } else { long::<FIRST>(cpu, server, frame) } };
     let mut queues = lock(server, RECEIVES, meeting)?;
     // SAFETY: what it owes is its own while it runs.
     let owing = unsafe { &mut *server.owed.as_ptr() };
@@ -243,15 +268,24 @@ fn reply_receive<const FIRST: bool>(
         answered_nobody(caller, server)
     }
     // SAFETY: its wait was ended here, so nobody else has its registers until it runs.
-    unsafe { &mut *caller.frame.as_ptr() }.set_received(0, 0, info);
-    carry::<FIRST>(server, &caller, info);
+    let to = unsafe { &mut *caller.frame.as_ptr() };
+    if LONG {
+        transfer::deliver((server, frame), (&caller, to), 0, 0);
+    } else {
+        to.set_received(0, 0, info);
+    }
     frame.set_call_number(Call::Receive as u64);
     frame.restart_call();
-    server.received_by.store(by.0, Ordering::Relaxed);
+    // SAFETY: as in `known`, which has found it.
+    server.received_by.store(unsafe { (*server.known[RECEIVES].as_ptr()).rights.0 }, Ordering::Relaxed);
     server.listed.set(meeting);
     server.wait_on(State::Receiving);
     let (thread, caller) = percpu::switch_current(cpu, caller);
     queues.receivers.push(thread);
+    if LONG {
+        drop(queues);
+        go_on(cpu, server, caller)
+    }
     finish(cpu, server, caller, queues)
 }
 

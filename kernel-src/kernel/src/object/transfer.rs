@@ -4,7 +4,13 @@
 //! while both threads are in the hands of this CPU, so neither has ended. What
 //! a program writes to its page meanwhile harms only what it sends or gets.
 
-use super::{cnode, endpoint::LOST, process::Process, reply, thread::Thread};
+use super::{
+    cnode,
+    endpoint::{LOST, message_of},
+    process::Process,
+    reply,
+    thread::Thread,
+};
 use crate::{
     arch::task::Frame,
     mm::buffer::Words,
@@ -12,7 +18,7 @@ use crate::{
 };
 use abi::{ADDRESS_BITS, Error, MESSAGE_CAPABILITIES, MESSAGE_WORDS, MessageInfo, RECEIVE_SLOTS, REPLY_LOST, Rights};
 use core::{
-    array, ptr,
+    ptr,
     sync::atomic::{AtomicU64, Ordering},
 };
 
@@ -51,29 +57,28 @@ fn check_sources(sender: &Process, names: &[AtomicU64]) -> Result<(), Error> {
     Ok(())
 }
 
-/// The words of a message of that length: the others are 0, whatever the registers hold.
-#[inline(always)]
-pub fn announced(frame: &Frame, length: usize) -> [u64; MESSAGE_WORDS] {
-    let words = frame.message_words();
-    array::from_fn(|index| if index < length { words[index] } else { 0 })
-}
-
 /// Moves a message between threads that are in the hands of this CPU. How many capabilities have arrived.
 pub fn between(from: &Thread, to: &Thread, badge: u64) -> usize {
     from.frame.with(|sent| {
-        let info = MessageInfo(sent.info());
-        let info = if info.is_short() { info } else { carry(from, to, info) };
         to.frame.with(|got| {
             let status = if got.call_number() & LOST != 0 { REPLY_LOST } else { 0 };
-            got.set_message(status, badge, info.0, announced(sent, info.length()));
-        });
-        info.capabilities()
+            deliver((from, sent), (to, got), status, badge);
+            MessageInfo(got.info()).capabilities()
+        })
     })
+}
+
+/// Moves a message from the thread and its registers to the other one.
+#[inline(always)]
+pub fn deliver((from, sent): (&Thread, &Frame), (to, got): (&Thread, &mut Frame), status: u64, badge: u64) {
+    let (info, words) = message_of(sent);
+    let info = if MessageInfo(info).is_short() { MessageInfo(info) } else { carry(from, to, MessageInfo(info)) };
+    got.set_message(status, badge, info.0, words);
 }
 
 /// Moves what is not in registers, after [`check`]. The info as the receiver sees it: with as many capabilities as have
 /// arrived. The first that does not arrive is the last that is tried, and stays its owner's.
-pub fn carry(sender: &Thread, receiver: &Thread, info: MessageInfo) -> MessageInfo {
+fn carry(sender: &Thread, receiver: &Thread, info: MessageInfo) -> MessageInfo {
     let (Some(from), Some(to)) = (sender.buffer.words(), receiver.buffer.words()) else {
         return info.with_capabilities(0);
     };

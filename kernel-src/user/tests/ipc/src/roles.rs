@@ -40,8 +40,6 @@ pub enum Role {
     Fuzz,
     /// Tries to send by what slot 0 holds, without end; a message to endpoint 1 ends the process.
     SendUntilTold,
-    /// Calls endpoints 0 and 1 by names that lead through CNodes; tells endpoint 2 first on which CPU.
-    Nested,
     /// Serves endpoint 0 with long answers, until a message without words.
     LongServer,
     /// Calls endpoint 0 with long messages that carry capabilities, without end, as often at least as the low byte says;
@@ -53,6 +51,8 @@ pub enum Role {
     SharePage,
     /// Sends and receives capabilities while its own names cannot be changed, by endpoint 0.
     FixedNames,
+    /// Calls endpoints 0 and 1 by names that lead through CNodes; tells endpoint 2 first on which CPU.
+    Nested,
 }
 
 /// Threads of one process of [`Role::Crowd`], and calls of each.
@@ -70,12 +70,12 @@ impl Role {
         Self::ServerUntilKilled,
         Self::Fuzz,
         Self::SendUntilTold,
-        Self::Nested,
         Self::LongServer,
         Self::LongClientUntilKilled,
         Self::LongServerUntilKilled,
         Self::SharePage,
         Self::FixedNames,
+        Self::Nested,
     ];
 
     /// The role that a program's argument means, if it is not the number of a case.
@@ -117,12 +117,12 @@ impl Role {
                 }
             }),
             Self::Fuzz => fuzz::child(u64::from(value)),
-            Self::Nested => names::nested(),
             Self::LongServer => long::serve(Capability(0)),
             Self::LongClientUntilKilled => killed_among(value, carried::call_once),
             Self::LongServerUntilKilled => killed_among(value, carried::serve_until_it_fails),
             Self::SharePage => beside(|| long::share_page(Capability(0))),
             Self::FixedNames => carried::with_fixed_names(),
+            Self::Nested => names::nested(),
             Self::SendUntilTold => beside(|| {
                 loop {
                     let _ = call::send(Capability(0), Message::empty(1), Until::Done);
