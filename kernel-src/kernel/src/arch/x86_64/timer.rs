@@ -85,7 +85,6 @@ impl Clock {
 }
 
 /// The same on all CPUs; 0 before `init`.
-#[must_use]
 pub fn now() -> Nanos {
     // A CPU whose TSC is behind by a few ticks sees no time before the base.
     CLOCK.with(|base_ticks, base_ns, scale| Nanos(base_ns + scaled(ticks().saturating_sub(base_ticks), scale)))
@@ -157,7 +156,7 @@ impl Reference {
     }
 
     fn nanoseconds(&self, count: u64) -> u64 {
-        (u128::from(count & self.mask) * u128::from(self.tick.0) / u128::from(self.tick.1)) as u64
+        times(count & self.mask, self.tick.0, self.tick.1)
     }
 
     /// Both counters at one moment: the closest of a few tries, for an emulator may stop between.
@@ -188,10 +187,9 @@ static REFINE_AT: AtomicU64 = AtomicU64::new(u64::MAX);
 static REFINING: AtomicBool = AtomicBool::new(false);
 /// The newest measurement was so far off that it was not used.
 static DOUBTED: AtomicBool = AtomicBool::new(false);
-/// Ticks of the local APIC's timer in one of the TSC, times 2^32. The two run together, so this is good to some parts
-/// in a hundred thousand from the first sample on, and a better rate of the TSC is one of the timer's.
-static COMPARATOR_RATIO: AtomicU64 = AtomicU64::new(0);
-/// Ticks of the local APIC's timer a nanosecond of the clock, times 2^32; 0 where it compares with the TSC.
+/// Ticks of the local APIC's timer a nanosecond of the clock, times 2^32; 0 where it compares with the TSC. The two run
+/// together, so their ratio is good to some parts in a hundred thousand from the first sample on, and a better rate of
+/// the TSC is one of the timer's.
 static COMPARATOR_SCALE: AtomicU64 = AtomicU64::new(0);
 
 /// Ticks that the CPU says TSC and local APIC make a second.
@@ -212,8 +210,13 @@ fn rates_by_cpuid() -> Option<Rates> {
     Some(Rates { tsc, comparator: tsc * denominator / numerator })
 }
 
+/// `value * times / by`.
+fn times(value: u64, times: u64, by: u64) -> u64 {
+    (u128::from(value) * u128::from(times) / u128::from(by.max(1))) as u64
+}
+
 fn scale_of(nanoseconds: u64, count: u64) -> u64 {
-    ((u128::from(nanoseconds) << 32) / u128::from(count.max(1))) as u64
+    times(nanoseconds, 1 << 32, count)
 }
 
 /// Starts the clock; once, on the boot CPU, whose local APIC is on.
@@ -221,17 +224,10 @@ pub fn init(info: &BootInfo) {
     let deadline_mode = CpuId::new().get_feature_info().is_some_and(|features| features.has_tsc_deadline());
     let rates = rates_by_cpuid().unwrap_or_else(|| measure(REFERENCE.0.get_or_init(|| Reference::find(machine(info)))));
     // From the entry on, at the rate known now.
-    let scale = scale_of(SECOND_NS, rates.tsc);
-    CLOCK.base[2].store(scale, Ordering::Relaxed);
+    CLOCK.base[2].store(scale_of(SECOND_NS, rates.tsc), Ordering::Relaxed);
     if !deadline_mode {
-        COMPARATOR_RATIO.store(scale_of(rates.comparator, rates.tsc), Ordering::Relaxed);
-        COMPARATOR_SCALE.store(comparator_scale(scale), Ordering::Relaxed);
+        COMPARATOR_SCALE.store(scale_of(rates.comparator, SECOND_NS), Ordering::Relaxed);
     }
-}
-
-/// `COMPARATOR_SCALE` where the clock runs by `scale`.
-fn comparator_scale(scale: u64) -> u64 {
-    scale_of(COMPARATOR_RATIO.load(Ordering::Relaxed), scale)
 }
 
 /// The first sample: short, for the machine waits.
@@ -254,16 +250,16 @@ fn measure(reference: &Reference) -> Rates {
     START_COUNT.store(start.count, Ordering::Relaxed);
     let tsc_ticks = end.ticks - start.ticks;
     REFINE_AT.store(start.ticks + tsc_ticks * 10, Ordering::Relaxed);
-    let tsc = (u128::from(tsc_ticks) * u128::from(SECOND_NS) / u128::from(passed(end).max(1))) as u64;
-    let comparator = u128::from(tsc) * u128::from(from - to) / u128::from((to_tick - from_tick).max(1));
-    Rates { tsc, comparator: comparator as u64 }
+    let tsc = times(tsc_ticks, SECOND_NS, passed(end));
+    Rates { tsc, comparator: times(tsc, (from - to).into(), to_tick - from_tick) }
 }
 
 /// Measures the rate of the TSC over all the time since the first sample.
 fn refine(reference: &Reference) {
     let sample = reference.sample();
     let ticks = sample.ticks.saturating_sub(START_TICKS.load(Ordering::Relaxed));
-    let about_ns = CLOCK.with(|_, _, scale| scaled(ticks, scale));
+    let old = CLOCK.with(|_, _, scale| scale);
+    let about_ns = scaled(ticks, old);
     let ns = reference.nanoseconds(sample.count.wrapping_sub(START_COUNT.load(Ordering::Relaxed)));
     // An emulator's snapshot steps the reference back and not the TSC (QEMU: cpu_get_ticks). What is
     // measured from there on is believed, lest a first sample that was far off stays for ever.
@@ -279,9 +275,7 @@ fn refine(reference: &Reference) {
     DOUBTED.store(false, Ordering::Relaxed);
     let scale = scale_of(ns, ticks);
     CLOCK.set_scale(scale);
-    if COMPARATOR_SCALE.load(Ordering::Relaxed) != 0 {
-        COMPARATOR_SCALE.store(comparator_scale(scale), Ordering::Relaxed);
-    }
+    COMPARATOR_SCALE.store(times(COMPARATOR_SCALE.load(Ordering::Relaxed), old, scale), Ordering::Relaxed);
     let next = if about_ns < LAST_SAMPLE_NS { START_TICKS.load(Ordering::Relaxed) + ticks * 10 } else { u64::MAX };
     REFINE_AT.store(next, Ordering::Relaxed);
 }
