@@ -307,12 +307,8 @@ pub fn start(hardware: HardwareId, cpu: &'static PerCpu) -> Result<(), StartErro
     for wait_ns in [STARTUP_NS, CPU_START_WAIT_NS] {
         // The vector is the number of the page where it starts.
         irq::send(hardware, irq::STARTUP | (page / PAGE_SIZE) as u32);
-        let end = timer::now().0 + wait_ns;
-        while timer::now().0 < end {
-            if WANTED.load(Ordering::Acquire) == 0 {
-                return Ok(());
-            }
-            relax();
+        if timer::until(|| WANTED.load(Ordering::Acquire) == 0, wait_ns) {
+            return Ok(());
         }
     }
     // Whoever changes the word first has the CPU.
