@@ -25,7 +25,6 @@ pub const SIMPLE_CALLS: u64 = 32;
 
 /// Numbers of the system calls, each once.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[repr(u64)]
 pub enum Call {
     /// `() -> 0`: does nothing; the price of entering the kernel.
     Null = 0,
@@ -122,14 +121,12 @@ macro_rules! errors {
     ($($(#[$text:meta])* $name:ident = $number:literal,)*) => {
         /// Everything that can go wrong, in every call.
         #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-        #[repr(u64)]
         pub enum Error {
             $($(#[$text])* $name = $number,)*
         }
 
         impl Error {
             /// The error of a status word, if it is one.
-            #[must_use]
             pub const fn from_status(status: u64) -> Option<Self> {
                 match status.wrapping_neg() {
                     $($number => Some(Self::$name),)*
@@ -187,7 +184,6 @@ errors! {
 
 impl Error {
     /// The status word of this error.
-    #[must_use]
     pub const fn status(self) -> u64 {
         (self as u64).wrapping_neg()
     }
@@ -212,7 +208,6 @@ impl From<Result<u64, Error>> for Outcome {
 
 /// What [`Call::Info`] tells.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[repr(u64)]
 pub enum Info {
     /// CPUs online.
     CpusOnline = 0,
@@ -255,7 +250,6 @@ pub enum Info {
 
 /// What a capability names.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[repr(u64)]
 pub enum Kind {
     /// Authority over the console's input, power, and starting programs.
     Resource = 1,
@@ -270,7 +264,6 @@ pub enum Kind {
 
 /// What a capability allows; a capability derived from it never allows more.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[repr(transparent)]
 pub struct Rights(pub u64);
 
 impl Rights {
@@ -287,13 +280,11 @@ impl Rights {
     pub const MANAGE: Self = Self(16);
     pub const ALL: Self = Self(31);
 
-    #[must_use]
     pub const fn with(self, other: Self) -> Self {
         Self(self.0 | other.0)
     }
 
     /// Whether all of `wanted` are here.
-    #[must_use]
     pub const fn have(self, wanted: Self) -> bool {
         self.0 & wanted.0 == wanted.0
     }
@@ -317,14 +308,12 @@ pub const CNODE_BITS_MAX: u64 = 8;
 /// A slot is named by a CNode, an index and a depth, the number of bits of the index that count. At depth 0 it is the
 /// slot that the CNode's name itself leads to, whatever it holds. A generation in the upper half of the index (at depth
 /// 0: of the name) is that of the filling meant; of a slot to fill, the one to give it, which must not be past.
-#[must_use]
 pub const fn copy_how(rights: Rights, to_depth: u32, from_depth: u32) -> u64 {
     rights.0 | (to_depth as u64) << 16 | (from_depth as u64) << 24
 }
 
 /// The guard of a CNode, which stands in the place of its capability's badge: so many bits of an address have to have
 /// that value, before those that choose a slot.
-#[must_use]
 pub const fn guard(bits: u32, value: u32) -> u64 {
     (bits as u64) << 32 | value as u64
 }
@@ -346,7 +335,6 @@ pub struct CapabilityInfo {
 
 /// What [`Call::Power`] does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[repr(u64)]
 pub enum Power {
     Off = 0,
     Reboot = 1,
@@ -419,7 +407,6 @@ pub const EXIT_FAULT: u64 = 1 << 32;
 pub const EXIT_QUOTA: u64 = 1 << 33;
 
 /// The exit word of a process that ended by itself with `status`.
-#[must_use]
 pub const fn exit_word(status: u32) -> u64 {
     status as u64
 }
@@ -451,7 +438,6 @@ pub const SIGNALLED: MessageInfo = MessageInfo(1 << 15 | 1);
 /// Info word of a message: how many words count (bits 0 to 9), how many capabilities go along (bits 10 to 12), and from
 /// bit 16 on a label. The bits between are 0.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[repr(transparent)]
 pub struct MessageInfo(pub u64);
 
 impl MessageInfo {
@@ -462,7 +448,6 @@ impl MessageInfo {
     }
 
     /// Whether a sender may say so.
-    #[must_use]
     pub const fn is_valid(self) -> bool {
         self.length() <= BUFFER_WORDS && self.capabilities() <= MESSAGE_CAPABILITIES && self.0 & 0xe000 == 0
     }
@@ -489,7 +474,6 @@ impl MessageInfo {
         self.0 >> 16
     }
 
-    #[must_use]
     pub const fn length(self) -> usize {
         (self.0 & 0x3ff) as usize
     }

@@ -67,6 +67,7 @@ pub struct Nanos(pub u64);
 
 /// Physical memory from `start`, `size` bytes.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+#[repr(C)]
 pub struct PhysRange {
     pub start: PhysAddr,
     pub size: usize,

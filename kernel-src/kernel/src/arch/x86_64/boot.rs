@@ -54,24 +54,22 @@ static TABLES: Shared<UnsafeCell<MaybeUninit<BootTables>>> = Shared(UnsafeCell::
 struct StartInfo {
     magic_version_flags: [u32; 3],
     modules: u32,
-    module_list: u64,
-    command_line: u64,
-    rsdp: u64,
-    memory_map: u64,
+    module_list: usize,
+    command_line: usize,
+    rsdp: PhysAddr,
+    memory_map: usize,
     memory_map_entries: u32,
 }
 
 #[repr(C)]
 struct Module {
-    address: u64,
-    size: u64,
+    range: PhysRange,
     command_line_and_reserved: [u64; 2],
 }
 
 #[repr(C)]
 struct MemoryMapEntry {
-    address: u64,
-    size: u64,
+    range: PhysRange,
     kind: u32,
 }
 
@@ -152,17 +150,12 @@ unsafe extern "C" fn pvh_entry() -> ! {
         "incl %ecx",
         "cmpl $2048, %ecx",
         "jne 5b",
-        "leal ({tables} + {low} - 2b)(%ebp), %edx",
-        "leal 3(%edi), %eax",
-        "xorl %ecx, %ecx",
-        "6:",
-        "movl %eax, (%edx, %ecx, 8)",
-        "addl $0x1000, %eax",
-        "incl %ecx",
-        "cmpl $4, %ecx",
-        "jne 6b",
+        ".irp table, 0, 1, 2, 3",
+        "leal 0x1000 * \\table + 3(%edi), %eax",
+        "movl %eax, ({tables} + {low} + 8 * \\table - 2b)(%ebp)",
+        ".endr",
         "leal ({tables} - 2b)(%ebp), %edi",
-        "leal 3(%edx), %eax",
+        "leal ({tables} + {low} + 3 - 2b)(%ebp), %eax",
         // Entry 0 is the identity, entry 256 the direct map.
         "movl %eax, (%edi)",
         "movl %eax, 2048(%edi)",
@@ -194,11 +187,9 @@ unsafe extern "C" fn pvh_entry() -> ! {
         ".code64",
         "7:",
         "xorl %eax, %eax",
-        "movl %eax, %ds",
-        "movl %eax, %es",
-        "movl %eax, %fs",
-        "movl %eax, %gs",
-        "movl %eax, %ss",
+        ".irp segment, ds, es, fs, gs, ss",
+        "movl %eax, %\\segment",
+        ".endr",
         "leaq __boot_stack_top(%rip), %rsp",
         "xorl %ebp, %ebp",
         "movl %esi, %ebx",
@@ -285,7 +276,7 @@ unsafe fn text<'a>(base: usize, address: usize) -> &'a str {
 #[unsafe(link_section = ".init.text")]
 unsafe extern "C" fn map_image(info: *const StartInfo, image: usize) -> usize {
     // SAFETY: the loader put the structure and the string there, below 4 GiB; nothing has overwritten them.
-    let options = unsafe { text(0, (*info).command_line as usize) };
+    let options = unsafe { text(0, (*info).command_line) };
     // A bad value is refused by `init`, which can say so.
     let slide = cmdline::slide(options).unwrap_or(0);
     let [start, end, text_start, text_end, guard, init_start] = [
@@ -320,31 +311,30 @@ unsafe extern "C" fn map_image(info: *const StartInfo, image: usize) -> usize {
 /// At the final address, one to one and direct map still on: makes the hand-over.
 #[unsafe(link_section = ".init.text")]
 unsafe extern "C" fn enter(info: usize, image: usize, slide: usize) -> ! {
-    let direct = |address: u64| (DIRECT_BASE + address as usize) as *const u8;
-    let range = |address: u64, size: u64| PhysRange::new(address as usize, size as usize);
+    let direct = |address: usize| (DIRECT_BASE + address) as *const u8;
     // SAFETY: as in `map_image`; the loader's lists have as many entries as it says. The command line is kept from
     // others like the rest.
     let (start, map, modules, command_line) = unsafe {
-        let start = &*direct(info as u64).cast::<StartInfo>();
+        let start = &*direct(info).cast::<StartInfo>();
         let map =
             slice::from_raw_parts(direct(start.memory_map).cast::<MemoryMapEntry>(), start.memory_map_entries as usize);
         let modules = slice::from_raw_parts(direct(start.module_list).cast::<Module>(), start.modules as usize);
-        let command_line = text(DIRECT_BASE, start.command_line as usize);
+        let command_line = text(DIRECT_BASE, start.command_line);
         (start, map, modules, command_line)
     };
     let mut ram = ArrayVec::<PhysRange, MAX_RANGES>::new();
     let mut reserved = ArrayVec::<PhysRange, MAX_RANGES>::new();
     // The first page holds the BIOS's own data, and its address is what null pointers are.
     reserved.push(PhysRange::new(0, PAGE_SIZE));
-    reserved.push(range(info as u64, size_of::<StartInfo>() as u64));
-    reserved.push(range(start.memory_map, size_of_val(map) as u64));
-    reserved.push(range(start.module_list, size_of_val(modules) as u64));
-    reserved.push(range(start.command_line, command_line.len() as u64));
-    reserved.extend(modules.iter().take(MAX_RANGES / 2).map(|module| range(module.address, module.size)));
-    for entry in map.iter().filter(|entry| entry.size > 0) {
+    reserved.push(PhysRange::new(info, size_of::<StartInfo>()));
+    reserved.push(PhysRange::new(start.memory_map, size_of_val(map)));
+    reserved.push(PhysRange::new(start.module_list, size_of_val(modules)));
+    reserved.push(PhysRange::new(start.command_line, command_line.len()));
+    reserved.extend(modules.iter().take(MAX_RANGES / 2).map(|module| module.range));
+    for entry in map.iter().filter(|entry| entry.range.size > 0) {
         let list = if entry.kind == RAM { &mut ram } else { &mut reserved };
         // A machine with more ranges than this goes without the last of them.
-        let _ = list.try_push(range(entry.address, entry.size));
+        let _ = list.try_push(entry.range);
     }
     if let Some(low) = trampoline_pages(&ram, &reserved) {
         cpu::TRAMPOLINE.store(low.start.0, Ordering::Relaxed);
@@ -359,9 +349,9 @@ unsafe extern "C" fn enter(info: usize, image: usize, slide: usize) -> ! {
         user_limit: VirtAddr(USER_LIMIT),
         ram,
         reserved,
-        archive: modules.first().map(|module| range(module.address, module.size)),
+        archive: modules.first().map(|module| module.range),
         command_line,
-        tables: Tables::Acpi(PhysAddr(start.rsdp as usize)),
+        tables: Tables::Acpi(start.rsdp),
         boot_cpu: cpu::hardware_id(),
     })
 }

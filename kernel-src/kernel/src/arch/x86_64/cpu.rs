@@ -121,7 +121,6 @@ pub fn fault_address() -> VirtAddr {
 }
 
 /// This CPU's own data; garbage before `install`.
-#[must_use]
 pub fn percpu() -> *const PerCpu {
     let this;
     // SAFETY: reads the first word of what GS points at, which `install` made this CPU's `PerCpu`.
@@ -240,7 +239,6 @@ pub fn halt() -> ! {
 }
 
 #[inline(always)]
-#[must_use]
 pub fn frame_pointer() -> usize {
     let frame;
     // SAFETY: copies a register.
@@ -280,18 +278,11 @@ pub fn cpus(info: &BootInfo) -> ArrayVec<HardwareId, MAX_CPUS> {
 pub static TRAMPOLINE: AtomicUsize = AtomicUsize::new(0);
 pub const TRAMPOLINE_PAGES: usize = 4;
 
-/// For the one CPU that is being started. Each word is written before `wanted`, which the CPU takes.
-#[repr(C)]
-struct Mailbox {
-    /// Its APIC id with bit 32 set; 0 once taken or withdrawn. A CPU that is late finds another's id, and halts.
-    wanted: AtomicU64,
-    cpu: AtomicPtr<PerCpu>,
-    root: AtomicU64,
-}
-
-static MAILBOX: Mailbox =
-    Mailbox { wanted: AtomicU64::new(0), cpu: AtomicPtr::new(core::ptr::null_mut()), root: AtomicU64::new(0) };
-const WANTED: u64 = 1 << 32;
+/// The APIC id of the one CPU that is being started, with bit 32 set; 0 once taken or withdrawn. A CPU that is late
+/// finds another's id, and halts.
+static WANTED: AtomicU64 = AtomicU64::new(0);
+/// What that CPU is to be; written before `WANTED`.
+static STARTED: AtomicPtr<PerCpu> = AtomicPtr::new(core::ptr::null_mut());
 
 /// INIT, 10 ms, start-up, and after 200 us a second one if need be (SDM vol. 3A, 9.4.4.1; MP specification 1.4, B.4).
 ///
@@ -308,27 +299,21 @@ pub fn start(hardware: HardwareId, cpu: &'static PerCpu) -> Result<(), StartErro
         return Err(StartError::Unsupported);
     }
     write_trampoline(PhysAddr(page));
-    MAILBOX.cpu.store((&raw const *cpu).cast_mut(), Ordering::Relaxed);
-    MAILBOX.root.store(paging::kernel_root().0 as u64, Ordering::Relaxed);
-    MAILBOX.wanted.store(hardware.0 | WANTED, Ordering::Release);
+    let wanted = hardware.0 | 1 << 32;
+    STARTED.store((&raw const *cpu).cast_mut(), Ordering::Relaxed);
+    WANTED.store(wanted, Ordering::Release);
     irq::send(hardware, irq::INIT);
     timer::delay(INIT_NS);
     for wait_ns in [STARTUP_NS, CPU_START_WAIT_NS] {
         // The vector is the number of the page where it starts.
         irq::send(hardware, irq::STARTUP | (page / PAGE_SIZE) as u32);
-        let end = timer::now().0 + wait_ns;
-        while timer::now().0 < end {
-            if MAILBOX.wanted.load(Ordering::Acquire) == 0 {
-                return Ok(());
-            }
-            relax();
+        if timer::until(|| WANTED.load(Ordering::Acquire) == 0, wait_ns) {
+            return Ok(());
         }
     }
     // Whoever changes the word first has the CPU.
-    match MAILBOX.wanted.compare_exchange(hardware.0 | WANTED, 0, Ordering::AcqRel, Ordering::Acquire) {
-        Ok(_) => Err(StartError::Refused(0)),
-        Err(_) => Ok(()),
-    }
+    let withdrawn = WANTED.compare_exchange(wanted, 0, Ordering::AcqRel, Ordering::Acquire).is_ok();
+    if withdrawn { Err(StartError::Refused(0)) } else { Ok(()) }
 }
 
 /// What the trampoline reads, behind its code. The far pointer is [`Words::target`] and [`Words::code`].
@@ -363,7 +348,7 @@ fn write_trampoline(page: PhysAddr) {
         gdt_base: words.add(offset_of!(Words, gdt)).0 as u32,
     };
     // SAFETY: the four pages are memory that the boot code reserved for this, in the direct map, and no CPU runs
-    // there while the mailbox is empty or its only taker waits for INIT. The code has its size, and fits the page with
+    // there while no CPU is wanted or the one that is waits for INIT. The code has its size, and fits the page with
     // the words, which need no alignment.
     unsafe {
         let code = trampoline as *const () as *const u8;
@@ -424,7 +409,7 @@ unsafe extern "C" fn trampoline() {
     )
 }
 
-/// Goes on from the trampoline, in the kernel's half: takes the mailbox if it is for this CPU, final tables, stack.
+/// Goes on from the trampoline, in the kernel's half: takes what is there if it is for this CPU, and the stack.
 #[unsafe(naked)]
 unsafe extern "C" fn secondary_entry() -> ! {
     naked_asm!(
@@ -445,35 +430,30 @@ unsafe extern "C" fn secondary_entry() -> ! {
         "mov edi, ebx",
         "3:",
         "bts rdi, 32",
-        "lea rbx, [rip + {mailbox}]",
         "mov rax, rdi",
-        "cmp [rbx + {wanted}], rax",
+        "cmp [rip + {wanted}], rax",
         "jne 4f",
-        "mov rsi, [rbx + {cpu}]",
-        "mov rdx, [rbx + {root}]",
+        "mov rdi, [rip + {started}]",
         "xor ecx, ecx",
-        "lock cmpxchg [rbx + {wanted}], rcx",
+        "lock cmpxchg [rip + {wanted}], rcx",
         "jne 4f",
-        "mov cr3, rdx",
-        "mov rsp, [rsi + {stack_top}]",
+        "mov rsp, [rdi + {stack_top}]",
         "xor ebp, ebp",
-        "mov rdi, rsi",
         "call {secondary}",
         "4:",
         "cli",
         "hlt",
         "jmp 4b",
-        mailbox = sym MAILBOX,
-        wanted = const offset_of!(Mailbox, wanted),
-        cpu = const offset_of!(Mailbox, cpu),
-        root = const offset_of!(Mailbox, root),
+        wanted = sym WANTED,
+        started = sym STARTED,
         stack_top = const offset_of!(PerCpu, stack_top),
         secondary = sym secondary,
     )
 }
 
 unsafe extern "C" fn secondary(cpu: *const PerCpu) -> ! {
-    // SAFETY: `start` put the address of a `&'static PerCpu` into the mailbox, for this CPU alone.
+    mm::activate_kernel(paging::kernel_root());
+    // SAFETY: `start` put the address of a `&'static PerCpu` into `STARTED`, for this CPU alone.
     install(unsafe { &*cpu });
     smp::secondary_main()
 }

@@ -6,7 +6,6 @@
 //! TSCs are taken to run together on all CPUs, as they do on machines whose TSC is invariant.
 
 use super::{
-    Shared,
     cpu::{self, inb, outb, write_msr},
     irq, machine,
 };
@@ -15,11 +14,11 @@ use crate::{
     addr::{Nanos, PhysRange},
     bootinfo::BootInfo,
     panic,
+    sync::{Rank, Spin},
 };
 use core::{
     arch::asm,
-    cell::OnceCell,
-    sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering, fence},
+    sync::atomic::{AtomicU32, AtomicU64, Ordering, fence},
 };
 use raw_cpuid::CpuId;
 use x86_64::instructions::port::Port;
@@ -85,7 +84,6 @@ impl Clock {
 }
 
 /// The same on all CPUs; 0 before `init`.
-#[must_use]
 pub fn now() -> Nanos {
     // A CPU whose TSC is behind by a few ticks sees no time before the base.
     CLOCK.with(|base_ticks, base_ns, scale| Nanos(base_ns + scaled(ticks().saturating_sub(base_ticks), scale)))
@@ -157,7 +155,7 @@ impl Reference {
     }
 
     fn nanoseconds(&self, count: u64) -> u64 {
-        (u128::from(count & self.mask) * u128::from(self.tick.0) / u128::from(self.tick.1)) as u64
+        times(count & self.mask, self.tick.0, self.tick.1)
     }
 
     /// Both counters at one moment: the closest of a few tries, for an emulator may stop between.
@@ -179,19 +177,21 @@ struct Sample {
     count: u64,
 }
 
-static REFERENCE: Shared<OnceCell<Reference>> = Shared(OnceCell::new());
-/// The sample from which better rates are measured.
-static START_TICKS: AtomicU64 = AtomicU64::new(0);
-static START_COUNT: AtomicU64 = AtomicU64::new(0);
+/// What better rates are measured by; nothing where CPUID tells the rate.
+struct Measuring {
+    reference: Reference,
+    /// The sample from which they are measured.
+    start: Sample,
+    /// The newest measurement was so far off that it was not used.
+    doubted: bool,
+}
+
+static MEASURING: Spin<Option<Measuring>> = Spin::new(Rank::Log, None);
 /// The tick at which the rate is measured again; `u64::MAX` for never.
 static REFINE_AT: AtomicU64 = AtomicU64::new(u64::MAX);
-static REFINING: AtomicBool = AtomicBool::new(false);
-/// The newest measurement was so far off that it was not used.
-static DOUBTED: AtomicBool = AtomicBool::new(false);
-/// Ticks of the local APIC's timer in one of the TSC, times 2^32. The two run together, so this is good to some parts
-/// in a hundred thousand from the first sample on, and a better rate of the TSC is one of the timer's.
-static COMPARATOR_RATIO: AtomicU64 = AtomicU64::new(0);
-/// Ticks of the local APIC's timer a nanosecond of the clock, times 2^32; 0 where it compares with the TSC.
+/// Ticks of the local APIC's timer a nanosecond of the clock, times 2^32; 0 where it compares with the TSC. The two run
+/// together, so their ratio is good to some parts in a hundred thousand from the first sample on, and a better rate of
+/// the TSC is one of the timer's.
 static COMPARATOR_SCALE: AtomicU64 = AtomicU64::new(0);
 
 /// Ticks that the CPU says TSC and local APIC make a second.
@@ -212,30 +212,28 @@ fn rates_by_cpuid() -> Option<Rates> {
     Some(Rates { tsc, comparator: tsc * denominator / numerator })
 }
 
+/// `value * times / by`.
+fn times(value: u64, times: u64, by: u64) -> u64 {
+    (u128::from(value) * u128::from(times) / u128::from(by.max(1))) as u64
+}
+
 fn scale_of(nanoseconds: u64, count: u64) -> u64 {
-    ((u128::from(nanoseconds) << 32) / u128::from(count.max(1))) as u64
+    times(nanoseconds, 1 << 32, count)
 }
 
 /// Starts the clock; once, on the boot CPU, whose local APIC is on.
 pub fn init(info: &BootInfo) {
     let deadline_mode = CpuId::new().get_feature_info().is_some_and(|features| features.has_tsc_deadline());
-    let rates = rates_by_cpuid().unwrap_or_else(|| measure(REFERENCE.0.get_or_init(|| Reference::find(machine(info)))));
+    let rates = rates_by_cpuid().unwrap_or_else(|| measure(Reference::find(machine(info))));
     // From the entry on, at the rate known now.
-    let scale = scale_of(SECOND_NS, rates.tsc);
-    CLOCK.base[2].store(scale, Ordering::Relaxed);
+    CLOCK.base[2].store(scale_of(SECOND_NS, rates.tsc), Ordering::Relaxed);
     if !deadline_mode {
-        COMPARATOR_RATIO.store(scale_of(rates.comparator, rates.tsc), Ordering::Relaxed);
-        COMPARATOR_SCALE.store(comparator_scale(scale), Ordering::Relaxed);
+        COMPARATOR_SCALE.store(scale_of(rates.comparator, SECOND_NS), Ordering::Relaxed);
     }
 }
 
-/// `COMPARATOR_SCALE` where the clock runs by `scale`.
-fn comparator_scale(scale: u64) -> u64 {
-    scale_of(COMPARATOR_RATIO.load(Ordering::Relaxed), scale)
-}
-
 /// The first sample: short, for the machine waits.
-fn measure(reference: &Reference) -> Rates {
+fn measure(reference: Reference) -> Rates {
     irq::write(irq::TIMER_DIVIDE, DIVIDE_BY_ONE);
     irq::write(irq::TIMER_INITIAL, u32::MAX);
     // Both read by the same instructions at both ends, so that what lies between the reads falls out.
@@ -250,39 +248,35 @@ fn measure(reference: &Reference) -> Rates {
         }
     };
     irq::write(irq::TIMER_INITIAL, 0);
-    START_TICKS.store(start.ticks, Ordering::Relaxed);
-    START_COUNT.store(start.count, Ordering::Relaxed);
     let tsc_ticks = end.ticks - start.ticks;
     REFINE_AT.store(start.ticks + tsc_ticks * 10, Ordering::Relaxed);
-    let tsc = (u128::from(tsc_ticks) * u128::from(SECOND_NS) / u128::from(passed(end).max(1))) as u64;
-    let comparator = u128::from(tsc) * u128::from(from - to) / u128::from((to_tick - from_tick).max(1));
-    Rates { tsc, comparator: comparator as u64 }
+    let tsc = times(tsc_ticks, SECOND_NS, passed(end));
+    *MEASURING.lock() = Some(Measuring { reference, start, doubted: false });
+    Rates { tsc, comparator: times(tsc, (from - to).into(), to_tick - from_tick) }
 }
 
 /// Measures the rate of the TSC over all the time since the first sample.
-fn refine(reference: &Reference) {
+fn refine(Measuring { reference, start, doubted }: &mut Measuring) {
     let sample = reference.sample();
-    let ticks = sample.ticks.saturating_sub(START_TICKS.load(Ordering::Relaxed));
-    let about_ns = CLOCK.with(|_, _, scale| scaled(ticks, scale));
-    let ns = reference.nanoseconds(sample.count.wrapping_sub(START_COUNT.load(Ordering::Relaxed)));
+    let ticks = sample.ticks.saturating_sub(start.ticks);
+    let old = CLOCK.with(|_, _, scale| scale);
+    let about_ns = scaled(ticks, old);
+    let ns = reference.nanoseconds(sample.count.wrapping_sub(start.count));
     // An emulator's snapshot steps the reference back and not the TSC (QEMU: cpu_get_ticks). What is
     // measured from there on is believed, lest a first sample that was far off stays for ever.
-    let doubtful = ns.abs_diff(about_ns) > about_ns / 16 && !DOUBTED.swap(true, Ordering::Relaxed);
+    let doubtful = ns.abs_diff(about_ns) > about_ns / 16 && !core::mem::replace(doubted, true);
     if doubtful || about_ns > reference.nanoseconds(u64::MAX) / 2 {
         // They did not run together, or the counter may have come round: begin anew from here.
-        START_TICKS.store(sample.ticks, Ordering::Relaxed);
-        START_COUNT.store(sample.count, Ordering::Relaxed);
+        *start = sample;
         let next = if reference.mask == PIT_MASK { u64::MAX } else { sample.ticks + ticks / 10 };
         REFINE_AT.store(next, Ordering::Relaxed);
         return;
     }
-    DOUBTED.store(false, Ordering::Relaxed);
+    *doubted = false;
     let scale = scale_of(ns, ticks);
     CLOCK.set_scale(scale);
-    if COMPARATOR_SCALE.load(Ordering::Relaxed) != 0 {
-        COMPARATOR_SCALE.store(comparator_scale(scale), Ordering::Relaxed);
-    }
-    let next = if about_ns < LAST_SAMPLE_NS { START_TICKS.load(Ordering::Relaxed) + ticks * 10 } else { u64::MAX };
+    COMPARATOR_SCALE.store(times(COMPARATOR_SCALE.load(Ordering::Relaxed), old, scale), Ordering::Relaxed);
+    let next = if about_ns < LAST_SAMPLE_NS { start.ticks + ticks * 10 } else { u64::MAX };
     REFINE_AT.store(next, Ordering::Relaxed);
 }
 
@@ -298,16 +292,16 @@ pub fn init_cpu() {
 
 /// How the clock was calibrated.
 pub fn name() -> &'static str {
-    REFERENCE.0.get().map_or("TSC by CPUID", |reference| reference.name)
+    MEASURING.lock().as_ref().map_or("TSC by CPUID", |measuring| measuring.reference.name)
 }
 
 /// Sets the comparator, every time; a deadline in the past fires at once, `None` stops it.
 pub fn arm(deadline: Option<Nanos>) {
-    if ticks() >= REFINE_AT.load(Ordering::Relaxed) && !REFINING.swap(true, Ordering::Acquire) {
-        if let Some(reference) = REFERENCE.0.get() {
-            refine(reference);
-        }
-        REFINING.store(false, Ordering::Release);
+    if ticks() >= REFINE_AT.load(Ordering::Relaxed)
+        && let Some(mut measuring) = MEASURING.try_lock()
+        && let Some(measuring) = &mut *measuring
+    {
+        refine(measuring);
     }
     match COMPARATOR_SCALE.load(Ordering::Relaxed) {
         0 => {
@@ -330,8 +324,14 @@ pub fn arm(deadline: Option<Nanos>) {
 
 /// Waits for `wait_ns`.
 pub(super) fn delay(wait_ns: u64) {
+    until(|| false, wait_ns);
+}
+
+/// Waits until `done`, for `wait_ns` at most, and tells whether it is.
+pub(super) fn until(done: impl Fn() -> bool, wait_ns: u64) -> bool {
     let end = now().0 + wait_ns;
-    while now().0 < end {
+    while !done() && now().0 < end {
         cpu::relax();
     }
+    done()
 }
