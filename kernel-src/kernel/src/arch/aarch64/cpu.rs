@@ -42,13 +42,10 @@ const COUNTER_FOR_PROGRAMS: u64 = 1 << 1;
 // PSCI 1.1 (DEN 0022), 5.1: functions and results.
 const PSCI_CPU_OFF: u64 = 0x8400_0002;
 const PSCI_CPU_ON: u64 = 0xC400_0003;
-const PSCI_AFFINITY_INFO: u64 = 0xC400_0004;
 const PSCI_SYSTEM_OFF: u64 = 0x8400_0008;
 const PSCI_SYSTEM_RESET: u64 = 0x8400_0009;
 const PSCI_SUCCESS: i64 = 0;
 const PSCI_ALREADY_ON: i64 = -4;
-/// `AFFINITY_INFO` of a CPU that runs.
-const PSCI_ON: i64 = 0;
 
 /// What this architecture keeps a CPU.
 pub struct ArchCpu {
@@ -200,9 +197,6 @@ pub fn start(hardware: HardwareId, cpu: &'static PerCpu) -> Result<(), StartErro
 }
 
 fn start_by_psci(hardware: HardwareId, entry: PhysAddr) -> Result<(), StartError> {
-    if psci(PSCI_AFFINITY_INFO, [hardware.0, 0, 0]) == Some(PSCI_ON) {
-        return Err(StartError::AlreadyOn);
-    }
     match psci(PSCI_CPU_ON, [hardware.0, entry.0 as u64, 0]) {
         Some(PSCI_SUCCESS) => Ok(()),
         Some(PSCI_ALREADY_ON) => Err(StartError::AlreadyOn),

@@ -10,6 +10,7 @@ use crate::{
     bootinfo::{BootInfo, Tables},
     config::{MAX_CPUS, MAX_RANGES},
     fdt::{Fdt, FdtError, HEADER_SIZE},
+    init,
 };
 use arrayvec::ArrayVec;
 use core::cell::OnceCell;
@@ -58,13 +59,16 @@ pub unsafe fn tree_at<'a>(base: usize, address: usize) -> Result<(Fdt<'a>, usize
     }
 }
 
-/// The hand-over, and the beginning of `tree`. What the direct map does not reach of memory cannot be used, and more
+/// Makes the hand-over, the beginning of `tree`, and goes on with it. What the direct map does not reach of memory cannot be used, and more
 /// ranges than the kernel keeps are left alone.
 ///
 /// # Safety
 /// As of [`tree_at`] for the tree at the physical address `tree`, seen in the direct map for ever.
+///
+/// # Panics
+/// If there is no sound tree.
 #[unsafe(link_section = ".init.text")]
-pub unsafe fn boot_info(
+pub unsafe fn enter(
     tree: usize,
     image: PhysRange,
     slide: usize,
@@ -72,9 +76,10 @@ pub unsafe fn boot_info(
     reach: PhysAddr,
     user_limit: VirtAddr,
     boot_cpu: HardwareId,
-) -> Result<BootInfo, FdtError> {
+) -> ! {
     // SAFETY: the caller's promise.
-    let (fdt, size) = unsafe { tree_at(direct_base.0, tree)? };
+    let found = unsafe { tree_at(direct_base.0, tree) };
+    let (fdt, size) = found.unwrap_or_else(|error| panic!("{error}, from the boot loader at {tree:#x}"));
     TREE.set(fdt);
     let tree = PhysRange::new(tree, size);
     let within = |range: PhysRange| PhysRange { size: range.size.min(reach.0 - range.start.0), ..range };
@@ -82,7 +87,8 @@ pub unsafe fn boot_info(
     for range in fdt.reservations().chain([tree]) {
         assert!(reserved.try_push(range).is_ok(), "the device tree reserves more than {MAX_RANGES} ranges of memory");
     }
-    Ok(BootInfo {
+    // Not to be inlined: this function lies in memory that `main` gives back.
+    core::hint::black_box(init::main as fn(BootInfo) -> !)(BootInfo {
         image,
         slide,
         direct_base,

@@ -95,17 +95,12 @@ fn init_plic(device: PhysRange, context: u32, source: u32) -> *mut u32 {
 }
 
 const LEVEL_HIGH: u32 = 4;
-const EDGE_RISING: u32 = 1;
 
 /// RISC-V AIA 1.0, chapter 4: a domain in direct delivery mode.
 fn init_aplic(device: PhysRange, context: u32, source: u32, trigger: u32) -> *mut u32 {
     const DOMAIN_ENABLE: u32 = 1 << 8;
-    let mode = match trigger {
-        EDGE_RISING => 4,
-        2 => 5,
-        8 => 7,
-        _ => 6,
-    };
+    // Rising edge, falling edge, level high, level low: bits 0 to 3 of the tree's flags, and modes 4 to 7.
+    let mode = 4 + if trigger < 16 && trigger.is_power_of_two() { trigger } else { LEVEL_HIGH }.trailing_zeros();
     let index = source as usize;
     let delivery = registers(device, 0x4000 + 32 * context as usize);
     // SAFETY: as in `init_plic`.
