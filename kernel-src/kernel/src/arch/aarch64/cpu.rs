@@ -63,10 +63,8 @@ impl ArchCpu {
 /// This CPU's data.
 #[inline(always)]
 pub fn percpu() -> *const PerCpu {
-    let this;
-    // SAFETY: reads a register that changes once a CPU, in `install`.
-    unsafe { asm!("mrs {}, tpidr_el1", out(reg) this, options(nomem, nostack, preserves_flags)) };
-    this
+    // It changes once a CPU, in `install`.
+    read_register!("tpidr_el1") as *const PerCpu
 }
 
 pub fn install(cpu: &'static PerCpu) {
@@ -81,7 +79,9 @@ pub fn init_cpu() {
         mm::PAN.store(has_pan, Ordering::Relaxed);
     } else if mm::PAN.load(Ordering::Relaxed) && !has_pan {
         // The boot CPU's instructions would be undefined here.
-        leave();
+        // Off, or asleep where firmware cannot do that.
+        psci(PSCI_CPU_OFF, [0; 3]);
+        halt()
     }
     let sctlr = (SCTLR_BOOT | SCTLR_WRITE_XN) & !if has_pan { SCTLR_KEEP_PAN } else { 0 };
     let has_counters = matches!(read_register!("id_aa64dfr0_el1") >> 8 & 0xF, 1..0xF);
@@ -298,12 +298,6 @@ pub fn halt() -> ! {
         // SAFETY: as above.
         unsafe { asm!("wfi", options(nostack, preserves_flags)) };
     }
-}
-
-/// Switches this CPU off, or lets it sleep where firmware cannot.
-fn leave() -> ! {
-    psci(PSCI_CPU_OFF, [0; 3]);
-    halt()
 }
 
 #[inline(always)]

@@ -5,10 +5,10 @@
 //! panic is in group 0 and comes as FIQ, which the kernel does not mask: it
 //! also reaches a CPU that hangs with interrupts off. All others are in group 1.
 
-use super::{Registers, cpu, read_register, stub, timer, write_register};
+use super::{cpu, read_register, stub, timer, write_register};
 use crate::{
     addr::{CpuId, HardwareId, PhysRange, VirtAddr},
-    arch::risc::{Once, tree},
+    arch::risc::{Once, Registers, tree},
     bootinfo::BootInfo,
     fdt::{Cells, Node},
     irq, mm, panic, percpu,

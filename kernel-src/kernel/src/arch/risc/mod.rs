@@ -35,6 +35,22 @@ impl<T> Once<T> {
     }
 }
 
+/// A device's registers.
+#[derive(Clone, Copy)]
+pub struct Registers(pub VirtAddr);
+
+impl Registers {
+    pub fn read<T>(self, offset: usize) -> T {
+        // SAFETY: whoever made `Registers` mapped a device there, and asks for one of its registers, in its size.
+        unsafe { ((self.0.0 + offset) as *mut T).read_volatile() }
+    }
+
+    pub fn write<T>(self, offset: usize, value: T) {
+        // SAFETY: as in `read`; no driver here lets a device touch memory.
+        unsafe { ((self.0.0 + offset) as *mut T).write_volatile(value) };
+    }
+}
+
 static TREE: Once<Fdt<'static>> = Once::new();
 
 /// The machine's device tree, through the direct map.
