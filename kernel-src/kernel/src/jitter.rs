@@ -33,13 +33,7 @@ pub fn init(seed: u64) {
 
 /// Gives other CPUs a chance to come between, one time in four; nothing in a release build.
 pub fn pause() {
-    if cfg!(debug_assertions) {
-        pause_by_seed();
-    }
-}
-
-fn pause_by_seed() {
-    if SEED.load(Ordering::Relaxed) == 0 || panic::stop_requested() {
+    if !cfg!(debug_assertions) || SEED.load(Ordering::Relaxed) == 0 || panic::stop_requested() {
         return;
     }
     let draw = draw();

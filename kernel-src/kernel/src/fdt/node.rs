@@ -40,20 +40,15 @@ impl<'a> Node<'a> {
 
     /// With the unit address.
     pub fn name(self) -> &'a str {
-        match self.fdt.token(self.at) {
-            Ok((Token::Begin(name), _)) => name,
-            _ => "",
-        }
+        if let Ok((Token::Begin(name), _)) = self.fdt.token(self.at) { name } else { "" }
     }
 
     pub fn properties(self) -> impl Iterator<Item = (&'a str, Property<'a>)> {
         let mut at = self.body();
-        core::iter::from_fn(move || match self.fdt.token(at) {
-            Ok((Token::Property(name, value), next)) => {
-                at = next;
-                Some((name, value))
-            }
-            _ => None,
+        core::iter::from_fn(move || {
+            let (Token::Property(name, value), next) = self.fdt.token(at).ok()? else { return None };
+            at = next;
+            Some((name, value))
         })
     }
 

@@ -62,13 +62,8 @@ impl Ring {
 
     /// Copies from `offset` behind the oldest byte kept; gives how many bytes.
     pub fn read(&self, offset: usize, to: &mut [u8]) -> usize {
-        let size = self.bytes.len();
-        let written = self.header.written as usize;
-        let kept = written.min(size);
-        let count = kept.saturating_sub(offset).min(to.len());
-        for (index, slot) in to[..count].iter_mut().enumerate() {
-            *slot = self.bytes[(written - kept + offset + index) % size];
-        }
-        count
+        let (size, written) = (self.bytes.len(), self.header.written as usize);
+        let kept = (written - written.min(size)).saturating_add(offset)..written;
+        to.iter_mut().zip(kept).map(|(slot, at)| *slot = self.bytes[at % size]).count()
     }
 }

@@ -7,11 +7,10 @@
 use super::{mm, read_register, stub, timer};
 use crate::{
     addr::{HardwareId, PhysAddr, PhysRange, VirtAddr},
-    arch::risc::{boot_info, tree_at},
+    arch::risc::{enter, tree_at},
     cmdline,
     config::{DEVICE_TREE_MAX, IMAGE_BASE, MAX_RANGES, SLIDE_ALIGN},
     fdt::Fdt,
-    init,
     mm::MapFlags,
 };
 use arrayvec::ArrayVec;
@@ -133,13 +132,12 @@ extern "C" fn place(image: usize, size: usize, tree: usize) -> Placement {
 #[unsafe(link_section = ".init.text")]
 extern "C" fn hand_over(tree: usize, image: usize, runs_at: usize, size: usize, level: u64, began: u64) -> ! {
     timer::BEGAN.store(began, Ordering::Relaxed);
-    stub::set_entry_level(level);
+    stub::ENTRY_LEVEL.store(level, Ordering::Relaxed);
     let (direct_base, user_limit) = (VirtAddr(DIRECT_BASE), VirtAddr(USER_LIMIT));
     let boot_cpu = HardwareId(read_register!("mpidr_el1") & AFFINITY);
     let (image, slide) = (PhysRange::new(image, size), runs_at - IMAGE_BASE);
     // SAFETY: the direct map reaches the tree from here on for ever.
-    let info = unsafe { boot_info(tree, image, slide, direct_base, PhysAddr(DIRECT_LIMIT), user_limit, boot_cpu) };
-    init::main(info.expect("a device tree from the boot loader in x0"))
+    unsafe { enter(tree, image, slide, direct_base, PhysAddr(DIRECT_LIMIT), user_limit, boot_cpu) }
 }
 
 /// The header that boot loaders read (arm64/booting.rst, 4).
@@ -179,7 +177,7 @@ unsafe extern "C" fn entry() -> ! {
         "mov x0, x20",
         "add x1, x20, x22",
         "bl {clean}",
-        // .bss and .init.bss, 64 bytes a turn; both begin and end on such boundaries.
+        // .bss and .init.bss, 16 bytes a turn; both begin and end on such boundaries.
         "adrp x0, __bss_start",
         "add x0, x0, :lo12:__bss_start",
         "adrp x1, __bss_end",
@@ -240,11 +238,7 @@ unsafe extern "C" fn entry() -> ! {
         "4:",
         "cmp x0, x1",
         "b.hs 5f",
-        "stp xzr, xzr, [x0]",
-        "stp xzr, xzr, [x0, #16]",
-        "stp xzr, xzr, [x0, #32]",
-        "stp xzr, xzr, [x0, #48]",
-        "add x0, x0, #64",
+        "stp xzr, xzr, [x0], #16",
         "b 4b",
         "5:",
         "ret",

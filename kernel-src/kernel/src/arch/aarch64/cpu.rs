@@ -42,13 +42,10 @@ const COUNTER_FOR_PROGRAMS: u64 = 1 << 1;
 // PSCI 1.1 (DEN 0022), 5.1: functions and results.
 const PSCI_CPU_OFF: u64 = 0x8400_0002;
 const PSCI_CPU_ON: u64 = 0xC400_0003;
-const PSCI_AFFINITY_INFO: u64 = 0xC400_0004;
 const PSCI_SYSTEM_OFF: u64 = 0x8400_0008;
 const PSCI_SYSTEM_RESET: u64 = 0x8400_0009;
 const PSCI_SUCCESS: i64 = 0;
 const PSCI_ALREADY_ON: i64 = -4;
-/// `AFFINITY_INFO` of a CPU that runs.
-const PSCI_ON: i64 = 0;
 
 /// What this architecture keeps a CPU.
 pub struct ArchCpu {
@@ -66,10 +63,8 @@ impl ArchCpu {
 /// This CPU's data.
 #[inline(always)]
 pub fn percpu() -> *const PerCpu {
-    let this;
-    // SAFETY: reads a register that changes once a CPU, in `install`.
-    unsafe { asm!("mrs {}, tpidr_el1", out(reg) this, options(nomem, nostack, preserves_flags)) };
-    this
+    // It changes once a CPU, in `install`.
+    read_register!("tpidr_el1") as *const PerCpu
 }
 
 pub fn install(cpu: &'static PerCpu) {
@@ -84,7 +79,9 @@ pub fn init_cpu() {
         mm::PAN.store(has_pan, Ordering::Relaxed);
     } else if mm::PAN.load(Ordering::Relaxed) && !has_pan {
         // The boot CPU's instructions would be undefined here.
-        leave();
+        // Off, or asleep where firmware cannot do that.
+        psci(PSCI_CPU_OFF, [0; 3]);
+        halt()
     }
     let sctlr = (SCTLR_BOOT | SCTLR_WRITE_XN) & !if has_pan { SCTLR_KEEP_PAN } else { 0 };
     let has_counters = matches!(read_register!("id_aa64dfr0_el1") >> 8 & 0xF, 1..0xF);
@@ -200,9 +197,6 @@ pub fn start(hardware: HardwareId, cpu: &'static PerCpu) -> Result<(), StartErro
 }
 
 fn start_by_psci(hardware: HardwareId, entry: PhysAddr) -> Result<(), StartError> {
-    if psci(PSCI_AFFINITY_INFO, [hardware.0, 0, 0]) == Some(PSCI_ON) {
-        return Err(StartError::AlreadyOn);
-    }
     match psci(PSCI_CPU_ON, [hardware.0, entry.0 as u64, 0]) {
         Some(PSCI_SUCCESS) => Ok(()),
         Some(PSCI_ALREADY_ON) => Err(StartError::AlreadyOn),
@@ -304,12 +298,6 @@ pub fn halt() -> ! {
         // SAFETY: as above.
         unsafe { asm!("wfi", options(nostack, preserves_flags)) };
     }
-}
-
-/// Switches this CPU off, or lets it sleep where firmware cannot.
-fn leave() -> ! {
-    psci(PSCI_CPU_OFF, [0; 3]);
-    halt()
 }
 
 #[inline(always)]

@@ -5,10 +5,10 @@
 //! panic is in group 0 and comes as FIQ, which the kernel does not mask: it
 //! also reaches a CPU that hangs with interrupts off. All others are in group 1.
 
-use super::{Registers, cpu, read_register, stub, timer, write_register};
+use super::{cpu, read_register, stub, timer, write_register};
 use crate::{
     addr::{CpuId, HardwareId, PhysRange, VirtAddr},
-    arch::risc::{Once, tree},
+    arch::risc::{Once, Registers, tree},
     bootinfo::BootInfo,
     fdt::{Cells, Node},
     irq, mm, panic, percpu,
@@ -251,7 +251,7 @@ fn init_private(gic: &Gic, registers: Registers) {
 }
 
 fn init_system_registers(stops_by_fiq: bool) {
-    // SAFETY: this CPU has the register, since the tree names a GICv3; it rules interrupts, which are masked.
+    // SAFETY: this CPU has the registers, since the tree names a GICv3; they rule interrupts, which are masked.
     unsafe {
         write_register!("S3_0_C12_C12_5", 7u64); // ICC_SRE_EL1: system registers, no bypass
         asm!("isb", options(nostack, preserves_flags));
@@ -324,26 +324,23 @@ pub(super) fn dispatch() {
         if number >= FIRST_SPECIAL && word & 0xFF_FFFF == number {
             return;
         }
-        serve(number);
+        match number {
+            IPI => irq::ipi(),
+            STOP if panic::stop_requested() => panic::stopped(),
+            number if number == timer::interrupt() => {
+                // Takes the line down, which stays up as long as the deadline is past.
+                timer::arm(None);
+                irq::timer();
+            }
+            number if number == CONSOLE.load(Ordering::Relaxed) => irq::console_input(),
+            // Nothing else is let through; what a device pulled and took back is no fault.
+            _ => {}
+        }
         match &gic().cpus {
             CpuSide::V2 { interface } => interface.write(C_END, word),
             // SAFETY: ends the interrupt that was acknowledged above.
             CpuSide::V3 { .. } => unsafe { write_register!("S3_0_C12_C12_1", word) }, // ICC_EOIR1_EL1
         }
-    }
-}
-
-fn serve(number: u32) {
-    match number {
-        IPI => irq::ipi(),
-        STOP if panic::stop_requested() => panic::stopped(),
-        number if number == timer::interrupt() => {
-            timer::quiet();
-            irq::timer();
-        }
-        number if number == CONSOLE.load(Ordering::Relaxed) => irq::console_input(),
-        // Nothing else is let through; what a device pulled and took back is no fault.
-        _ => {}
     }
 }
 

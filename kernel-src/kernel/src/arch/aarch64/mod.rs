@@ -16,8 +16,6 @@ pub mod task;
 pub mod timer;
 pub mod trap;
 
-use crate::addr::VirtAddr;
-
 pub const NAME: &str = "aarch64";
 
 /// The value of a system register. Reading one has no effect.
@@ -46,19 +44,3 @@ macro_rules! pairs {
     };
 }
 pub(crate) use pairs;
-
-/// A device's registers.
-#[derive(Clone, Copy)]
-struct Registers(VirtAddr);
-
-impl Registers {
-    fn read<T>(self, offset: usize) -> T {
-        // SAFETY: whoever made `Registers` mapped a device there, and asks for one of its registers, in its size.
-        unsafe { ((self.0.0 + offset) as *mut T).read_volatile() }
-    }
-
-    fn write<T>(self, offset: usize, value: T) {
-        // SAFETY: as in `read`; no driver here lets a device touch memory.
-        unsafe { ((self.0.0 + offset) as *mut T).write_volatile(value) };
-    }
-}

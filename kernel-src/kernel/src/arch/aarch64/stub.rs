@@ -33,11 +33,7 @@ const CLASS_HVC: u64 = 0x16;
 const SET_VECTORS: u64 = 0xC600_5155;
 
 /// The level at which the boot CPU was entered; other CPUs start at the same.
-static ENTRY_LEVEL: AtomicU64 = AtomicU64::new(0);
-
-pub(super) fn set_entry_level(level: u64) {
-    ENTRY_LEVEL.store(level, Ordering::Relaxed);
-}
+pub(super) static ENTRY_LEVEL: AtomicU64 = AtomicU64::new(0);
 
 pub(super) fn entry_level() -> u64 {
     ENTRY_LEVEL.load(Ordering::Relaxed)

@@ -1,8 +1,7 @@
 //! The generic timer (Arm ARM D11): a counter that all CPUs share, and a
 //! comparator a CPU, which fires once.
 //!
-//! The virtual timer is the one that every hypervisor gives; the physical one
-//! serves where the tree lists no interrupt for it.
+//! The virtual timer is used, which every hypervisor gives.
 
 use super::{irq, read_register, write_register};
 use crate::{
@@ -17,7 +16,6 @@ use core::{
 };
 
 /// In `interrupts` of the binding arm,armv8-timer: secure, physical, virtual, hypervisor.
-const PHYSICAL_INDEX: usize = 1;
 const VIRTUAL_INDEX: usize = 2;
 const NANOS_PER_SECOND: u64 = 1_000_000_000;
 /// Fixed point of the two factors.
@@ -25,13 +23,12 @@ const FACTOR_SHIFT: u32 = 32;
 const ENABLE: u64 = 1;
 
 struct Timer {
-    is_physical: bool,
     interrupt: u32,
     frequency: u64,
     /// Nanoseconds a tick, and ticks a nanosecond.
     tick_nanos: u64,
     nano_ticks: u64,
-    /// The counter in use when the kernel was entered.
+    /// The counter when the kernel was entered.
     origin: u64,
 }
 
@@ -43,10 +40,10 @@ fn timer() -> &'static Timer {
     TIMER.get().expect("`init` comes before any use")
 }
 
-fn counter(is_physical: bool) -> u64 {
+fn counter() -> u64 {
     // SAFETY: keeps the read below behind everything before (D11.2.2).
     unsafe { asm!("isb", options(nomem, nostack, preserves_flags)) };
-    if is_physical { read_register!("cntpct_el0") } else { read_register!("cntvct_el0") }
+    read_register!("cntvct_el0")
 }
 
 fn scale(value: u64, factor: u64) -> u64 {
@@ -58,22 +55,17 @@ fn scale(value: u64, factor: u64) -> u64 {
 pub fn init(_info: &BootInfo) {
     let node =
         tree().find_compatible(&["arm,armv8-timer", "arm,armv7-timer"]).expect("a generic timer in the device tree");
-    let line = |index| node.interrupts().nth(index).and_then(|cells| irq::Line::of(&cells));
-    let virtual_line = line(VIRTUAL_INDEX);
-    let line = virtual_line.or_else(|| line(PHYSICAL_INDEX));
-    let line = line.expect("an interrupt of the virtual or the physical timer in the device tree");
+    let line = node.interrupts().nth(VIRTUAL_INDEX).and_then(|cells| irq::Line::of(&cells));
+    let line = line.expect("an interrupt of the virtual timer in the device tree");
     let told = node.property("clock-frequency").and_then(|frequency| frequency.u64());
     let frequency = told.unwrap_or_else(|| read_register!("cntfrq_el0"));
     assert!(frequency > 0, "neither the device tree nor CNTFRQ_EL0 says how fast the generic timer counts");
-    let since = read_register!("cntvct_el0").wrapping_sub(BEGAN.load(Ordering::Relaxed));
-    let is_physical = virtual_line.is_none();
     TIMER.set(Timer {
-        is_physical,
         interrupt: line.number,
         frequency,
         tick_nanos: ((NANOS_PER_SECOND << FACTOR_SHIFT) / frequency).max(1),
         nano_ticks: ((u128::from(frequency) << FACTOR_SHIFT) / u128::from(NANOS_PER_SECOND)) as u64,
-        origin: counter(is_physical).wrapping_sub(since),
+        origin: BEGAN.load(Ordering::Relaxed),
     });
 }
 
@@ -90,24 +82,13 @@ pub(super) fn interrupt() -> u32 {
 /// Nanoseconds since boot, the same on all CPUs.
 pub fn now() -> Nanos {
     let Some(timer) = TIMER.get() else { return Nanos(0) };
-    Nanos(scale(counter(timer.is_physical).wrapping_sub(timer.origin), timer.tick_nanos))
-}
-
-/// Writes a register of the comparator in use.
-macro_rules! write_timer {
-    ($name:literal, $value:expr) => {
-        if timer().is_physical {
-            write_register!(concat!("cntp_", $name, "_el0"), $value);
-        } else {
-            write_register!(concat!("cntv_", $name, "_el0"), $value);
-        }
-    };
+    Nanos(scale(counter().wrapping_sub(timer.origin), timer.tick_nanos))
 }
 
 fn set_control(value: u64) {
     // SAFETY: switches this CPU's comparator, which only this module uses.
     unsafe {
-        write_timer!("ctl", value);
+        write_register!("cntv_ctl_el0", value);
         asm!("isb", options(nostack, preserves_flags));
     }
 }
@@ -118,19 +99,13 @@ pub fn arm(deadline: Option<Nanos>) {
     let timer = timer();
     let compare = timer.origin.saturating_add(scale(deadline.0, timer.nano_ticks).saturating_add(1));
     // SAFETY: as in `set_control`.
-    unsafe { write_timer!("cval", compare) };
+    unsafe { write_register!("cntv_cval_el0", compare) };
     set_control(ENABLE);
-}
-
-/// Takes the line down, which stays up as long as the deadline is past.
-pub(super) fn quiet() {
-    set_control(0);
 }
 
 impl fmt::Display for Timer {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let kind = if self.is_physical { "physical" } else { "virtual" };
-        write!(f, "generic timer, {kind}, {} kHz, interrupt {}", self.frequency / 1000, self.interrupt)
+        write!(f, "generic timer, virtual, {} kHz, interrupt {}", self.frequency / 1000, self.interrupt)
     }
 }
 

@@ -10,6 +10,7 @@ use crate::{
     bootinfo::{BootInfo, Tables},
     config::{MAX_CPUS, MAX_RANGES},
     fdt::{Fdt, FdtError, HEADER_SIZE},
+    init,
 };
 use arrayvec::ArrayVec;
 use core::cell::OnceCell;
@@ -31,6 +32,22 @@ impl<T> Once<T> {
 
     pub fn get(&self) -> Option<&T> {
         self.0.get()
+    }
+}
+
+/// A device's registers.
+#[derive(Clone, Copy)]
+pub struct Registers(pub VirtAddr);
+
+impl Registers {
+    pub fn read<T>(self, offset: usize) -> T {
+        // SAFETY: whoever made `Registers` mapped a device there, and asks for one of its registers, in its size.
+        unsafe { ((self.0.0 + offset) as *mut T).read_volatile() }
+    }
+
+    pub fn write<T>(self, offset: usize, value: T) {
+        // SAFETY: as in `read`; no driver here lets a device touch memory.
+        unsafe { ((self.0.0 + offset) as *mut T).write_volatile(value) };
     }
 }
 
@@ -58,13 +75,16 @@ pub unsafe fn tree_at<'a>(base: usize, address: usize) -> Result<(Fdt<'a>, usize
     }
 }
 
-/// The hand-over, and the beginning of `tree`. What the direct map does not reach of memory cannot be used, and more
+/// Makes the hand-over, the beginning of `tree`, and goes on with it. What the direct map does not reach of memory cannot be used, and more
 /// ranges than the kernel keeps are left alone.
 ///
 /// # Safety
 /// As of [`tree_at`] for the tree at the physical address `tree`, seen in the direct map for ever.
+///
+/// # Panics
+/// If there is no sound tree.
 #[unsafe(link_section = ".init.text")]
-pub unsafe fn boot_info(
+pub unsafe fn enter(
     tree: usize,
     image: PhysRange,
     slide: usize,
@@ -72,9 +92,10 @@ pub unsafe fn boot_info(
     reach: PhysAddr,
     user_limit: VirtAddr,
     boot_cpu: HardwareId,
-) -> Result<BootInfo, FdtError> {
+) -> ! {
     // SAFETY: the caller's promise.
-    let (fdt, size) = unsafe { tree_at(direct_base.0, tree)? };
+    let found = unsafe { tree_at(direct_base.0, tree) };
+    let (fdt, size) = found.unwrap_or_else(|error| panic!("{error}, from the boot loader at {tree:#x}"));
     TREE.set(fdt);
     let tree = PhysRange::new(tree, size);
     let within = |range: PhysRange| PhysRange { size: range.size.min(reach.0 - range.start.0), ..range };
@@ -82,7 +103,8 @@ pub unsafe fn boot_info(
     for range in fdt.reservations().chain([tree]) {
         assert!(reserved.try_push(range).is_ok(), "the device tree reserves more than {MAX_RANGES} ranges of memory");
     }
-    Ok(BootInfo {
+    // Not to be inlined: this function lies in memory that `main` gives back.
+    core::hint::black_box(init::main as fn(BootInfo) -> !)(BootInfo {
         image,
         slide,
         direct_base,

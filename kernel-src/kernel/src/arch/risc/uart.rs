@@ -1,11 +1,13 @@
 //! The UART that a device tree names: a PL011 (DDI 0183) or a 16550 (TI PC16550D).
 
-use super::{Once, tree};
-use crate::{addr::PhysRange, bootinfo::BootInfo, fdt::Node, mm};
-use core::{
-    ptr,
-    sync::atomic::{AtomicUsize, Ordering},
+use super::{Once, Registers, tree};
+use crate::{
+    addr::{PhysRange, VirtAddr},
+    bootinfo::BootInfo,
+    fdt::Node,
+    mm,
 };
+use core::sync::atomic::{AtomicUsize, Ordering};
 
 /// Registers by their number, and what bits mean, in their order.
 struct Model {
@@ -98,32 +100,26 @@ pub fn remap() {
 }
 
 impl Uart {
-    fn at(&self, register: usize) -> usize {
-        self.base.load(Ordering::Relaxed) + (register << self.shift)
+    /// The registers, and where among them one is. Neither model does DMA here.
+    fn at(&self, register: usize) -> (Registers, usize) {
+        (Registers(VirtAddr(self.base.load(Ordering::Relaxed))), register << self.shift)
     }
 
     fn read(&self, register: usize) -> u32 {
-        let at = self.at(register);
-        // SAFETY: `early_init` or `remap` mapped the registers there, and the tree gives their distance and width;
-        // reading them touches no memory.
-        unsafe {
-            match self.width {
-                4 => ptr::read_volatile(at as *const u32),
-                2 => ptr::read_volatile(at as *const u16).into(),
-                _ => ptr::read_volatile(at as *const u8).into(),
-            }
+        let (registers, offset) = self.at(register);
+        match self.width {
+            4 => registers.read(offset),
+            2 => registers.read::<u16>(offset).into(),
+            _ => registers.read::<u8>(offset).into(),
         }
     }
 
     fn write(&self, register: usize, value: u32) {
-        let at = self.at(register);
-        // SAFETY: as in `read`; neither model does DMA here.
-        unsafe {
-            match self.width {
-                4 => ptr::write_volatile(at as *mut u32, value),
-                2 => ptr::write_volatile(at as *mut u16, value as u16),
-                _ => ptr::write_volatile(at as *mut u8, value as u8),
-            }
+        let (registers, offset) = self.at(register);
+        match self.width {
+            4 => registers.write(offset, value),
+            2 => registers.write(offset, value as u16),
+            _ => registers.write(offset, value as u8),
         }
     }
 

@@ -8,12 +8,10 @@
 use super::{cpu, mm, timer, trap};
 use crate::{
     addr::{HardwareId, PhysAddr, PhysRange},
-    arch::risc::{boot_info, tree, tree_at},
-    bootinfo::BootInfo,
+    arch::risc::{self, tree, tree_at},
     cmdline,
     config::{IMAGE_BASE, KERNEL_STACK_SIZE},
     fdt::Fdt,
-    init,
     percpu::PerCpu,
 };
 use core::{
@@ -261,10 +259,7 @@ unsafe extern "C" fn enter(hart: u64, tree: usize, image: usize, slide: usize) -
     let (direct_base, user_limit) = mm::layout();
     let (image, reach) = (PhysRange::new(image, mm::image_size()), PhysAddr(BOOT_GIB * GIB));
     // SAFETY: as in `map`; the boot tables show all of the low memory at `direct_base`.
-    let info = unsafe { boot_info(tree, image, slide, direct_base, reach, user_limit, HardwareId(hart)) };
-    let info = info.unwrap_or_else(|error| panic!("{error}, from the firmware at {tree:#x}"));
-    // Not to be inlined: this function lies in memory that `main` gives back.
-    core::hint::black_box(init::main as fn(BootInfo) -> !)(info)
+    unsafe { risc::enter(tree, image, slide, direct_base, reach, user_limit, HardwareId(hart)) }
 }
 
 /// Whether the tree says that a hart has an extension (multi-letter, lower case).

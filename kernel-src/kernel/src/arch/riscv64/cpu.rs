@@ -102,7 +102,7 @@ pub fn init_cpu() {
 /// # Errors
 /// The firmware's answer.
 pub fn start(hardware: HardwareId, cpu: &'static PerCpu) -> Result<(), StartError> {
-    if !sbi::has(sbi::Extension::Ipi) {
+    if !sbi::has(sbi::Extension::Ipi) || !sbi::has(sbi::Extension::Hart) {
         return Err(StartError::Unsupported);
     }
     STARTING.satp.store(mm::kernel_satp(), Ordering::Relaxed);
@@ -112,7 +112,8 @@ pub fn start(hardware: HardwareId, cpu: &'static PerCpu) -> Result<(), StartErro
     let argument = &raw const *cpu as u64;
     STARTING.cpu.store(argument, Ordering::Relaxed);
     STARTING.hart.store(hardware.0, Ordering::Release);
-    sbi::start_hart(hardware.0, entry, argument).map(drop).map_err(|error| match error {
+    // At a physical address, in supervisor mode, MMU off, `a0` its id, `a1` the argument.
+    sbi::call(sbi::Extension::Hart, 0, [hardware.0, entry, argument]).map(drop).map_err(|error| match error {
         sbi::ALREADY_AVAILABLE | sbi::ALREADY_STARTED => StartError::AlreadyOn,
         sbi::NOT_SUPPORTED => StartError::Unsupported,
         code => StartError::Refused(code),
@@ -222,11 +223,11 @@ pub fn frame_pointer() -> usize {
 /// # Errors
 /// `Unsupported` if the firmware cannot.
 pub fn power_off() -> Result<Infallible, abi::Error> {
-    Err(sbi::reset(sbi::Reset::Shutdown))
+    Err(sbi::reset(sbi::SHUTDOWN))
 }
 
 /// # Errors
 /// `Unsupported` if the firmware cannot.
 pub fn reboot() -> Result<Infallible, abi::Error> {
-    Err(sbi::reset(sbi::Reset::ColdReboot))
+    Err(sbi::reset(sbi::COLD_REBOOT))
 }

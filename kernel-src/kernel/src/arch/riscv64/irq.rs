@@ -6,7 +6,7 @@
 use super::{read_csr, sbi};
 use crate::{
     addr::{CpuId, PhysRange},
-    arch::risc::{Once, tree, uart},
+    arch::risc::{Once, Registers, tree, uart},
     bootinfo::BootInfo,
     fdt::Node,
     irq,
@@ -29,7 +29,7 @@ struct Controller {
     context: u32,
     source: u32,
     /// Register that gives the pending interrupt to the boot hart.
-    claim: usize,
+    claim: Registers,
 }
 
 static CONTROLLER: Once<Controller> = Once::new();
@@ -47,10 +47,10 @@ impl fmt::Display for Controller {
 }
 
 /// A device register of 32 bits, in a range of its own.
-fn registers(device: PhysRange, offset: usize) -> *mut u32 {
+fn register(device: PhysRange, offset: usize) -> Registers {
     let size = device.size;
     assert!(offset + 4 <= size, "interrupt controller with {size:#x} bytes of registers, {offset:#x} wanted");
-    map_device(PhysRange { start: device.start.add(offset), size: 4 }).0 as *mut u32
+    Registers(map_device(PhysRange { start: device.start.add(offset), size: 4 }))
 }
 
 pub fn init(info: &BootInfo) {
@@ -59,14 +59,29 @@ pub fn init(info: &BootInfo) {
     let controller = wire.controller;
     let Some((device, context)) = controller.reg().next().zip(context(controller, info)) else { return };
     let is_plic = PLIC.iter().any(|name| controller.is_compatible(name));
-    let claim = if is_plic {
-        init_plic(device, context, source)
+    let (at, index) = (4 * source as usize, context as usize);
+    // What is written to which registers, and the register to claim from.
+    let (writes, claim): (&[(usize, u32)], usize) = if is_plic {
+        // PLIC 1.0.0: priorities from 0, enables from 0x2000, thresholds and claims from 0x20_0000.
+        let threshold = 0x20_0000 + 0x1000 * index;
+        let enable = 0x2000 + 0x80 * index + 4 * (source as usize / 32);
+        (&[(at, 1), (enable, 1 << (source % 32)), (threshold, 0)], threshold + 4)
     } else if controller.is_compatible(APLIC) {
-        init_aplic(device, context, source, wire.cells.get(1).unwrap_or(LEVEL_HIGH))
+        // RISC-V AIA 1.0, chapter 4: a domain in direct delivery mode. Rising edge, falling edge, level high and level low
+        // are bits 0 to 3 of the tree's flags, and modes 4 to 7.
+        let trigger = wire.cells.get(1).filter(|flags| *flags < 16 && flags.is_power_of_two()).unwrap_or(LEVEL_HIGH);
+        let mode = 4 + trigger.trailing_zeros();
+        let delivery = 0x4000 + 32 * index;
+        let (target, set_enable, domain) = ((0x3000 + at, context << 18 | 1), (0x1EDC, source), (0, DOMAIN_ENABLE));
+        // idelivery and ithreshold; claimi.
+        (&[(at, mode), target, set_enable, domain, (delivery, 1), (delivery + 8, 0)], delivery + 28)
     } else {
         return;
     };
-    CONTROLLER.set(Controller { is_plic, context, source, claim: claim as usize });
+    for &(offset, value) in writes {
+        register(device, offset).write(0, value);
+    }
+    CONTROLLER.set(Controller { is_plic, context, source, claim: register(device, claim) });
 }
 
 /// Which of the controller's outputs is the supervisor's external interrupt of the boot hart: each is a pair of a
@@ -80,46 +95,10 @@ fn context(controller: Node<'static>, info: &BootInfo) -> Option<u32> {
     (0..outputs.len() / 2).find(is_ours).map(|index| index as u32)
 }
 
-/// PLIC 1.0.0: priorities from 0, enables from 0x2000, thresholds and claims from 0x20_0000.
-fn init_plic(device: PhysRange, context: u32, source: u32) -> *mut u32 {
-    let (context, source) = (context as usize, source as usize);
-    let threshold = registers(device, 0x20_0000 + 0x1000 * context);
-    // SAFETY: `registers` mapped them; only this CPU runs, and the controller touches no memory.
-    unsafe {
-        registers(device, 4 * source).write_volatile(1);
-        let enable = registers(device, 0x2000 + 0x80 * context + 4 * (source / 32));
-        enable.write_volatile(1 << (source % 32));
-        threshold.write_volatile(0);
-        threshold.add(1)
-    }
-}
-
+/// Of an interrupt's flags in the tree.
 const LEVEL_HIGH: u32 = 4;
-const EDGE_RISING: u32 = 1;
-
-/// RISC-V AIA 1.0, chapter 4: a domain in direct delivery mode.
-fn init_aplic(device: PhysRange, context: u32, source: u32, trigger: u32) -> *mut u32 {
-    const DOMAIN_ENABLE: u32 = 1 << 8;
-    let mode = match trigger {
-        EDGE_RISING => 4,
-        2 => 5,
-        8 => 7,
-        _ => 6,
-    };
-    let index = source as usize;
-    let delivery = registers(device, 0x4000 + 32 * context as usize);
-    // SAFETY: as in `init_plic`.
-    unsafe {
-        registers(device, 4 * index).write_volatile(mode);
-        registers(device, 0x3000 + 4 * index).write_volatile(context << 18 | 1);
-        registers(device, 0x1EDC).write_volatile(source);
-        registers(device, 0).write_volatile(DOMAIN_ENABLE);
-        // idelivery, ithreshold, claimi.
-        delivery.write_volatile(1);
-        delivery.add(2).write_volatile(0);
-        delivery.add(7)
-    }
-}
+/// In `domaincfg` of an APLIC.
+const DOMAIN_ENABLE: u32 = 1 << 8;
 
 pub fn init_cpu() {
     let is_boot = percpu::this().id == CpuId(0) && CONTROLLER.get().is_some();
@@ -168,15 +147,14 @@ pub fn dispatch_pending() {
 
 fn external() {
     let Some(controller) = CONTROLLER.get() else { return };
-    let claim = controller.claim as *mut u32;
-    // SAFETY: `init` has found the register; reading it takes the interrupt.
-    let claimed = unsafe { claim.read_volatile() };
+    // Reading it takes the interrupt.
+    let claimed = controller.claim.read::<u32>(0);
     let source = if controller.is_plic { claimed } else { claimed >> 16 };
     if source == controller.source {
         irq::console_input();
     }
     if controller.is_plic && source != 0 {
-        // SAFETY: writing the claim back completes it.
-        unsafe { claim.write_volatile(claimed) };
+        // Writing the claim back completes it.
+        controller.claim.write(0, claimed);
     }
 }

@@ -24,7 +24,7 @@ pub enum Extension {
     Console = 0x4442_434E,
 }
 
-fn raw(extension: Extension, function: u64, [a, b, c]: [u64; 3]) -> (i64, u64) {
+pub fn raw(extension: Extension, function: u64, [a, b, c]: [u64; 3]) -> (i64, u64) {
     let (error, value);
     // SAFETY: the firmware changes `a0` and `a1` alone (SBI chapter 3); no call made here hands it memory
     // to write, and those that start or stop CPUs have safety arguments of their own.
@@ -40,7 +40,7 @@ fn raw(extension: Extension, function: u64, [a, b, c]: [u64; 3]) -> (i64, u64) {
 }
 
 /// The firmware's value, or its error.
-fn call(extension: Extension, function: u64, arguments: [u64; 3]) -> Result<u64, i64> {
+pub fn call(extension: Extension, function: u64, arguments: [u64; 3]) -> Result<u64, i64> {
     match raw(extension, function, arguments) {
         (0, value) => Ok(value),
         (code, _) => Err(code),
@@ -52,35 +52,21 @@ pub fn has(extension: Extension) -> bool {
     call(Extension::Base, 3, [extension as u64, 0, 0]).is_ok_and(|answer| answer != 0)
 }
 
-/// Timer interrupt of this hart at `time`, by one of the two timers; a pending one is cleared. There is no error to return.
-pub fn set_timer(timer: Extension, time: u64) {
-    raw(timer, 0, [time, 0, 0]);
-}
-
 /// Software interrupt for one hart: bit 0 of a mask that starts at `hart`, so any hart id will do.
 pub fn send_ipi(hart: u64) -> Result<u64, i64> {
     call(Extension::Ipi, 0, [1, hart, 0])
 }
 
-/// Starts a stopped hart at the physical address `at`, in supervisor mode, MMU off, `a0` its id, `a1` `opaque`.
-pub fn start_hart(hart: u64, at: u64, opaque: u64) -> Result<u64, i64> {
-    if has(Extension::Hart) { call(Extension::Hart, 0, [hart, at, opaque]) } else { Err(NOT_SUPPORTED) }
-}
-
-/// Type of a system reset (SBI chapter 10).
-#[derive(Clone, Copy, PartialEq, Eq)]
-#[repr(u64)]
-pub enum Reset {
-    Shutdown = 0,
-    ColdReboot = 1,
-}
+// Types of a system reset (SBI chapter 10).
+pub const SHUTDOWN: u64 = 0;
+pub const COLD_REBOOT: u64 = 1;
 
 /// Returns only if the firmware cannot do it.
-pub fn reset(kind: Reset) -> abi::Error {
+pub fn reset(kind: u64) -> abi::Error {
     if has(Extension::Reset) {
-        raw(Extension::Reset, 0, [kind as u64, 0, 0]);
+        raw(Extension::Reset, 0, [kind, 0, 0]);
     }
-    if kind == Reset::Shutdown {
+    if kind == SHUTDOWN {
         raw(Extension::LegacyShutdown, 0, [0; 3]);
     }
     abi::Error::Unsupported

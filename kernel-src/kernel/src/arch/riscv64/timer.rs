@@ -88,17 +88,14 @@ fn tick_of(at: Nanos, now: u64) -> u64 {
 pub fn arm(deadline: Option<Nanos>) {
     cpu::this_arch().deadline.set(deadline);
     let Some(at) = deadline else { return compare(NEVER) };
-    let now = ticks();
-    compare(tick_of(at, now));
-    if ticks() < now {
-        arm_again(deadline);
+    loop {
+        let now = ticks();
+        compare(tick_of(at, now));
+        // Otherwise the counter has wrapped meanwhile, and what was compared lies out of reach.
+        if ticks() >= now {
+            return;
+        }
     }
-}
-
-/// The counter has wrapped meanwhile, and what was compared lies out of reach.
-#[cold]
-fn arm_again(deadline: Option<Nanos>) {
-    arm(deadline);
 }
 
 /// Sleeps until an interrupt is pending. An emulator that loads a snapshot, which it made while all CPUs slept, may
@@ -128,7 +125,8 @@ pub fn nap() {
 /// A value that has passed makes the interrupt pending at once; one to come clears it.
 fn compare(tick: u64) {
     match FIRMWARE.get() {
-        Some(Some(firmware)) => sbi::set_timer(*firmware, tick),
+        // There is no error to return.
+        Some(Some(firmware)) => _ = sbi::raw(*firmware, 0, [tick, 0, 0]),
         // SAFETY: `stimecmp` (Privileged, Sstc) is there by the ISA string; it only decides when an interrupt comes.
         _ => unsafe { asm!("csrw 0x14D, {}", in(reg) tick, options(nomem, nostack)) },
     }
