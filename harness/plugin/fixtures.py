@@ -123,7 +123,8 @@ def boot(request: pytest.FixtureRequest, board: Board, lab: Lab) -> Iterator[Cal
             log = open_log(stack, log_folder(item) / name)
             variant = board.variant(smp=smp, memory=memory, icount=icount)
             what = files if files is not None else lab.files(variant, cmdline)
-            session = lab.start(variant, what, (log,), extra_args=args, paused=paused, on_reset=on_reset)
+            how: Any = {"extra_args": args, "paused": paused, "on_reset": on_reset, "by_hand": not ready}
+            session = lab.start(variant, what, (log,), **how)
             session.reset_expected = on_reset == "restart"
             stack.callback(session.close)
             take(item, session, log)

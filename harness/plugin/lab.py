@@ -80,21 +80,23 @@ class Lab:
         extra_args: Sequence[str] = (),
         paused: bool = False,
         on_reset: OnReset = "stop",
+        by_hand: bool = False,
     ) -> Session:
-        """Switch a machine on, with a log of its own; the caller closes the session."""
+        """Switch a machine on, with a log of its own. The caller closes it; `by_hand`: and drives its boot."""
         name = f"{board.id}-{self._worker}{os.getpid()}-{next(self._count)}"
-        watched = None if self._coverage is None else self._coverage.watch(board)
+        watched = None
+        if self._coverage is not None:
+            watched = self._coverage.watch(board, files, (*extra_args, on_reset), by_hand=by_hand or paused)
         if watched is not None:
             extra_args = (*extra_args, *watched.counting.arguments(board))
             if board.icount:
                 # Cases run one by one, and a machine that is idle between them must not see its clock jump to the
                 # next timer: for RISC-V's comparator that is the end of time.
                 extra_args += ("-icount", "shift=0,align=off,sleep=on")
-            sinks = (*sinks, watched)
         machine = QemuMachine(board, files, extra_args=extra_args, paused=paused, on_reset=on_reset)
         session = Session(machine, self.logs / "boots" / safe_name(name) / "console.log", sinks)
         if watched is not None:
-            watched.session = session
+            watched.attach(session)
         self._started = [*(one for one in self._started if not one.closed), session]
         return session
 
