@@ -47,7 +47,7 @@ from harness.verdict.symbols import slide_of
 if TYPE_CHECKING:
     from harness.board import Board
     from harness.console import Session
-    from harness.machine import BootFiles
+    from harness.machine import QemuMachine
     from harness.plugin.lab import Lab
 
 FOLDER = "build/coverage"
@@ -91,10 +91,11 @@ class Coverage:
         self._numbers = itertools.count()
         self._lost = 0
 
-    def watch(self, board: Board, files: BootFiles, how: tuple[object, ...], *, by_hand: bool) -> Watched:
-        """Before a machine is switched on: its plugin. `how` is what else its boot depends on."""
+    def watch(self, machine: QemuMachine, *, by_hand: bool) -> Watched:
+        """Before a machine is switched on: its plugin."""
+        board, files = machine.board, machine.files
         images = [_digest(*_version(path)) for path in (files.kernel, files.initrd) if path and path.is_file()]
-        boot = repr((plugin().name, board, images, files.cmdline, how, by_hand))
+        boot = json.dumps([plugin().name, machine.command(), images, by_hand])
         name = hashlib.sha256(boot.encode()).hexdigest()[:24]
         # Under icount the machine may not be stopped: where that happens is no matter of its instructions.
         known = not by_hand and not board.icount and self._boot(name).is_file()

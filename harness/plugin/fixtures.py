@@ -34,9 +34,21 @@ def lab_of(config: pytest.Config) -> Lab:
             Path(config.rootpath),
             kernel_args=str(config.getoption("--kernel-args")),
             coverage=config.stash.get(COVERAGE, None),
+            say=_sayer(config),
         )
         config.stash[LAB] = lab
     return lab
+
+
+def _sayer(config: pytest.Config) -> Callable[[str], None] | None:
+    """How to show people a line while a test runs; None in a worker, which has no terminal."""
+    terminal: Any = config.pluginmanager.get_plugin("terminalreporter")
+
+    def say(text: str) -> None:
+        terminal.ensure_newline()
+        terminal.write_line(text)
+
+    return None if terminal is None else say
 
 
 def log_folder(item: pytest.Item) -> Path:

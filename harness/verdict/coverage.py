@@ -26,9 +26,8 @@ from harness.verdict.dwarf import Lines
 Covered = dict[str, set[int]]
 # Executed code by the key of its image; a piece of it is `address+size`, hexadecimal, as linked.
 Ran = dict[str, set[str]]
-_Line = tuple[str, int]
 _UPPER_HALF = 1 << 63
-_LAYOUT = 1
+_LAYOUT = 2
 
 
 class Image:
@@ -68,16 +67,33 @@ class Image:
 
 
 def _read_lines(elf: Any) -> dict[str, Any]:
-    """The spans of an ELF, as far as they are of the workspace: its files have relative paths."""
-    files: dict[str, int] = {}
-    spans: list[tuple[int, int, list[tuple[int, int]]]] = []
+    """The spans of an ELF, as far as they are of the workspace: its files have relative paths.
+
+    Flat lists, which are read faster than nested ones: where spans start and end, and the set of lines that made each;
+    the sets, of numbers of lines; the file of each line (a number) and its line there.
+    """
+    lines: dict[tuple[str, int], int] = {}
+    sets: dict[tuple[int, ...], int] = {}
+    starts, ends, made_by = [], [], []
     if elf.has_dwarf_info():
         for start, end, sources in Lines(elf).spans():
             own = {(s.file, s.line) for s in sources if s.line and s.file and not s.file.startswith("/")}
             if own:
-                numbered = sorted((files.setdefault(file, len(files)), line) for file, line in sorted(own))
-                spans.append((start, end, numbered))
-    return {"files": list(files), "spans": spans}
+                starts.append(start)
+                ends.append(end)
+                numbers = tuple(lines.setdefault(line, len(lines)) for line in sorted(own))
+                made_by.append(sets.setdefault(numbers, len(sets)))
+    files = list(dict.fromkeys(file for file, _ in lines))
+    numbered = {file: number for number, file in enumerate(files)}
+    return {
+        "files": files,
+        "file": [numbered[file] for file, _ in lines],
+        "line": [line for _, line in lines],
+        "sets": list(sets),
+        "starts": starts,
+        "ends": ends,
+        "made_by": made_by,
+    }
 
 
 class Images:
@@ -86,7 +102,7 @@ class Images:
     def __init__(self, kernel: Path, programs: Sequence[Path]) -> None:
         self._kernel = Image(kernel)
         self._programs = [Image(path) for path in programs]
-        self._known: dict[int | None, dict[Block, tuple[tuple[Image, ...], str]]] = {}
+        self._placed: dict[Block, tuple[tuple[Image, ...], str]] = {}
 
     def __iter__(self) -> Iterator[Image]:
         return iter((self._kernel, *self._programs))
@@ -97,8 +113,13 @@ class Images:
         A program's block belongs to the program that has its bytes. Where several have, those count that
         also ran a block that none other has.
         """
-        known = self._known.setdefault(slide, {})
-        found = [known.get(block) or known.setdefault(block, self._place(block, slide)) for block in blocks]
+        kernel = () if slide is None else (self._kernel,)
+        found = [
+            (kernel, f"{block.address - (slide or 0):x}+{block.size:x}")
+            if block.address >= _UPPER_HALF
+            else self._placed.get(block) or self._place(block)
+            for block in blocks
+        ]
         ran = {owners[0] for owners, _ in found if len(owners) == 1}
         placed: Ran = {}
         for owners, text in found:
@@ -106,10 +127,9 @@ class Images:
                 placed.setdefault(image.key, set()).add(text)
         return placed
 
-    def _place(self, block: Block, slide: int | None) -> tuple[tuple[Image, ...], str]:
-        if block.address < _UPPER_HALF:
-            return tuple(image for image in self._programs if image.has(block)), f"{block.address:x}+{block.size:x}"
-        return () if slide is None else (self._kernel,), f"{block.address - (slide or 0):x}+{block.size:x}"
+    def _place(self, block: Block) -> tuple[tuple[Image, ...], str]:
+        owners = tuple(image for image in self._programs if image.has(block))
+        return self._placed.setdefault(block, (owners, f"{block.address:x}+{block.size:x}"))
 
 
 class LineTables:
@@ -124,17 +144,15 @@ class LineTables:
         found: Covered = {}
         for key, pieces in ran.items():
             table = self._table(key)
-            for file, line in set[_Line]().union(*map(table.__getitem__, pieces)):
-                found.setdefault(file, set()).add(line)
+            table.name(set().union(*map(table.__getitem__, pieces)), found)
         return found
 
     def all_lines(self, keys: Iterable[str]) -> Covered:
         """Every line that made code of these images."""
         found: Covered = {}
         for key in keys:
-            for _, _, sources in self._table(key).spans:
-                for file, line in sources:
-                    found.setdefault(file, set()).add(line)
+            table = self._table(key)
+            table.name(range(len(table.line)), found)
         return found
 
     def _table(self, key: str) -> _Table:
@@ -146,24 +164,26 @@ class LineTables:
         return self._tables[key]
 
 
-class _Table(dict[str, frozenset[_Line]]):
-    """The lines of each piece of one image that was asked for."""
+class _Table(dict[str, frozenset[int]]):
+    """Numbers of the lines that made each piece of an image that was asked for."""
 
-    def __init__(self, data: Any) -> None:
+    def __init__(self, data: dict[str, Any]) -> None:
         super().__init__()
-        # Tuples all the way down: Python's garbage collector soon leaves those alone, and there are a hundred thousand.
-        self.spans: list[tuple[int, int, tuple[_Line, ...]]] = [
-            (start, end, tuple((data["files"][file], line) for file, line in sources))
-            for start, end, sources in data["spans"]
-        ]
-        self._starts = [start for start, _, _ in self.spans]
+        self._files, self._file, self.line = data["files"], data["file"], data["line"]
+        self._sets, self._made_by = data["sets"], data["made_by"]
+        self._starts, self._ends = data["starts"], data["ends"]
 
-    def __missing__(self, piece: str) -> frozenset[_Line]:
+    def __missing__(self, piece: str) -> frozenset[int]:
         start, size = (int(part, 16) for part in piece.split("+"))
         first = max(bisect.bisect_right(self._starts, start) - 1, 0)
-        spans = self.spans[first : bisect.bisect_left(self._starts, start + size)]
-        lines = frozenset(line for low, high, own in spans if low < start + size and high > start for line in own)
-        return self.setdefault(piece, lines)
+        last = bisect.bisect_left(self._starts, start + size)
+        sets = (self._sets[self._made_by[at]] for at in range(first, last) if self._ends[at] > start)
+        return self.setdefault(piece, frozenset().union(*sets))
+
+    def name(self, numbers: Iterable[int], into: Covered) -> None:
+        """Add the lines of these numbers."""
+        for number in numbers:
+            into.setdefault(self._files[self._file[number]], set()).add(self.line[number])
 
 
 def summary(covered: Covered, known: Covered) -> list[str]:
