@@ -29,7 +29,7 @@ from typing import Any, Literal
 from harness.board.errors import LeaseError
 
 HEARTBEAT_S = 2.0
-# A holder that said nothing while it was watched for so long is gone: well over a heartbeat, under what people wait for.
+# A holder that was watched for so long and said nothing is gone: well over a heartbeat, under what people wait for.
 STALE_S = 8.0
 _LATEST_S = 1e11  # seconds since 1970 that the host's calendar can show
 _RETRY_S = 0.2
