@@ -220,8 +220,8 @@ class Admission:
 def _process(pid: int) -> str:
     """A process as a person knows it: its number, command and folder."""
     try:
-        words = Path(f"/proc/{pid}/cmdline").read_bytes().rstrip(b"\0").split(b"\0")
-        command = b" ".join(words).decode(errors="replace")
+        words = Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
+        command = " ".join(words.split())
         if len(command) > _LONGEST_COMMAND:
             command = command[:_LONGEST_COMMAND] + "…"
         return f"process {pid} ({command} in {Path(f'/proc/{pid}/cwd').readlink()})"

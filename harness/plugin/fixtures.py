@@ -43,12 +43,15 @@ def lab_of(config: pytest.Config) -> Lab:
 def _sayer(config: pytest.Config) -> Callable[[str], None] | None:
     """How to show people a line while a test runs; None in a worker, which has no terminal."""
     terminal: Any = config.pluginmanager.get_plugin("terminalreporter")
+    capture: Any = config.pluginmanager.get_plugin("capturemanager")
 
     def say(text: str) -> None:
-        terminal.ensure_newline()
-        terminal.write_line(text)
+        with capture.global_and_fixture_disabled():
+            terminal.ensure_newline()
+            terminal.write_line(text)
+            terminal.flush()  # it may be a pipe
 
-    return None if terminal is None else say
+    return None if terminal is None or capture is None else say
 
 
 def log_folder(item: pytest.Item) -> Path:
