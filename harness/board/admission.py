@@ -202,6 +202,7 @@ class Admission:
             else:
                 with suppress(OSError, ValueError):  # it was given back meanwhile
                     found[int((self._directory / name).read_text())] += 1
+        del found[os.getpid()]  # collected so far
         return "; ".join(f"{_process(pid)}: {count}" for pid, count in found.items()) or "nobody any more"
 
     def _try(self, name: str) -> int | None:

@@ -137,7 +137,7 @@ def _fill(
         if source is not None and source.is_file():
             shutil.copyfile(source, folder / name)
     with session.broker.changed:
-        lines = [f"{line.direction.value} {line}" for line in session.broker.recent][-LINES:]
+        lines = [f"{line.direction.value} {line.shown}" for line in session.broker.recent][-LINES:]
     found = slide_of(session.first_lines)
     facts = {
         "test": test,
