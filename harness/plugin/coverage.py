@@ -28,6 +28,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from harness.board import LabError
 from harness.build.artifacts import write_atomically
 from harness.machine.counting import Block, Counting, plugin
 from harness.machine.errors import MachineError
@@ -257,8 +258,11 @@ def folder_of(config: pytest.Config) -> Path:
 
 
 def begin(config: pytest.Config) -> None:
-    """Record coverage in this run."""
-    coverage = Coverage(Path(config.rootpath), folder_of(config))
+    """Record coverage in this run. Raises pytest.UsageError where there is no git repository to name the sources by."""
+    try:
+        coverage = Coverage(Path(config.rootpath), folder_of(config))
+    except LabError as error:
+        raise pytest.UsageError(str(error)) from error
     config.stash[COVERAGE] = coverage
     config.pluginmanager.register(coverage, "quoin-coverage")
 

@@ -14,7 +14,7 @@ from harness.board import Board
 from harness.cli.mutants import FOLDER, read_mutant
 from harness.plugin.coverage import SUMMARY, read_records
 from harness.verdict.changes import Record, Touch, executed_by_any, hunks, touch
-from support.projects import TOP, environment
+from support.projects import TOP, command, environment
 
 BOARD = "qemu-riscv64"
 SUITES = ("testsuites/user", "testsuites/boot/kernel-tests.yaml", "testsuites/smp/kernel-tests.yaml")
@@ -100,6 +100,18 @@ def test_two_workers_tell_what_one_process_tells(recorded: Path, tmp_path: Path)
     assert one == {test: two[test] for test in one}
     assert known_lines(recorded) == known_lines(tmp_path)
     assert known_lines(tmp_path)["total"] > 1000
+
+
+@pytest.mark.requirement("TST-30", "ERR-01")
+@pytest.mark.parametrize("option", ["--coverage", "--changed"])
+def test_a_folder_without_git_is_told(option: str, tmp_path: Path) -> None:
+    (tmp_path / "pytest.ini").write_text("[pytest]\n")
+    (tmp_path / "test_it.py").write_text("def test_it():\n    pass\n")
+    env = environment() | {"GIT_CEILING_DIRECTORIES": str(tmp_path.parent)}
+    ran = subprocess.run(command("-q", option), cwd=tmp_path, env=env, capture_output=True, text=True, timeout=LIMIT_S)
+    assert ran.returncode == pytest.ExitCode.USAGE_ERROR
+    assert "INTERNALERROR" not in ran.stdout + ran.stderr
+    assert f"failed in {tmp_path}" in ran.stderr
 
 
 CASES = ("boot:unknown_calls_are_refused", "boot:errors_are_typed")
