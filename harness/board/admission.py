@@ -20,8 +20,9 @@ import os
 import tempfile
 import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -30,6 +31,10 @@ from harness.board.errors import AdmissionError
 
 _SMALLEST = 4
 _RETRY_S = 0.02
+# Most waits are shorter: the machine before is being switched off.
+_QUIET_S = 2.0
+_LONGEST_COMMAND = 100
+Tell = Callable[[str], None]
 
 
 def default_budget() -> int:
@@ -80,8 +85,10 @@ class Admission:
         finally:
             self.give_back(place)
 
-    def take(self, vcpus: int, timeout_s: float = 600.0, machine: Pausable | None = None) -> Place:
-        """Take slots for a machine; the answer is for `give_back`.
+    def take(
+        self, vcpus: int, timeout_s: float = 600.0, machine: Pausable | None = None, tell: Tell | None = None
+    ) -> Place:
+        """Take slots for a machine; the answer is for `give_back`. `tell` hears once for whom it waits, after 2 s.
 
         A machine of more CPUs than there are slots takes all of them, and so runs alone. Other machines of this
         thread may be paused meanwhile. Raises AdmissionError when the slots are not free in time.
@@ -93,7 +100,7 @@ class Admission:
             others = list(places)
             missing = self._need([*others, Place(owner, vcpus, machine)]) - len(held)
         if missing > 0:
-            self._grow(held, missing, [other.machine for other in others if other.machine is not None], timeout_s)
+            self._grow(held, missing, [other.machine for other in others if other.machine is not None], timeout_s, tell)
         place = Place(owner, vcpus, machine)
         with self._mutex:
             places.append(place)
@@ -111,10 +118,10 @@ class Admission:
     def _need(self, places: list[Place]) -> int:
         return min(max((place.vcpus for place in places), default=0), self.budget)
 
-    def _grow(self, held: list[int], count: int, machines: list[Pausable], timeout_s: float) -> None:
+    def _grow(self, held: list[int], count: int, machines: list[Pausable], timeout_s: float, tell: Tell | None) -> None:
         """Hold `count` slots more; when they are not free now, by giving all back and waiting for the whole."""
         before = len(held)
-        taken = self._free(count) if before else self._acquire(count, timeout_s)
+        taken = self._free(count) if before else self._acquire(count, timeout_s, tell)
         if len(taken) == count:
             with self._mutex:
                 held.extend(taken)
@@ -126,7 +133,7 @@ class Admission:
                 os.close(slot)
             held.clear()
         try:
-            again = self._acquire(before + count, timeout_s)
+            again = self._acquire(before + count, timeout_s, tell)
         except AdmissionError:
             # What ran before goes on only within the budget; if even that has no room, it stays paused.
             self._restore(held, self._acquire(before, timeout_s), machines)
@@ -148,20 +155,29 @@ class Admission:
                 taken.append(slot)
         return taken
 
-    def _acquire(self, count: int, timeout_s: float) -> list[int]:
+    def _acquire(self, count: int, timeout_s: float, tell: Tell | None = None) -> list[int]:
         self._directory.mkdir(mode=0o700, exist_ok=True)
-        deadline = time.monotonic() + timeout_s
+        began = time.monotonic()
         never = threading.Event()
         # One waiter collects at a time, so two half-served ones cannot block each other.
-        gate = self._lock("gate", deadline, never)
+        gate: int | None = None
         taken: list[int] = []
         try:
-            while gate is not None:
-                taken += self._free(count - len(taken))
-                if len(taken) == count:
-                    return taken
-                if time.monotonic() > deadline:
+            while True:
+                gate = self._try("gate") if gate is None else gate
+                if gate is not None:
+                    taken += self._free(count - len(taken))
+                    if len(taken) == count:
+                        return taken
+                waited = time.monotonic() - began
+                if waited > timeout_s:
                     break
+                if tell is not None and waited > _QUIET_S:
+                    tell(
+                        f"waiting for {count} of {self.budget} vCPU slots, {timeout_s:g} s at most; "
+                        f"they are held by {self.holders()}"
+                    )
+                    tell = None
                 never.wait(_RETRY_S)
         finally:
             if gate is not None:
@@ -171,9 +187,23 @@ class Admission:
                     os.close(slot)
         raise AdmissionError(
             f"{count} of {self.budget} vCPU slots did not become free within {timeout_s:g} s: "
-            f"other machines are running on this host (slots in {self._directory}); "
+            f"other machines are running on this host, of {self.holders()} (slots in {self._directory}); "
             "end them, or wait and run again"
         )
+
+    def holders(self) -> str:
+        """Which processes hold slots, or collect them, and how many each."""
+        found: Counter[int] = Counter()
+        for index in range(self.budget):
+            name = f"slot-{index}"
+            slot = self._try(name)
+            if slot is not None:
+                os.close(slot)
+            else:
+                with suppress(OSError, ValueError):  # it was given back meanwhile
+                    found[int((self._directory / name).read_text())] += 1
+        del found[os.getpid()]  # collected so far
+        return "; ".join(f"{_process(pid)}: {count}" for pid, count in found.items()) or "nobody any more"
 
     def _try(self, name: str) -> int | None:
         slot = os.open(self._directory / name, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
@@ -182,14 +212,22 @@ class Admission:
         except BlockingIOError:
             os.close(slot)
             return None
+        with suppress(OSError):  # a full disk: others do not learn who it is
+            os.ftruncate(slot, 0)
+            os.write(slot, str(os.getpid()).encode())
         return slot
 
-    def _lock(self, name: str, deadline: float, never: threading.Event) -> int | None:
-        while True:
-            slot = self._try(name)
-            if slot is not None or time.monotonic() > deadline:
-                return slot
-            never.wait(_RETRY_S)
+
+def _process(pid: int) -> str:
+    """A process as a person knows it: its number, command and folder."""
+    try:
+        words = Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
+        command = " ".join(words.split())
+        if len(command) > _LONGEST_COMMAND:
+            command = command[:_LONGEST_COMMAND] + "…"
+        return f"process {pid} ({command} in {Path(f'/proc/{pid}/cwd').readlink()})"
+    except OSError:
+        return f"process {pid}"
 
 
 _admission: Admission | None = None

@@ -20,7 +20,7 @@ from typing import Protocol, runtime_checkable
 
 from harness.board import LabError
 from harness.console.errors import ConsoleFault
-from harness.console.framing import Frame, SequenceCheck, Torn, decode
+from harness.console.framing import MODULUS, Frame, SequenceCheck, Torn, decode
 from harness.console.hang_clock import Deadline
 from harness.console.line_faults import garbage
 from harness.console.lines import SOH, Direction, Line, LineCutter, Lines, Recent
@@ -96,7 +96,8 @@ class Broker:
         self.window = Window()
         self.recent = Recent(_RECENT_LINES)
         self.first: list[Line] = []
-        self.frames: deque[Frame | Torn] = deque()
+        # As many as there are numbers; a guest that sends without end loses the oldest, and who waits for them is told.
+        self.frames: deque[Frame | Torn] = deque(maxlen=MODULUS)
         self.panic = PanicWatcher(panic, prompt)
         self.closed: str | None = None
         # Why there is a hole in what was received, until `forgive`.

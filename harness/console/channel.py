@@ -101,7 +101,7 @@ class Channel:
         if isinstance(frame, Torn):
             raise ConsoleFault(
                 f"{self._fault(frame)}. A frame from the target was damaged: {frame.reason}. The line: {frame.line!r}. "
-                "No result of this run can be trusted; look at the console log around it"
+                f"No result of this run can be trusted; look at the console log around it{self._sender()}"
             )
         assert isinstance(frame, Frame)
         return frame.payload
@@ -121,6 +121,10 @@ class Channel:
                 broker.changed.wait_for(lambda: broker.ended is not None or len(self._behind(torn)) > 1, _REST_S)
             fault = frame_fault(torn.line, self._behind(torn)[:_REST_LINES])
         return fault or "console: more than one byte lost or changed in a frame"
+
+    def _sender(self) -> str:
+        emulated = self._broker.serial_line is None
+        return ". An emulated console loses and doubles nothing: the target has sent it so" if emulated else ""
 
     def _behind(self, torn: Torn) -> list[bytes]:
         lines = self._broker.newest_lines()

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 SOH = b"\x01"
 # A guest that never ends a line must not fill the host's memory.
 LONGEST = 16384
+_SHOWN = 500
 
 
 class Direction(enum.Enum):
@@ -34,6 +35,12 @@ class Line:
 
     def __str__(self) -> str:
         return self.text.decode(errors="replace")
+
+    @property
+    def shown(self) -> str:
+        """The line for a report: of a guest that ends no line its beginning, and how long it is."""
+        more = f"… ({len(self.text)} bytes)" if len(self.text) > _SHOWN else ""
+        return f"{self.text[:_SHOWN].decode(errors='replace')}{more}"
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
@@ -41,6 +41,8 @@ class Session:
         self.dirty: str | None = None
         self.ready_line: str | None = None
         self.reset_expected = False
+        # Called once, when the machine has become ready and before a test knows.
+        self.when_ready: Callable[[], None] | None = None
         self.clean_point: CleanPoint | None = None
         # Why there is none, once that was tried.
         self.unsaved: str | None = None
@@ -156,6 +158,9 @@ class Session:
         match = self.console.expect(
             rf"{pattern}[^\n]*\n", self.board.boot_timeout_s if timeout_s is None else timeout_s
         )
+        when_ready, self.when_ready = self.when_ready, None
+        if when_ready is not None:
+            when_ready()
         self.ready_line = match.group().decode(errors="replace").strip()
         self.check_log()
 

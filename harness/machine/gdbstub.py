@@ -19,8 +19,10 @@ from harness.machine.errors import MachineError
 
 _TIMEOUT_S = 10.0
 _PIECE = 1024
-# RISC-V Privileged ISA 20211203, 1.2; QEMU's register `priv` holds them.
-_SUPERVISOR_MODE, _MACHINE_MODE = 1, 3
+# QEMU looks memory up as the CPU may in its mode. By architecture: the register that holds the mode, its bits, and the
+# kernel's modes, of which the first is taken. RISC-V Privileged ISA 20211203, 1.2; Arm ARM, C5.2.18 (EL1h, EL1t).
+# On x86_64 QEMU 7.2 asks for no right.
+_KERNEL_MODES = {"riscv64": ("priv", 3, (1,)), "aarch64": ("cpsr", 0xF, (5, 4))}
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +84,7 @@ class GdbStub:
     def read_memory(self, address: int, length: int) -> bytes:
         """`length` bytes at `address`. Raises MachineError where nothing is mapped."""
         result = b""
-        with self._out_of_firmware(address):
+        with self._as_kernel(address):
             while len(result) < length:
                 count = min(_PIECE, length - len(result))
                 result += bytes.fromhex(self._checked(f"m{address + len(result):x},{count:x}"))
@@ -90,7 +92,7 @@ class GdbStub:
 
     def write_memory(self, address: int, data: bytes) -> None:
         """Write `data` at `address`, read-only pages included. Raises MachineError where it is not there afterwards."""
-        with self._out_of_firmware(address):
+        with self._as_kernel(address):
             for offset in range(0, len(data), _PIECE):
                 piece = data[offset : offset + _PIECE]
                 self._checked(f"M{address + offset:x},{len(piece):x}:{piece.hex()}")
@@ -99,16 +101,18 @@ class GdbStub:
             raise MachineError(f"{len(data)} bytes written at {address:#x} are not there: no memory, or not mapped now")
 
     @contextmanager
-    def _out_of_firmware(self, address: int) -> Iterator[None]:
-        """See an address of the kernel's also while the CPU is in RISC-V's machine mode, which translates none."""
-        inside = self.arch == "riscv64" and bool(address >> 63) and self.read_register("priv") == _MACHINE_MODE
-        if inside:
-            self.write_register("priv", _SUPERVISOR_MODE)
+    def _as_kernel(self, address: int) -> Iterator[None]:
+        """See an address of the kernel's also while the CPU runs a program, or RISC-V's firmware, and cannot."""
+        register, mask, modes = _KERNEL_MODES.get(self.arch, ("", 0, (0,)))
+        before = self.read_register(register) if register and address >> 63 else 0
+        switch = bool(register and address >> 63) and before & mask not in modes
+        if switch:
+            self.write_register(register, before & ~mask | modes[0])
         try:
             yield
         finally:
-            if inside:
-                self.write_register("priv", _MACHINE_MODE)
+            if switch:
+                self.write_register(register, before)
 
     def physical(self, on: bool) -> None:
         """Whether addresses are physical from now on (QEMU's own extension)."""

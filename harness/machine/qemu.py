@@ -88,6 +88,8 @@ class QemuMachine:
         self._paused = paused
         self._on_reset = on_reset
         self.admit: OnAdmission = admit
+        # Shows people a line; pytest, which keeps what is printed from them, has a way of its own.
+        self.say: Callable[[str], None] = lambda text: print(text, file=sys.__stderr__, flush=True)
         self._process: subprocess.Popen[bytes] | None = None
         self._qmp: QMPClient | None = None
         self._console: socket.socket | None = None
@@ -142,11 +144,11 @@ class QemuMachine:
             self._say(
                 f"{self.board.id} runs alone: its {self.board.smp} CPUs are more than this host's budget of {budget}"
             )
-        self._slots = admission().take(self.board.smp, machine=self)
+        self._slots = admission().take(self.board.smp, machine=self, tell=self._say)
 
     def _say(self, text: str) -> None:
         # Nobody holds the console's log yet, and a wait without a word would look like a hang.
-        print(f"quoin: {text}", file=sys.__stderr__, flush=True)
+        self.say(f"quoin: {text}")
         self._tell(Event(Kind.LAB, text, time.monotonic()))
 
     def off(self) -> None:

@@ -1,26 +1,36 @@
 """`--coverage`: what each test executes of the kernel and the programs; `--changed`: those tests first.
 
-Every machine of the run gets the plugin that records blocks. What ran before a
-machine was ready counts as the boot of each test that uses it; the rest belongs
+Every machine of the run gets the plugin that notes blocks. What ran before
+`wait_ready` returned counts as the boot of each test that uses the machine; the rest belongs
 to the test during which it ran.
+
+Boots are what most tests do most of the time, and those of the same images on the same
+machine run the same code. So one is recorded, and kept in the folder; in further ones recording
+begins when they are ready. A boot that a test drives by hand is recorded each time.
+
+    tests/TEST.json   the sources (a git tree), the test's own code, and the names of its boots
+    boots/NAME.json   the code of a boot
+    lines/KEY.json    the line table of an image
 """
 
 from __future__ import annotations
 
+import contextlib
+import functools
+import hashlib
 import itertools
 import json
-import re
 import tempfile
-import threading
-from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from harness.board import LabError
 from harness.build.artifacts import write_atomically
-from harness.machine.counting import Block, Counting
+from harness.machine.counting import Block, Counting, plugin
 from harness.machine.errors import MachineError
 from harness.plugin.keys import COVERAGE, LAB, MACHINES
 from harness.verdict.changes import (
@@ -32,12 +42,13 @@ from harness.verdict.changes import (
     source_tree,
     touch,
 )
-from harness.verdict.coverage import Covered, Images, summary
+from harness.verdict.coverage import Images, LineTables, Ran, summary
 from harness.verdict.symbols import slide_of
 
 if TYPE_CHECKING:
     from harness.board import Board
-    from harness.console import Lines, Session
+    from harness.console import Session
+    from harness.machine import QemuMachine
     from harness.plugin.lab import Lab
 
 FOLDER = "build/coverage"
@@ -46,51 +57,34 @@ SUMMARY = "summary.txt"
 
 @dataclass
 class Watched:
-    """One machine: what it has executed, and until when that was its boot."""
+    """One machine: what it executes, and what its boot was."""
 
     board: Board
     counting: Counting
+    boot_name: str
+    boot_known: bool
     session: Session | None = None
-    boot: set[Block] | None = None
-    boot_lines: Covered | None = None
-    lock: threading.Lock = field(default_factory=threading.Lock)
+    boot: list[Block] | None = None
 
-    def see(self, lines: Lines) -> None:
-        """Console lines: with the board's ready line the boot ends."""
-        if self.boot is None and any(re.search(self.board.ready, str(line)) for line in lines):
-            with self.lock:
-                self.boot = set(self.counting.take_executed())
+    def attach(self, session: Session) -> None:
+        """The machine is on."""
+        self.session = session
+        if self.board.seed is None:  # with a seed tests run as part of the boot
+            session.when_ready = self._ready
 
-    def flush(self) -> None:
-        """Nothing is kept back."""
-
-    def take(self) -> set[Block]:
-        """What was executed since the last call and not as boot."""
-        with self.lock:
-            return set(self.counting.take_executed())
-
-
-@dataclass(frozen=True)
-class _Taken:
-    """What one machine executed during a test, and where its code is."""
-
-    watched: Watched
-    blocks: set[Block]
-    images: tuple[Path, ...]
-    slide: int | None
+    def _ready(self) -> None:
+        assert self.session is not None
+        if self.boot_known:
+            self.counting.begin(self.session.machine)
+        else:
+            self.boot = self.counting.take_executed()
 
 
 class Coverage:
-    """The coverage of one run, kept in a folder with one file a test.
-
-    What was executed is taken at a test's end. Finding its lines is work for a thread of its own, while the next test
-    waits for its machine.
-    """
+    """The coverage of one run, kept in a folder with one file a test."""
 
     def __init__(self, top: Path, folder: Path) -> None:
         self.folder = folder
-        self._reader = ThreadPoolExecutor(1, "coverage")
-        self._unread: list[Future[None]] = []
         self._tree = source_tree(top)
         self._own_files = tempfile.TemporaryDirectory(prefix="quoin-coverage-")
         self._watched: list[Watched] = []
@@ -98,68 +92,64 @@ class Coverage:
         self._numbers = itertools.count()
         self._lost = 0
 
-    def watch(self, board: Board) -> Watched:
-        """Before a machine is switched on: its plugin, and the sink that sees it become ready."""
+    def watch(self, machine: QemuMachine, *, by_hand: bool) -> Watched:
+        """Before a machine is switched on: its plugin."""
+        board, files = machine.board, machine.files
+        images = [_digest(*_version(path)) for path in (files.kernel, files.initrd) if path and path.is_file()]
+        boot = json.dumps([plugin().name, machine.command(), images, by_hand])
+        name = hashlib.sha256(boot.encode()).hexdigest()[:24]
+        # Under icount the machine may not be stopped: where that happens is no matter of its instructions.
+        known = not by_hand and not board.icount and self._boot(name).is_file()
         path = Path(self._own_files.name) / str(next(self._numbers))
-        watched = Watched(board, Counting(path, covering=True))
+        watched = Watched(board, Counting(path, covering="asked" if known else "on"), name, known)
         self._watched.append(watched)
         return watched
 
     def settle(self, item: pytest.Item, lab: Lab) -> None:
         """After a test: keep what it executed, and forget machines that are off."""
         used = [taken.session for taken in item.stash.get(MACHINES, [])]
-        found: list[_Taken] = []
+        own: Ran = {}
+        boots: list[str] = []
         for watched in list(self._watched):
             session = watched.session
             try:
-                blocks = watched.take()
+                blocks = watched.counting.take_executed()
             except MachineError:
                 if session is not None:
                     raise
-                blocks = set()  # it was never on
+                blocks = []  # it was never on
             # A board that boots its own has no images of this tree's build.
             if session is not None and session in used and watched.board.kernel is None:
                 artifacts = lab.artifacts(watched.board)
                 first = slide_of(session.first_lines)
                 slide = None if first is None or first[1] != artifacts.build_id else first[0]
-                found.append(_Taken(watched, blocks, (artifacts.kernel, *artifacts.programs), slide))
+                images = self._images_at((artifacts.kernel, *artifacts.programs))
+                _merge(own, images.place(blocks, slide))
+                if watched.boot is not None:
+                    _write(self._boot(watched.boot_name), _packed(images.place(watched.boot, slide)))
+                    watched.boot = None
+                    watched.boot_known = True
+                if watched.boot_known:
+                    boots.append(watched.boot_name)
             if session is None or session.closed:
                 self._lost += watched.counting.lost_blocks if session is not None else 0
                 watched.counting.close()
                 self._watched.remove(watched)
-        self._wait(for_all=False)
-        if found:
-            self._unread.append(self._reader.submit(self._read, item.nodeid, found))
+        if own or boots:
+            record = {"test": item.nodeid, "tree": self._tree, "own": _packed(own), "boots": boots}
+            _write(self.folder / "tests" / f"{_safe_name(item.nodeid)}.json", record)
 
-    def _read(self, test: str, found: list[_Taken]) -> None:
-        """On the thread: find the lines of what a test executed, and write them down."""
-        own: Covered = {}
-        boot: Covered = {}
-        for taken in found:
-            images, watched = self._images_at(taken.images), taken.watched
-            _merge(own, images.covered(taken.blocks, taken.slide))
-            if watched.boot_lines is None:
-                watched.boot_lines = images.covered(watched.boot or (), taken.slide)
-            _merge(boot, watched.boot_lines)
-        if own or boot:
-            self._write(test, own, boot)
-
-    def _wait(self, *, for_all: bool = True) -> None:
-        """Until all that was taken is on record; raises what the thread met, here or so far."""
-        ready = [reading for reading in self._unread if for_all or reading.done()]
-        self._unread = [reading for reading in self._unread if reading not in ready]
-        for reading in ready:
-            reading.result()
+    def _boot(self, name: str) -> Path:
+        return self.folder / "boots" / f"{name}.json"
 
     def _images_at(self, paths: tuple[Path, ...]) -> Images:
         if paths not in self._images:
-            self._images[paths] = Images(paths[0], paths[1:], self.folder / "lines")
+            self._images[paths] = Images(paths[0], paths[1:])
         return self._images[paths]
 
     @pytest.hookimpl
     def pytest_sessionfinish(self, session: pytest.Session) -> None:
         """A worker tells what its machines have booted; the records it has written itself."""
-        self._wait()
         output = getattr(session.config, "workeroutput", None)
         if output is not None:
             output["coverage"] = {"images": [[str(path) for path in key] for key in self._images], "lost": self._lost}
@@ -172,47 +162,93 @@ class Coverage:
         for key in told["images"]:
             self._images_at(tuple(Path(path) for path in key))
 
-    def _write(self, test: str, own: Covered, boot: Covered) -> None:
-        from harness.plugin.lab import safe_name
-
-        parts = {name: {file: sorted(lines) for file, lines in part.items()} for name, part in _parts(own, boot)}
-        record = {"test": test, "tree": self._tree, **parts}
-        path = self.folder / "tests" / f"{safe_name(test)}.json"
-        write_atomically(path, json.dumps(record, separators=(",", ":")).encode())
-
     def close(self) -> None:
         """Let go of every machine's file."""
-        self._reader.shutdown()
         for watched in self._watched:
             watched.counting.close()
         self._own_files.cleanup()
 
     def report(self) -> list[str]:
         """Executed lines by file, over all tests on record, for the images of this run."""
-        self._wait()
-        known: Covered = {}
-        for images in self._images.values():
-            _merge(known, images.all_lines())
+        images = {image.key: image for group in self._images.values() for image in group}
+        for image in images.values():
+            image.keep_lines(self.folder / "lines")
+        ran: Ran = {}
+        boots: set[str] = set()
+        for record in _read_all(self.folder / "tests"):
+            _merge(ran, {key: pieces for key, pieces in _unpacked(record["own"]).items() if key in images})
+            boots.update(record["boots"])
+        for name in boots:
+            if self._boot(name).is_file():
+                boot = _unpacked(json.loads(self._boot(name).read_text()))
+                _merge(ran, {key: pieces for key, pieces in boot.items() if key in images})
+        for path in (self.folder / "boots").glob("*.json"):
+            if path.stem not in boots:
+                path.unlink(missing_ok=True)  # of builds that no test on record has booted
+        tables = LineTables(self.folder / "lines")
         lost = [f"{self._lost} blocks found no place and are missing"] if self._lost else []
-        return [*summary(executed_by_any(read_records(self.folder)), known), *lost]
+        return [*summary(tables.covered(ran), tables.all_lines(images)), *lost]
 
 
-def _parts(own: Covered, boot: Covered) -> tuple[tuple[str, Covered], ...]:
-    return ("own", own), ("boot", boot)
+@functools.cache
+def _digest(path: Path, *version: int) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
-def _merge(into: Covered, other: Covered) -> None:
-    for file, lines in other.items():
-        into.setdefault(file, set()).update(lines)
+def _version(path: Path) -> tuple[Path, int, int]:
+    """A file as it is now."""
+    status = path.stat()
+    return path, status.st_mtime_ns, status.st_size
+
+
+def _merge(into: Ran, other: Ran) -> None:
+    for key, pieces in other.items():
+        into.setdefault(key, set()).update(pieces)
+
+
+def _packed(ran: Ran) -> dict[str, str]:
+    return {key: " ".join(pieces) for key, pieces in ran.items()}
+
+
+def _unpacked(packed: dict[str, str]) -> Ran:
+    return {key: set(pieces.split()) for key, pieces in packed.items()}
+
+
+def _write(path: Path, data: Any) -> None:
+    write_atomically(path, json.dumps(data).encode())
+
+
+def _read_all(folder: Path) -> Iterator[dict[str, Any]]:
+    for path in sorted(folder.glob("*.json")):
+        data: dict[str, Any] = json.loads(path.read_text())
+        if "boots" in data:  # else of an older lab
+            yield data
+
+
+def _safe_name(test: str) -> str:
+    from harness.plugin.lab import safe_name
+
+    return safe_name(test)
 
 
 def read_records(folder: Path) -> list[Record]:
-    """What is on record of each test."""
+    """What is on record of each test. One whose boot or line table is missing counts as not on record."""
+    tables = LineTables(folder / "lines")
+
+    def lines(packed: dict[str, str]) -> dict[str, frozenset[int]]:
+        return {file: frozenset(found) for file, found in tables.covered(_unpacked(packed)).items()}
+
+    @functools.cache
+    def boot(names: tuple[str, ...]) -> dict[str, frozenset[int]]:
+        ran: Ran = {}
+        for name in names:
+            _merge(ran, _unpacked(json.loads((folder / "boots" / f"{name}.json").read_text())))
+        return lines(_packed(ran))
+
     found = []
-    for path in sorted((folder / "tests").glob("*.json")):
-        data: dict[str, Any] = json.loads(path.read_text())
-        own, boot = ({file: frozenset(lines) for file, lines in data[part].items()} for part in ("own", "boot"))
-        found.append(Record(data["test"], data["tree"], own, boot))
+    for data in _read_all(folder / "tests"):
+        with contextlib.suppress(KeyError, FileNotFoundError):
+            found.append(Record(data["test"], data["tree"], lines(data["own"]), boot(tuple(data["boots"]))))
     return found
 
 
@@ -222,8 +258,11 @@ def folder_of(config: pytest.Config) -> Path:
 
 
 def begin(config: pytest.Config) -> None:
-    """Record coverage in this run."""
-    coverage = Coverage(Path(config.rootpath), folder_of(config))
+    """Record coverage in this run. Raises pytest.UsageError where there is no git repository to name the sources by."""
+    try:
+        coverage = Coverage(Path(config.rootpath), folder_of(config))
+    except LabError as error:
+        raise pytest.UsageError(str(error)) from error
     config.stash[COVERAGE] = coverage
     config.pluginmanager.register(coverage, "quoin-coverage")
 

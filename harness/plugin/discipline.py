@@ -29,6 +29,7 @@ _FORGIVEN = ("starved", "lab-fault")
 _VARIANTS = ("board", "smp", "memory", "icount", "deterministic", "soak", "debug_kernel", "both_kernels")
 _KEYS = ("test", "owner", "reason", "expires")
 _MARK = "quarantine: "
+_AFTER = "Retried after "
 _DEFAULT = "testsuites/quarantine.yaml"
 
 
@@ -158,16 +159,17 @@ class Discipline:
                 del item.stash[MACHINES]
         for verdict, text in past:
             reports[-1].user_properties.append((RETRIED, verdict))
-            reports[-1].sections.append((f"Retried after {verdict}", text))
+            reports[-1].sections.append((f"{_AFTER}{verdict}", text))
         return reports
 
     # What is shown.
 
     def pytest_terminal_summary(self, terminalreporter: Any) -> None:
         for report in _reports(terminalreporter):
-            for name, verdict in report.user_properties:
-                if name == RETRIED and report.when == "teardown":
-                    terminalreporter.write_line(f"retried: {report.nodeid}: {verdict}")
+            for title, text in report.sections:
+                if title.startswith(_AFTER):
+                    verdict = title.removeprefix(_AFTER)
+                    terminalreporter.write_line(f"retried: {report.nodeid}: {verdict}: {_reason(text)}")
             if str(getattr(report, "wasxfail", "")).startswith(_MARK):
                 terminalreporter.write_line(f"quarantined: {report.nodeid}: {report.wasxfail.removeprefix(_MARK)}")
         for problem in self._problems:
@@ -194,6 +196,15 @@ def _forgivable(reports: list[pytest.TestReport]) -> tuple[str, str] | None:
     if not failed or not set(verdicts).issubset(_FORGIVEN):
         return None
     return verdicts[0], str(failed[0].longrepr)
+
+
+def _reason(text: str) -> str:
+    """What a failure's text says first: of a traceback the error, else its first line without the verdict."""
+    lines = [line for line in text.splitlines() if line.strip()]
+    errors = [line.removeprefix("E").strip() for line in lines if line.startswith("E  ")]
+    first = (errors or lines or ["no reason given"])[0]
+    verdict, _, reason = first.partition(": ")
+    return reason if verdict in _FORGIVEN else first
 
 
 def _whole_tree(config: pytest.Config) -> bool:

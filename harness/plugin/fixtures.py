@@ -34,9 +34,24 @@ def lab_of(config: pytest.Config) -> Lab:
             Path(config.rootpath),
             kernel_args=str(config.getoption("--kernel-args")),
             coverage=config.stash.get(COVERAGE, None),
+            say=_sayer(config),
         )
         config.stash[LAB] = lab
     return lab
+
+
+def _sayer(config: pytest.Config) -> Callable[[str], None] | None:
+    """How to show people a line while a test runs; None in a worker, which has no terminal."""
+    terminal: Any = config.pluginmanager.get_plugin("terminalreporter")
+    capture: Any = config.pluginmanager.get_plugin("capturemanager")
+
+    def say(text: str) -> None:
+        with capture.global_and_fixture_disabled():
+            terminal.ensure_newline()
+            terminal.write_line(text)
+            terminal.flush()  # it may be a pipe
+
+    return None if terminal is None or capture is None else say
 
 
 def log_folder(item: pytest.Item) -> Path:
@@ -123,7 +138,8 @@ def boot(request: pytest.FixtureRequest, board: Board, lab: Lab) -> Iterator[Cal
             log = open_log(stack, log_folder(item) / name)
             variant = board.variant(smp=smp, memory=memory, icount=icount)
             what = files if files is not None else lab.files(variant, cmdline)
-            session = lab.start(variant, what, (log,), extra_args=args, paused=paused, on_reset=on_reset)
+            how: Any = {"extra_args": args, "paused": paused, "on_reset": on_reset, "by_hand": not ready}
+            session = lab.start(variant, what, (log,), **how)
             session.reset_expected = on_reset == "restart"
             stack.callback(session.close)
             take(item, session, log)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import os
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -31,10 +31,13 @@ def safe_name(text: str) -> str:
 class Lab:
     """Builds and machines of one run; `close` ends what still runs."""
 
-    def __init__(self, top: Path, *, kernel_args: str, coverage: Coverage | None = None) -> None:
+    def __init__(
+        self, top: Path, *, kernel_args: str, coverage: Coverage | None = None, say: Callable[[str], None] | None = None
+    ) -> None:
         self.logs = top / "build" / "logs"
         self._kernel_args = kernel_args
         self._coverage = coverage
+        self._say = say
         self._artifacts: dict[tuple[str, bool], Artifacts] = {}
         self._shared: tuple[Board, Session] | None = None
         self._started: list[Session] = []
@@ -80,21 +83,22 @@ class Lab:
         extra_args: Sequence[str] = (),
         paused: bool = False,
         on_reset: OnReset = "stop",
+        by_hand: bool = False,
     ) -> Session:
-        """Switch a machine on, with a log of its own; the caller closes the session."""
+        """Switch a machine on, with a log of its own. The caller closes it; `by_hand`: and drives its boot."""
         name = f"{board.id}-{self._worker}{os.getpid()}-{next(self._count)}"
-        watched = None if self._coverage is None else self._coverage.watch(board)
+        machine = QemuMachine(board, files, extra_args=extra_args, paused=paused, on_reset=on_reset)
+        machine.say = self._say or machine.say
+        watched = None if self._coverage is None else self._coverage.watch(machine, by_hand=by_hand or paused)
         if watched is not None:
-            extra_args = (*extra_args, *watched.counting.arguments(board))
+            machine.extra_args += watched.counting.arguments(board)
             if board.icount:
                 # Cases run one by one, and a machine that is idle between them must not see its clock jump to the
                 # next timer: for RISC-V's comparator that is the end of time.
-                extra_args += ("-icount", "shift=0,align=off,sleep=on")
-            sinks = (*sinks, watched)
-        machine = QemuMachine(board, files, extra_args=extra_args, paused=paused, on_reset=on_reset)
+                machine.extra_args += ("-icount", "shift=0,align=off,sleep=on")
         session = Session(machine, self.logs / "boots" / safe_name(name) / "console.log", sinks)
         if watched is not None:
-            watched.session = session
+            watched.attach(session)
         self._started = [*(one for one in self._started if not one.closed), session]
         return session
 

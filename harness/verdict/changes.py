@@ -127,7 +127,8 @@ def _git(top: Path, *arguments: str, env: dict[str, str] | None = None) -> str:
     )
     if done.returncode != 0:
         raise LabError(
-            f"git {' '.join(arguments)} failed in {top}: {done.stderr.strip()}; "
-            "--changed=REV wants a revision of this repository, and coverage recorded in it (pytest --coverage)"
+            f"git {' '.join(arguments)} failed in {top}: {done.stderr.strip().partition(chr(10))[0]}; "
+            "coverage names the sources by git's trees, and --changed=REV wants a revision of this repository and "
+            "coverage recorded in it (pytest --coverage)"
         )
     return done.stdout

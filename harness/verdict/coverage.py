@@ -2,17 +2,19 @@
 
 A line counts as executed when an instruction that it made was, wherever the
 compiler put it: a call that was inlined counts for the line of the call and for
-the lines inside. Reading DWARF takes half a second an ELF, so what was read is
-kept in a folder, by the ELF's content.
+the lines inside. While tests run, code is only placed: named by the image that
+it belongs to and its address there. Lines are looked up when somebody asks. Reading
+DWARF takes half a second an ELF, so what was read is kept in a folder, by the
+ELF's content, and outlives the ELF.
 """
 
 from __future__ import annotations
 
 import bisect
 import hashlib
-import itertools
+import io
 import json
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,36 +24,27 @@ from harness.machine.counting import Block
 from harness.verdict.dwarf import Lines
 
 Covered = dict[str, set[int]]
-_Line = tuple[str, int]
+# Executed code by the key of its image; a piece of it is `address+size`, hexadecimal, as linked.
+Ran = dict[str, set[str]]
 _UPPER_HALF = 1 << 63
-_LAYOUT = 1
+_LAYOUT = 2
 
 
 class Image:
-    """The code of one ELF, and its lines in files of the workspace. Raises LabError where it cannot be read."""
+    """The code of one ELF; `key` is of its content. Raises LabError where it cannot be read."""
 
-    def __init__(self, path: Path, cache: Path) -> None:
+    def __init__(self, path: Path) -> None:
         from elftools.common.exceptions import ELFError
         from elftools.elf.elffile import ELFFile
 
+        self.path = path
         try:
-            with path.open("rb") as file:
-                elf: Any = ELFFile(file)
-                self._code = [(s["p_vaddr"], s.data()) for s in elf.iter_segments("PT_LOAD") if s["p_flags"] & 1]
-                file.seek(0)
-                key = hashlib.sha256(file.read()).hexdigest()[:24]
-                kept = cache / f"{key}-{_LAYOUT}.json"
-                if not kept.is_file():
-                    write_atomically(kept, json.dumps(_read_lines(elf)).encode())
+            data = path.read_bytes()
+            self._elf: Any = ELFFile(io.BytesIO(data))
+            self._code = [(s["p_vaddr"], s.data()) for s in self._elf.iter_segments("PT_LOAD") if s["p_flags"] & 1]
         except (OSError, ELFError) as error:
             raise LabError(f"{path}: coverage wants an ELF file with line numbers: {error}") from error
-        table = json.loads(kept.read_text())
-        # Tuples all the way down: Python's garbage collector soon leaves those alone, and there are a hundred thousand.
-        self._spans: list[tuple[int, int, tuple[_Line, ...]]] = [
-            (start, end, tuple((table["files"][file], line) for file, line in sources))
-            for start, end, sources in table["spans"]
-        ]
-        self._starts = [start for start, _, _ in self._spans]
+        self.key = hashlib.sha256(data).hexdigest()[:24]
 
     def has(self, block: Block) -> bool:
         """Whether this image has that code at that address."""
@@ -61,84 +54,136 @@ class Image:
             if block.address < start + len(code)
         )
 
-    def lines(self, start: int, size: int) -> Iterable[tuple[str, int]]:
-        """Files and lines that made the `size` bytes of code at `start`."""
-        first = max(bisect.bisect_right(self._starts, start) - 1, 0)
-        for low, high, sources in self._spans[first : bisect.bisect_left(self._starts, start + size)]:
-            if low < start + size and high > start:
-                yield from sources
+    def keep_lines(self, folder: Path) -> None:
+        """Write its line table down, if that was not done before. Raises LabError."""
+        from elftools.common.exceptions import ELFError
 
-    def all_lines(self) -> Covered:
-        """Every line that made code."""
-        found: Covered = {}
-        for _, _, sources in self._spans:
-            for file, line in sources:
-                found.setdefault(file, set()).add(line)
-        return found
+        path = folder / f"{self.key}-{_LAYOUT}.json"
+        try:
+            if not path.is_file():
+                write_atomically(path, json.dumps(_read_lines(self._elf)).encode())
+        except ELFError as error:
+            raise LabError(f"{self.path}: coverage wants an ELF file with line numbers: {error}") from error
 
 
 def _read_lines(elf: Any) -> dict[str, Any]:
-    """The spans of an ELF, as far as they are of the workspace: its files have relative paths."""
-    files: dict[str, int] = {}
-    spans: list[tuple[int, int, list[tuple[int, int]]]] = []
+    """The spans of an ELF, as far as they are of the workspace: its files have relative paths.
+
+    Flat lists, which are read faster than nested ones: where spans start and end, and the set of lines that made each;
+    the sets, of numbers of lines; the file of each line (a number) and its line there.
+    """
+    lines: dict[tuple[str, int], int] = {}
+    sets: dict[tuple[int, ...], int] = {}
+    starts, ends, made_by = [], [], []
     if elf.has_dwarf_info():
         for start, end, sources in Lines(elf).spans():
             own = {(s.file, s.line) for s in sources if s.line and s.file and not s.file.startswith("/")}
             if own:
-                numbered = sorted((files.setdefault(file, len(files)), line) for file, line in sorted(own))
-                spans.append((start, end, numbered))
-    return {"files": list(files), "spans": spans}
+                starts.append(start)
+                ends.append(end)
+                numbers = tuple(lines.setdefault(line, len(lines)) for line in sorted(own))
+                made_by.append(sets.setdefault(numbers, len(sets)))
+    files = list(dict.fromkeys(file for file, _ in lines))
+    numbered = {file: number for number, file in enumerate(files)}
+    return {
+        "files": files,
+        "file": [numbered[file] for file, _ in lines],
+        "line": [line for _, line in lines],
+        "sets": list(sets),
+        "starts": starts,
+        "ends": ends,
+        "made_by": made_by,
+    }
 
 
 class Images:
     """What one board boots: a kernel and programs, which all lie at the same addresses."""
 
-    def __init__(self, kernel: Path, programs: Sequence[Path], cache: Path) -> None:
-        self._kernel = Image(kernel, cache)
-        self._programs = [Image(path, cache) for path in programs]
-        self._owners: dict[Block, list[Image]] = {}
-        self._lines: dict[tuple[Image, int], dict[Block, frozenset[_Line]]] = {}
+    def __init__(self, kernel: Path, programs: Sequence[Path]) -> None:
+        self._kernel = Image(kernel)
+        self._programs = [Image(path) for path in programs]
+        self._placed: dict[Block, tuple[tuple[Image, ...], str]] = {}
 
-    def covered(self, blocks: Collection[Block], slide: int | None) -> Covered:
-        """Lines that made these blocks; `slide` is how far the kernel ran from its link address, None for not at all.
+    def __iter__(self) -> Iterator[Image]:
+        return iter((self._kernel, *self._programs))
+
+    def place(self, blocks: Iterable[Block], slide: int | None) -> Ran:
+        """Where these blocks lie; `slide` is how far the kernel ran from its link address, None for not at all.
 
         A program's block belongs to the program that has its bytes. Where several have, those count that
         also ran a block that none other has.
         """
-        kernel = [block for block in blocks if block.address >= _UPPER_HALF]
-        programs = [(block, self._owners_of(block)) for block in blocks if block.address < _UPPER_HALF]
-        ran = {owners[0] for _, owners in programs if len(owners) == 1}
-        by_image: dict[Image, list[Block]] = {}
-        for block, owners in programs:
-            for image in [image for image in owners if image in ran] or owners:
-                by_image.setdefault(image, []).append(block)
-        lines: set[_Line] = set() if slide is None else self._lines_of(self._kernel, kernel, slide)
-        for image, own in by_image.items():
-            lines |= self._lines_of(image, own, 0)
+        kernel = () if slide is None else (self._kernel,)
+        found = [
+            (kernel, f"{block.address - (slide or 0):x}+{block.size:x}")
+            if block.address >= _UPPER_HALF
+            else self._placed.get(block) or self._place(block)
+            for block in blocks
+        ]
+        ran = {owners[0] for owners, _ in found if len(owners) == 1}
+        placed: Ran = {}
+        for owners, text in found:
+            for image in owners if len(owners) < 2 else [image for image in owners if image in ran] or owners:
+                placed.setdefault(image.key, set()).add(text)
+        return placed
+
+    def _place(self, block: Block) -> tuple[tuple[Image, ...], str]:
+        owners = tuple(image for image in self._programs if image.has(block))
+        return self._placed.setdefault(block, (owners, f"{block.address:x}+{block.size:x}"))
+
+
+class LineTables:
+    """The line tables in a folder. KeyError names an image that has none there."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._tables: dict[str, _Table] = {}
+
+    def covered(self, ran: Mapping[str, Iterable[str]]) -> Covered:
+        """Lines that made this code."""
         found: Covered = {}
-        for file, line in lines:
-            found.setdefault(file, set()).add(line)
+        for key, pieces in ran.items():
+            table = self._table(key)
+            table.name(set().union(*map(table.__getitem__, pieces)), found)
         return found
 
-    def _owners_of(self, block: Block) -> list[Image]:
-        if block not in self._owners:
-            self._owners[block] = [image for image in self._programs if image.has(block)]
-        return self._owners[block]
-
-    def _lines_of(self, image: Image, blocks: Sequence[Block], slide: int) -> set[_Line]:
-        # A boot executes some ten thousand blocks, nearly all of which the boot before has executed too.
-        known = self._lines.setdefault((image, slide), {})
-        for block in itertools.filterfalse(known.__contains__, blocks):
-            known[block] = frozenset(image.lines(block.address - slide, block.size))
-        return set().union(*map(known.__getitem__, blocks))
-
-    def all_lines(self) -> Covered:
-        """Every line that made code."""
+    def all_lines(self, keys: Iterable[str]) -> Covered:
+        """Every line that made code of these images."""
         found: Covered = {}
-        for image in (self._kernel, *self._programs):
-            for file, lines in image.all_lines().items():
-                found.setdefault(file, set()).update(lines)
+        for key in keys:
+            table = self._table(key)
+            table.name(range(len(table.line)), found)
         return found
+
+    def _table(self, key: str) -> _Table:
+        if key not in self._tables:
+            path = self._folder / f"{key}-{_LAYOUT}.json"
+            if not path.is_file():
+                raise KeyError(key)
+            self._tables[key] = _Table(json.loads(path.read_text()))
+        return self._tables[key]
+
+
+class _Table(dict[str, frozenset[int]]):
+    """Numbers of the lines that made each piece of an image that was asked for."""
+
+    def __init__(self, data: dict[str, Any]) -> None:
+        super().__init__()
+        self._files, self._file, self.line = data["files"], data["file"], data["line"]
+        self._sets, self._made_by = data["sets"], data["made_by"]
+        self._starts, self._ends = data["starts"], data["ends"]
+
+    def __missing__(self, piece: str) -> frozenset[int]:
+        start, size = (int(part, 16) for part in piece.split("+"))
+        first = max(bisect.bisect_right(self._starts, start) - 1, 0)
+        last = bisect.bisect_left(self._starts, start + size)
+        sets = (self._sets[self._made_by[at]] for at in range(first, last) if self._ends[at] > start)
+        return self.setdefault(piece, frozenset().union(*sets))
+
+    def name(self, numbers: Iterable[int], into: Covered) -> None:
+        """Add the lines of these numbers."""
+        for number in numbers:
+            into.setdefault(self._files[self._file[number]], set()).add(self.line[number])
 
 
 def summary(covered: Covered, known: Covered) -> list[str]:

@@ -137,7 +137,7 @@ def _fill(
         if source is not None and source.is_file():
             shutil.copyfile(source, folder / name)
     with session.broker.changed:
-        lines = [f"{line.direction.value} {line}" for line in session.broker.recent][-LINES:]
+        lines = [f"{line.direction.value} {line.shown}" for line in session.broker.recent][-LINES:]
     found = slide_of(session.first_lines)
     facts = {
         "test": test,
@@ -233,16 +233,28 @@ def reopen(one: Kept) -> QemuMachine:
         ) from error
     initrd, image = one.path / "initrd", one.path / "image"
     kernel = image if board.firmware is None or image.exists() else None
+    if kernel is not None and not kernel.is_file():
+        raise LabError(
+            f"{image}, the kernel that ran, is missing: this postmortem cannot be reopened, and no other build can "
+            f"stand in; read {one.path / 'README'}, and run the test again for a new one"
+        )
     files = BootFiles(kernel, initrd if initrd.exists() else None, cmdline)
     incoming = ["-incoming", f"exec:gzip -dc '{one.path / _STATE}'"]
     machine = QemuMachine(board, files, extra_args=[*arguments, *incoming], paused=True, admit="at once")
-    machine.on()
     try:
+        machine.on()
         deadline = time.monotonic() + _MIGRATE_S
         while (status := machine.status()) == "inmigrate":
             if time.monotonic() > deadline:
                 raise MachineError(f"{one.path / _STATE} was not loaded within {_MIGRATE_S:g} s")
             machine.wait_exit(_LOOK_S)
+    except QemuDied as error:
+        machine.off()
+        raise LabError(
+            f"{one.path / _STATE}, the saved machine, was not loaded; `gzip -t` says whether it is whole. If it is "
+            f"not, this postmortem cannot be reopened: read {one.path / 'README'}, and run the test again for a new "
+            f"one. {error}"
+        ) from error
     except BaseException:
         machine.off()
         raise

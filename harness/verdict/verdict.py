@@ -156,7 +156,7 @@ def describe(finding: Finding, session: Session | None, log: Path | None, rerun:
     if session is not None:
         lines = session.console.last_lines(LAST_LINES)
         parts += ["", f"last {len(lines)} console lines:"]
-        parts += [f"  {line.direction.value} {line}" for line in lines]
+        parts += [f"  {line.direction.value} {line.shown}" for line in lines]
     if log is not None:
         parts += ["", f"console log: {log}"]
     parts.append(f"run just this: {rerun}")
@@ -171,7 +171,7 @@ def _stage(session: Session) -> str:
 def _no_stage(session: Session) -> str:
     """How far a kernel came whose stages are not known, a foreign one: its last line that says something."""
     lines = [
-        str(line).strip() for line in session.console.last_lines(LAST_LINES) if line.direction is Direction.FROM_TARGET
+        line.shown.strip() for line in session.console.last_lines(LAST_LINES) if line.direction is Direction.FROM_TARGET
     ]
     last = next((text for text in reversed(lines) if text), None)
     return "; it never printed a boot stage" + (f"; its last line was '{last}'" if last else "")

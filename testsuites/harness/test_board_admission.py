@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import itertools
+import os
 import subprocess
 import sys
 import threading
@@ -16,7 +17,7 @@ from harness.board import Admission, AdmissionError, read_board
 from harness.board.admission import default_budget
 from harness.machine import BootFiles, QemuMachine
 from harness.machine.tiny_guest import Then, write_tiny_guest
-from support.projects import BOARD
+from support.projects import BOARD, command, environment
 
 TOP = Path(__file__).resolve().parents[2]
 
@@ -278,3 +279,40 @@ def holds(folder: Path, budget: int = 4) -> int:
     assert len(slots) <= budget
     locks = [line.split() for line in Path("/proc/locks").read_text().splitlines()]
     return len({int(words[-3].rpartition(":")[2]) for words in locks if "->" not in words} & slots)
+
+
+@pytest.mark.requirement("DEV-02", "ERR-01")
+def test_who_waits_long_is_told_once_for_whom(tmp_path: Path) -> None:
+    """As a user sees it: pytest's terminal says it while the test still waits."""
+    (tmp_path / "boards").mkdir()
+    (tmp_path / "boards" / "mine.yaml").write_text(BOARD)
+    (tmp_path / "pytest.ini").write_text("[pytest]\n")
+    (tmp_path / "test_it.py").write_text("def test_it(fresh_machine):\n    pass\n")
+    write_tiny_guest(tmp_path / "guest", "init: ready\n", Then.SLEEP)
+    slots = tmp_path / f"quoin-vcpu-{os.getuid()}"
+    slots.mkdir()
+    other = holder(slots, 4)
+    wanted = "waiting for 1 of 4 vCPU slots, 600 s at most; they are held by process"
+    try:
+        ran = subprocess.Popen(
+            ["taskset", "-c", str(min(os.sched_getaffinity(0))), *command("-q", "--board", "mine")],
+            cwd=tmp_path,
+            env={**environment(), "TMPDIR": str(tmp_path)},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        assert ran.stdout is not None
+        said = ""
+        for line in ran.stdout:
+            said += line
+            if wanted in line:
+                break
+    finally:
+        other.kill()
+        other.communicate(timeout=30)
+    rest, _ = ran.communicate(timeout=300)
+    assert f"{wanted} {other.pid} ({sys.executable} -c" in said
+    assert f" in {TOP}): 4\n" in said
+    assert wanted not in rest
+    assert "1 passed" in rest

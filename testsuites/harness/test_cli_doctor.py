@@ -5,9 +5,9 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import socket
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -266,14 +266,15 @@ def _(patient: Patient) -> None:
     patient.keep.append(lease)
 
 
-@plant("stale lease", "a stale lease of eve on elsewhere, process 7")
+@plant("stale lease", f"a stale lease of eve on {socket.gethostname()}, process 7")
 def _(patient: Patient) -> None:
     patient.board(EXCLUSIVE)
     (patient.tree / "guest").write_bytes(make_kernel("riscv64"))
     leases = patient.folder / "leases"
     leases.mkdir()
     patient.variables[FOLDER] = str(leases)
-    told = {"board": "mine", "host": "elsewhere", "user": "eve", "pid": 7, "since_s": 1.0, "at_s": time.time() - 99}
+    host = socket.gethostname()
+    told = {"board": "mine", "host": host, "user": "eve", "pid": 7, "since_s": 1.0, "at_s": 1.0, "doing": "test_b"}
     (leases / "mine.json").write_text(json.dumps(told))
 
 

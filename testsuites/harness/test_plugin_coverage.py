@@ -10,10 +10,11 @@ from pathlib import Path
 
 import pytest
 
+from harness.board import Board
 from harness.cli.mutants import FOLDER, read_mutant
 from harness.plugin.coverage import SUMMARY, read_records
 from harness.verdict.changes import Record, Touch, executed_by_any, hunks, touch
-from support.projects import TOP, environment
+from support.projects import TOP, command, environment
 
 BOARD = "qemu-riscv64"
 SUITES = ("testsuites/user", "testsuites/boot/kernel-tests.yaml", "testsuites/smp/kernel-tests.yaml")
@@ -63,10 +64,10 @@ def recorded(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def run(*arguments: str, env: dict[str, str] | None = None) -> str:
+def run(*arguments: str, board: str = BOARD, env: dict[str, str] | None = None) -> str:
     """pytest on this tree: its output. It must pass."""
     done = subprocess.run(
-        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--board", BOARD, *arguments],
+        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--board", board, *arguments],
         cwd=TOP,
         env=environment() | (env or {}),
         capture_output=True,
@@ -99,6 +100,69 @@ def test_two_workers_tell_what_one_process_tells(recorded: Path, tmp_path: Path)
     assert one == {test: two[test] for test in one}
     assert known_lines(recorded) == known_lines(tmp_path)
     assert known_lines(tmp_path)["total"] > 1000
+
+
+@pytest.mark.requirement("TST-30", "ERR-01")
+@pytest.mark.parametrize("option", ["--coverage", "--changed"])
+def test_a_folder_without_git_is_told(option: str, tmp_path: Path) -> None:
+    (tmp_path / "pytest.ini").write_text("[pytest]\n")
+    (tmp_path / "test_it.py").write_text("def test_it():\n    pass\n")
+    env = environment() | {"GIT_CEILING_DIRECTORIES": str(tmp_path.parent)}
+    ran = subprocess.run(command("-q", option), cwd=tmp_path, env=env, capture_output=True, text=True, timeout=LIMIT_S)
+    assert ran.returncode == pytest.ExitCode.USAGE_ERROR
+    assert "INTERNALERROR" not in ran.stdout + ran.stderr
+    assert f"failed in {tmp_path}" in ran.stderr
+
+
+CASES = ("boot:unknown_calls_are_refused", "boot:errors_are_typed")
+
+
+@pytest.mark.requirement("TST-30")
+def test_what_runs_at_boot_later_or_never_is_told_apart(board: Board, tmp_path: Path) -> None:
+    """Once where the boot is recorded, and once where it is known and recording begins when the machine is ready."""
+    tests = [f"testsuites/boot/kernel-tests.yaml::{case}[{board.id}]" for case in CASES]
+    options = ("--coverage", "--coverage-folder", str(tmp_path), *tests)
+    lines = TOP / "build" / "coverage" / "lines"  # reading line tables takes longer than the tests
+    lines.mkdir(parents=True, exist_ok=True)
+    (tmp_path / "lines").symlink_to(lines)
+    run(*options, board=board.name)
+    (boot,) = (tmp_path / "boots").iterdir()
+    written = boot.stat().st_ino
+    first = read_records(tmp_path)
+    run(*options, board=board.name)
+    assert boot.stat().st_ino == written, "the boot was recorded again"
+    again = read_records(tmp_path)
+
+    calls, never = "user/tests/boot/src/calls.rs", "kernel/src/panic.rs"
+    known = known_lines(tmp_path)
+    for refused, typed in (sorted(first, key=in_order), sorted(again, key=in_order)):
+        # Only after ready, and only in one of the two cases.
+        own, other = line_of(calls, "probe::raw_call(number"), line_of(calls, "call::close(nowhere)")
+        assert own in refused.own[calls]
+        assert not {own, other} & refused.boot.get(calls, frozenset())
+        assert own not in typed.own[calls]
+        assert other in typed.own[calls] - refused.own[calls]
+        # What the compiler dissolved into the case, and what both execute, one after the other on the same machine.
+        assert refused.own["user/rt/src/probe.rs"]
+        for both in ("user/testd/src/run.rs", "kernel/src/syscall.rs"):
+            assert refused.own[both] & typed.own[both]
+        for record in (refused, typed):
+            # Only at boot, in the kernel and in a program.
+            for file in ("kernel/src/cmdline.rs", "user/init/src/main.rs"):
+                assert record.boot[file] - record.own.get(file, frozenset())
+            # Never.
+            executed = record.own.get(never, frozenset()) | record.boot.get(never, frozenset())
+            assert known[never] > len(executed) + 20
+    assert [record.boot for record in again] == [record.boot for record in first]
+
+
+def in_order(record: Record) -> int:
+    return next(number for number, case in enumerate(CASES) if case in record.test)
+
+
+def line_of(file: str, text: str) -> int:
+    lines = (TOP / "kernel-src" / file).read_text().splitlines()
+    return next(number for number, line in enumerate(lines, 1) if text in line)
 
 
 # In the run that collects the tests: their order after each change, which is asked for as a tree to compare with.

@@ -71,7 +71,8 @@ def test_what_the_lab_spoilt_is_run_again_and_shown(tmp_path: Path) -> None:
     ran = run(project(tmp_path, SPOILT.replace("SPOILT", "1", 1)))
     assert ran.returncode == 0, ran.stdout
     assert "1 passed" in ran.stdout
-    assert "retried: testsuites/test_it.py::test_it[mine-smp1-1]: lab-fault" in ran.stdout
+    shown = "retried: testsuites/test_it.py::test_it[mine-smp1-1]: lab-fault: the switch did not answer\n"
+    assert shown in ran.stdout
     properties = {p.get("name"): p.get("value") for p in ElementTree.parse(tmp_path / "junit.xml").iter("property")}
     assert (properties["verdict"], properties["retried"]) == ("passed", "lab-fault")
 

@@ -58,6 +58,23 @@ def test_a_panic(boot: Boot, artifacts: Artifacts) -> None:
     assert "illegal instruction" in finding.cause
 
 
+def test_the_kernels_memory_is_reached_while_its_cpu_runs_a_program(boot: Boot, artifacts: Artifacts) -> None:
+    """On a busy host a machine at `ready` still runs its shell when the stub stops it."""
+    session = boot(smp=1)
+    address = Symbols(artifacts.kernel).address("syscall::log_read")
+    (shell,) = [program for program in artifacts.programs if program.name == "shell"]
+    with session.gdb() as gdb:
+        gdb.set_breakpoint(Symbols(shell).address("commands::split"))
+        gdb.resume()
+        session.console.send("ps\n")
+        gdb.wait_stop(PATIENCE_S)
+        before = gdb.read_memory(address, 4)
+        gdb.write_memory(address, ILLEGAL[artifacts.arch])
+        gdb.write_memory(address, before)
+        gdb.clear_breakpoint(Symbols(shell).address("commands::split"))
+    session.console.expect(r"\d+ running +shell$", PATIENCE_S)  # the program goes on in its own mode
+
+
 def test_a_reset(boot: Boot) -> None:
     session = boot()
     session.console.sendline("reboot")

@@ -223,6 +223,21 @@ def failed(folder: Path) -> Path:
         return postmortem.write(root, session, finding, Images(None), test="t", text="", place="here")
 
 
+@pytest.mark.requirement("OBS-08", "ERR-01")
+def test_what_a_postmortem_lacks_is_said_with_the_next_step(tmp_path: Path) -> None:
+    folder = failed(tmp_path)
+    state = folder / "state.gz"
+    os.truncate(state, state.stat().st_size // 2)
+    one = postmortem.find(folder.parent, folder.name)
+    with pytest.raises(
+        LabError, match=r"state\.gz, the saved machine, was not loaded; `gzip -t` .* run the test again"
+    ):
+        postmortem.reopen(one)
+    (folder / "image").unlink()
+    with pytest.raises(LabError, match=r"image, the kernel that ran, is missing: this postmortem cannot be reopened"):
+        postmortem.reopen(one)
+
+
 @pytest.mark.requirement("OBS-14", "ERR-01")
 @pytest.mark.parametrize("then", ["exit 1", 'sleep 1; exec {gzip} "$@" < {held}'])
 def test_the_machine_is_saved_when_gzip_has_written_it(

@@ -8,22 +8,26 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import itertools
 import mmap
 import os
 import shutil
 import struct
 import subprocess
 import tempfile
+import time
 from array import array
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
+from typing import TYPE_CHECKING, Literal
 
 from harness.board import Board
 from harness.build.artifacts import TOP
 from harness.machine.errors import MachineError
+
+if TYPE_CHECKING:
+    from harness.machine.qemu import QemuMachine
 
 SOURCE = Path(__file__).with_name("quoin_count.c")
 _FLAGS = ("-std=c11", "-O2", "-Wall", "-Wextra", "-Werror", "-fvisibility=hidden", "-shared", "-fPIC")
@@ -32,11 +36,16 @@ _COMPILE_LIMIT_S = 120.0
 _FIRMWARE = {"riscv64": (0x8000_0000, 0x8020_0000)}
 
 # struct header, block and marker of quoin_count.c.
-_HEADER = struct.Struct("<4I 9Q")
+_HEADER = struct.Struct("<4I 11Q 3I")
 _BLOCK = struct.Struct("<QII48s")
 _MARKER = struct.Struct("<II")
-_MAGIC, _LAYOUT = 0x436E6F51, 1
+_MAGIC, _LAYOUT = 0x436E6F51, 2
 _COUNTS_STRIDE = 8
+_WORD = struct.Struct("<I")
+_EPOCH_AT, _ASKED_AT = _HEADER.size - 12, _HEADER.size - 8
+_BEGIN_LIMIT_S = 20.0
+_LOOK_S = 0.0005
+_RING_BLOCKS = 2
 
 
 def plugin(top: Path = TOP) -> Path:
@@ -113,14 +122,16 @@ class Counting:
     """The file of one machine: what its plugin counts.
 
     Give `arguments` to QEMU; then read while it runs, or after. `counting`
-    counts instructions (a guest runs several times slower), `covering` blocks.
+    counts instructions (a guest runs several times slower), `covering` notes blocks: from the start on,
+    or from `begin` on.
     """
 
-    def __init__(self, path: Path, *, counting: bool = False, covering: bool = False) -> None:
+    def __init__(self, path: Path, *, counting: bool = False, covering: Literal["", "on", "asked"] = "") -> None:
         self.path = path
-        self._on = [f"{name}=on" for name, on in (("count", counting), ("cover", covering)) if on]
+        self._on = [f"{name}={on}" for name, on in (("count", "on" if counting else ""), ("cover", covering)) if on]
         self._map: mmap.mmap | None = None
         self._blocks: list[Block] = []
+        self._taken = 0
 
     def arguments(self, board: Board) -> tuple[str, ...]:
         """QEMU's arguments for a machine like `board`. Raises MachineError where the plugin cannot be compiled."""
@@ -185,18 +196,43 @@ class Counting:
 
     # Blocks.
 
+    def begin(self, machine: QemuMachine) -> None:
+        """Note blocks from now on: none that runs after this call is missed. The guest stands still meanwhile.
+
+        Raises MachineError.
+        """
+        _, data = self._header()
+        _WORD.pack_into(data, _ASKED_AT, 1)
+        machine.qmp("stop")
+        deadline = time.monotonic() + _BEGIN_LIMIT_S
+        while not self._header()[0].covering:
+            if machine.wait_exit(_LOOK_S):
+                raise machine.death()
+            if time.monotonic() > deadline:
+                raise MachineError(f"QEMU did not begin to record coverage within {_BEGIN_LIMIT_S:g} s; run again")
+        machine.qmp("cont")
+
     def take_executed(self) -> list[Block]:
-        """Blocks executed since the last call. One that runs at this very moment may be told again."""
+        """Blocks executed since the last call. One that runs at this very moment may be told again, or next time."""
         header, data = self._header()
-        used = min(header.blocks, header.most_blocks)
-        start = header.blocks_at + len(self._blocks) * _BLOCK.size
-        new = data[start : header.blocks_at + used * _BLOCK.size]
+        _WORD.pack_into(data, _EPOCH_AT, header.epoch + 1)
+        touched, ring = self._header()[0].touched, _RING_BLOCKS * header.most_blocks
+        numbers = array("I")
+        while self._taken < touched:
+            first = self._taken % ring
+            start = header.touched_at + 4 * first
+            part = array("I", data[start : start + 4 * min(touched - self._taken, ring - first)])
+            whole = part.index(0) if 0 in part else len(part)  # a number may be on its way to its place
+            data[start : start + 4 * whole] = bytes(4 * whole)
+            self._taken += whole
+            numbers += part[:whole]
+            if whole < len(part):
+                break
+        known = header.blocks_at + len(self._blocks) * _BLOCK.size
+        new = data[known : header.blocks_at + min(self._header()[0].blocks, header.most_blocks) * _BLOCK.size]
         records = (new[at : at + _BLOCK.size] for at in range(0, len(new), _BLOCK.size))
         self._blocks += map(_BLOCKS.__getitem__, records)
-        end = header.executed_at + 8 * used
-        executed = array("Q", data[header.executed_at : end])
-        data[header.executed_at : end] = bytes(8 * used)
-        return list(itertools.compress(self._blocks, executed))
+        return [self._blocks[number - 1] for number in numbers]
 
     @property
     def lost_blocks(self) -> int:
@@ -224,7 +260,8 @@ class _Header:
     vcpus: int
     levels: int
     counts_at: int
-    executed_at: int
+    epochs_at: int
+    touched_at: int
     blocks_at: int
     markers_at: int
     marker_bytes: int
@@ -232,6 +269,10 @@ class _Header:
     most_markers: int
     blocks: int
     markers: int
+    touched: int
+    epoch: int
+    asked: int
+    covering: int
 
 
 def _escaped(path: Path) -> str:

@@ -4,10 +4,15 @@
  * QEMU loads this as a TCG plugin. What it finds lies in one file that the lab maps too, so that reading it
  * asks nothing of the emulator and a machine that has ended leaves its counts behind:
  *
- *   struct header | instructions by vCPU and level | executions by block | blocks | markers
+ *   struct header | instructions by vCPU and level | last epoch of each block | touched blocks | blocks | markers
  *
  * Counting (count=on) is a callback before every instruction: slow, and exact where a block is left in its
- * midst. Coverage (cover=on) is a callback before every block.
+ * midst. Coverage (cover=on) is a callback before every block: the first time that a block runs in an epoch, its
+ * number goes into a ring. The lab begins a new epoch each time that it reads the ring.
+ *
+ * QEMU translates a third slower for any plugin that looks at translations. With cover=asked this one does not look
+ * until header.asked is set and a vCPU goes to sleep or wakes up, as each does when the lab stops the machine and
+ * lets it go on. What had been translated is then translated again, so that nothing that runs later is missed.
  *
  * The plugin API tells no privilege level before version 4, so the level is that of the address: the upper
  * half belongs to the kernel, the firmware's range to the firmware, and all else to programs. A kernel that
@@ -49,6 +54,9 @@ typedef void (*exec_callback)(unsigned vcpu, void *data);
 
 enum { CALLBACK_NO_REGISTERS = 0 };
 
+extern void qemu_plugin_reset(plugin_id, void (*)(plugin_id));
+extern void qemu_plugin_register_vcpu_idle_cb(plugin_id, void (*)(plugin_id, unsigned vcpu));
+extern void qemu_plugin_register_vcpu_resume_cb(plugin_id, void (*)(plugin_id, unsigned vcpu));
 extern void qemu_plugin_register_vcpu_tb_trans_cb(plugin_id, void (*)(plugin_id, struct qemu_plugin_tb *));
 extern void qemu_plugin_register_vcpu_tb_exec_cb(struct qemu_plugin_tb *, exec_callback, int flags, void *);
 extern void qemu_plugin_register_vcpu_insn_exec_cb(struct qemu_plugin_insn *, exec_callback, int flags, void *);
@@ -64,7 +72,9 @@ typedef size_t (*insn_data_copy)(const struct qemu_plugin_insn *, void *, size_t
 /* The version that this plugin was written for, as far as QEMU has it: set before QEMU reads it. */
 EXPORT int qemu_plugin_version = 1;
 
-enum { MAGIC = 0x436e6f51, LAYOUT = 1, MOST_VCPUS = 256, LEVELS = 4, MOST_BLOCKS = 1 << 17, MOST_MARKERS = 1 << 14 };
+enum { MAGIC = 0x436e6f51, LAYOUT = 2, MOST_VCPUS = 256, LEVELS = 4, MOST_BLOCKS = 1 << 17, MOST_MARKERS = 1 << 14 };
+/* Unread numbers of one epoch, and of the one before that its last blocks still went into. */
+enum { RING = 2 * MOST_BLOCKS };
 enum { KEPT_BYTES = 48, LONGEST_INSN = 16 };
 enum level { USER, KERNEL, FIRMWARE };
 
@@ -76,18 +86,20 @@ struct block {
 
 struct header {
     uint32_t magic, layout, vcpus, levels;
-    uint64_t counts_at, executed_at, blocks_at, markers_at, marker_bytes;
+    uint64_t counts_at, epochs_at, touched_at, blocks_at, markers_at, marker_bytes;
     uint64_t most_blocks, most_markers;
     uint64_t blocks, markers; /* used so far; more than the most there can be: the rest is lost */
+    uint64_t touched;          /* numbers put into the ring so far */
+    uint32_t epoch, asked, covering; /* the lab writes the first two */
 };
 
 static struct header *header;
 static uint64_t (*counts)[LEVELS * 2]; /* a cache line a vCPU */
-static uint64_t *executed;
+static uint32_t *epochs, *touched;
 static struct block *blocks;
 static uint8_t *markers;
 static uint64_t firmware_low, firmware_high;
-static bool counting, covering, copies_data;
+static bool counting, covering, waiting, copies_data;
 static char target;
 static void *insn_data;
 static uint32_t buckets[2 * MOST_BLOCKS]; /* number of a block plus 1, by hash */
@@ -137,10 +149,16 @@ static void on_instruction(unsigned vcpu, void *level)
     counts[vcpu][(uintptr_t)level]++;
 }
 
-static void on_block(unsigned vcpu, void *count)
+/* A number plus one is written after its place is taken: a reader finds zero where that is still to come. */
+static void on_block(unsigned vcpu, void *place)
 {
     (void)vcpu;
-    ++*(uint64_t *)count;
+    uint32_t *last = place, epoch = __atomic_load_n(&header->epoch, __ATOMIC_RELAXED);
+    if (__atomic_load_n(last, __ATOMIC_RELAXED) == epoch || __atomic_exchange_n(last, epoch, __ATOMIC_RELAXED) == epoch) {
+        return;
+    }
+    uint64_t at = __atomic_fetch_add(&header->touched, 1, __ATOMIC_RELAXED);
+    __atomic_store_n(&touched[at % RING], (uint32_t)(last - epochs) + 1, __ATOMIC_RELEASE);
 }
 
 /* A record is the marker's number plus one, the vCPU, and the counts of each vCPU. The number is written last, so
@@ -172,9 +190,9 @@ static size_t code_of(const struct qemu_plugin_insn *insn, uint8_t code[LONGEST_
     return size;
 }
 
-/* Where executions of this block are counted; NULL when there are too many. The same code at the same address is
+/* Where the last epoch of this block stands; NULL when there are too many. The same code at the same address is
  * the same block, however often QEMU translates it. */
-static uint64_t *count_of(const struct block *found)
+static uint32_t *epoch_of(const struct block *found)
 {
     uint64_t hash = 0xcbf29ce484222325; /* FNV-1a, by words, whose upper bits must reach the lower ones */
     uint64_t words[sizeof *found / sizeof(uint64_t)];
@@ -188,20 +206,20 @@ static uint64_t *count_of(const struct block *found)
     while (buckets[bucket] != 0 && memcmp(&blocks[buckets[bucket] - 1], found, sizeof *found) != 0) {
         bucket = (bucket + 1) % (2 * MOST_BLOCKS);
     }
-    uint64_t *count = NULL;
+    uint32_t *place = NULL;
     if (buckets[bucket] != 0) {
-        count = &executed[buckets[bucket] - 1];
+        place = &epochs[buckets[bucket] - 1];
     } else if (header->blocks < MOST_BLOCKS) {
         uint64_t number = header->blocks;
         blocks[number] = *found;
         buckets[bucket] = (uint32_t)number + 1;
-        count = &executed[number];
+        place = &epochs[number];
         __atomic_store_n(&header->blocks, number + 1, __ATOMIC_RELEASE);
     } else {
         header->blocks++;
     }
     pthread_mutex_unlock(&translating);
-    return count;
+    return place;
 }
 
 static void on_translation(plugin_id id, struct qemu_plugin_tb *tb)
@@ -231,18 +249,35 @@ static void on_translation(plugin_id id, struct qemu_plugin_tb *tb)
             qemu_plugin_register_vcpu_insn_exec_cb(insn, on_instruction, CALLBACK_NO_REGISTERS, level);
         }
     }
-    uint64_t *count = covering && length > 0 ? count_of(&block) : NULL;
-    if (count != NULL) {
-        qemu_plugin_register_vcpu_tb_exec_cb(tb, on_block, CALLBACK_NO_REGISTERS, count);
+    uint32_t *place = covering && length > 0 ? epoch_of(&block) : NULL;
+    if (place != NULL) {
+        qemu_plugin_register_vcpu_tb_exec_cb(tb, on_block, CALLBACK_NO_REGISTERS, place);
+    }
+}
+
+/* All vCPUs stand still, and no translated code is left. */
+static void begin_covering(plugin_id id)
+{
+    qemu_plugin_register_vcpu_tb_trans_cb(id, on_translation);
+    __atomic_store_n(&header->covering, 1, __ATOMIC_RELEASE);
+}
+
+static void on_idle_or_resume(plugin_id id, unsigned vcpu)
+{
+    static bool begun;
+    (void)vcpu;
+    if (__atomic_load_n(&header->asked, __ATOMIC_ACQUIRE) != 0 && !__atomic_exchange_n(&begun, true, __ATOMIC_RELAXED)) {
+        qemu_plugin_reset(id, begin_covering);
     }
 }
 
 static int map_results(const char *path, unsigned vcpus)
 {
-    struct header wanted = {.magic = MAGIC, .layout = LAYOUT, .vcpus = vcpus, .levels = LEVELS};
+    struct header wanted = {.magic = MAGIC, .layout = LAYOUT, .vcpus = vcpus, .levels = LEVELS, .epoch = 1};
     wanted.counts_at = 4096;
-    wanted.executed_at = wanted.counts_at + MOST_VCPUS * sizeof *counts;
-    wanted.blocks_at = wanted.executed_at + MOST_BLOCKS * sizeof *executed;
+    wanted.epochs_at = wanted.counts_at + MOST_VCPUS * sizeof *counts;
+    wanted.touched_at = wanted.epochs_at + MOST_BLOCKS * sizeof *epochs;
+    wanted.blocks_at = wanted.touched_at + RING * sizeof *touched;
     wanted.markers_at = wanted.blocks_at + MOST_BLOCKS * sizeof *blocks;
     wanted.marker_bytes = 8 + vcpus * LEVELS * sizeof(uint64_t);
     wanted.most_blocks = MOST_BLOCKS;
@@ -261,7 +296,8 @@ static int map_results(const char *path, unsigned vcpus)
     header = (struct header *)base;
     *header = wanted;
     counts = (uint64_t(*)[LEVELS * 2])(base + wanted.counts_at);
-    executed = (uint64_t *)(base + wanted.executed_at);
+    epochs = (uint32_t *)(base + wanted.epochs_at);
+    touched = (uint32_t *)(base + wanted.touched_at);
     blocks = (struct block *)(base + wanted.blocks_at);
     markers = base + wanted.markers_at;
     return 0;
@@ -278,6 +314,8 @@ EXPORT int qemu_plugin_install(plugin_id id, const plugin_info *info, int argc, 
             counting = true;
         } else if (strcmp(argv[at], "cover=on") == 0) {
             covering = true;
+        } else if (strcmp(argv[at], "cover=asked") == 0) {
+            covering = waiting = true;
         } else if (sscanf(argv[at], "firmware=%llx-%llx", &low, &high) == 2) {
             firmware_low = low;
             firmware_high = high;
@@ -296,6 +334,11 @@ EXPORT int qemu_plugin_install(plugin_id id, const plugin_info *info, int argc, 
     if (map_results(path, (unsigned)info->system.smp_vcpus) != 0) {
         return -1;
     }
-    qemu_plugin_register_vcpu_tb_trans_cb(id, on_translation);
+    if (waiting && !counting) {
+        qemu_plugin_register_vcpu_idle_cb(id, on_idle_or_resume);
+        qemu_plugin_register_vcpu_resume_cb(id, on_idle_or_resume);
+    } else {
+        begin_covering(id);
+    }
     return 0;
 }
