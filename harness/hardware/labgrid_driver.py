@@ -1,4 +1,4 @@
-"""A serial port as a labgrid driver, for labgrid's own tools.
+"""Serial port, reset line and strategy of a physical board as labgrid drivers.
 
 Beside labgrid's SerialDriver it names an adapter that goes and comes back. Suites
 do not pass through it: they put a broker on `SerialTty`.
@@ -11,6 +11,8 @@ from __future__ import annotations
 
 import os
 import select
+import shlex
+import subprocess
 import threading
 from pathlib import Path
 from typing import Any
@@ -19,10 +21,12 @@ import attr
 from labgrid.driver import Driver
 from labgrid.driver.consoleexpectmixin import ConsoleExpectMixin
 from labgrid.factory import target_factory
-from labgrid.protocol import ConsoleProtocol
+from labgrid.protocol import ConsoleProtocol, PowerProtocol, ResetProtocol
+from labgrid.strategy import Strategy
 from pexpect import TIMEOUT
 
 from harness.hardware.errors import HardwareError
+from harness.hardware.physical import State
 from harness.hardware.serial_tty import RETURN_S, SerialTty
 
 
@@ -75,3 +79,57 @@ class QuoinSerialDriver(ConsoleExpectMixin, Driver, ConsoleProtocol):
 
     def get_export_vars(self) -> dict[str, Any]:
         return {"port": self.port.port, "speed": str(self.port.speed)}
+
+
+@target_factory.reg_driver
+@attr.s(eq=False)
+class QuoinResetDriver(Driver, ResetProtocol):
+    """A reset line that a command pulls.
+
+    Args:
+        command (str): the command, as words; status 0 says that it is done
+    """
+
+    command: Any = attr.ib(validator=attr.validators.instance_of(str))
+
+    @Driver.check_active
+    def reset(self) -> None:
+        subprocess.run(shlex.split(self.command), check=True, capture_output=True)
+
+
+@target_factory.reg_driver
+@attr.s(eq=False)
+class QuoinStrategy(Strategy):
+    """A physical board's way from off to ready, for labgrid's own tools: `labgrid-client -c FILE -s ready console`.
+
+    Args: the keys of a physical board's file, described in docs/boards.md. They are declared here so that labgrid
+    knows them; their values are read from the file by `harness.board`, which checks them.
+    """
+
+    bindings = {"power": PowerProtocol, "console": ConsoleProtocol}  # noqa: RUF012
+
+    arch: Any = attr.ib(default=None)
+    smp: Any = attr.ib(default=None)
+    memory: Any = attr.ib(default=None)
+    ready: Any = attr.ib(default=None)
+    panic: Any = attr.ib(default=None)
+    stage: Any = attr.ib(default=None)
+    prompt: Any = attr.ib(default=None)
+    boot_timeout_s: Any = attr.ib(default=None)
+    kernel: Any = attr.ib(default=None)
+    initrd: Any = attr.ib(default=None)
+    cmdline: Any = attr.ib(default=None)
+    load: Any = attr.ib(factory=list)
+    firmware: Any = attr.ib(default=None)
+    image_id: Any = attr.ib(default=None)
+    off_time_s: Any = attr.ib(default=None)
+    card: Any = attr.ib(default=None)
+    wires: Any = attr.ib(default=None)
+
+    def __attrs_post_init__(self) -> None:
+        super().__attrs_post_init__()
+        self.status = State.UNKNOWN
+
+    def transition(self, status: str) -> None:
+        """Bring the board to the state of that name, by way of all before it."""
+        raise NotImplementedError

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from harness.board import Board
 from harness.console import Session, Sink
+from harness.hardware import PhysicalMachine
 from harness.machine import BootFiles, QemuMachine
 from harness.machine.qemu import OnReset
 
@@ -91,7 +92,11 @@ class Lab:
                 # next timer: for RISC-V's comparator that is the end of time.
                 extra_args += ("-icount", "shift=0,align=off,sleep=on")
             sinks = (*sinks, watched)
-        machine = QemuMachine(board, files, extra_args=extra_args, paused=paused, on_reset=on_reset)
+        machine: QemuMachine | PhysicalMachine
+        if board.wires is None:
+            machine = QemuMachine(board, files, extra_args=extra_args, paused=paused, on_reset=on_reset)
+        else:
+            machine = PhysicalMachine(board, files)
         session = Session(machine, self.logs / "boots" / safe_name(name) / "console.log", sinks)
         if watched is not None:
             watched.session = session
