@@ -20,7 +20,7 @@ from harness.console.hang_clock import HangClock
 from harness.console.lines import Direction, Lines
 from harness.console.log import LogFile, Sink
 from harness.console.panic import PanicReport, PanicWatcher
-from harness.hardware import PhysicalMachine
+from harness.hardware import PhysicalMachine, State
 from harness.machine import Event, GdbStub, Kind, QemuMachine
 
 if TYPE_CHECKING:
@@ -168,13 +168,13 @@ class Session:
             match = self.console.expect(
                 rf"{pattern}[^\n]*\n", self.board.boot_timeout_s if timeout_s is None else timeout_s
             )
-            if self.physical is not None:
-                self.health = self.physical.ready(self.first_lines)
-                self.broker.note(f"health: {self.health}")
         except ExpectTimeout as error:
             if self.physical is None:
                 raise
             raise ExpectTimeout(f"{error}; {self.board.name} is {self.physical.state.value!r}") from error
+        if self.physical is not None:
+            self.health = self.physical.ready(self.first_lines)
+            self.broker.note(f"health: {self.health}")
         self.ready_line = match.group().decode(errors="replace").strip()
         self.check_log()
 
@@ -213,7 +213,7 @@ class Session:
         try:
             self.physical.load(self.console)
         except (ConsoleError, LabError) as error:
-            fault = self.physical.fail("booting", error)
+            fault = self.physical.fail(State.BOOTING, error)
             self.broker.note(str(fault))
             lines = [f"  {line.direction.value} {line}" for line in self.console.last_lines()]
             self.close()

@@ -10,6 +10,7 @@ do not pass through it: they put a broker on `SerialTty`.
 from __future__ import annotations
 
 import os
+import re
 import select
 import shlex
 import subprocess
@@ -25,9 +26,12 @@ from labgrid.protocol import ConsoleProtocol, PowerProtocol, ResetProtocol
 from labgrid.strategy import Strategy
 from pexpect import TIMEOUT
 
+from harness.board import LabError, read_board
 from harness.hardware.errors import HardwareError
-from harness.hardware.physical import State
+from harness.hardware.lab_target import LabTarget
+from harness.hardware.physical import PhysicalMachine, State
 from harness.hardware.serial_tty import RETURN_S, SerialTty
+from harness.machine.labgrid_driver import boot_files
 
 
 @target_factory.reg_driver
@@ -128,8 +132,57 @@ class QuoinStrategy(Strategy):
 
     def __attrs_post_init__(self) -> None:
         super().__attrs_post_init__()
-        self.status = State.UNKNOWN
+        if self.target.env is None:
+            raise HardwareError("QuoinStrategy reads its board file; load it through an Environment")
+        self._board = read_board(Path(self.target.env.config_file))
+        self._steps: PhysicalMachine | None = None
 
     def transition(self, status: str) -> None:
-        """Bring the board to the state of that name, by way of all before it."""
-        raise NotImplementedError
+        """Bring the board to the state of that name, by way of all before it. Raises HardwareError, with it off."""
+        wanted = State(status)
+        if self._steps is None:
+            board = self._board
+            steps = PhysicalMachine(board, boot_files(board.arch, board.kernel, board.initrd))
+            steps.reach(LabTarget(board, self.target))
+            self._steps = steps
+        try:
+            self._walk(self._steps, wanted)
+        except (LabError, TIMEOUT) as error:
+            raise self._steps.fail(wanted, error) from error
+
+    def _walk(self, steps: PhysicalMachine, wanted: State) -> None:
+        steps.cut_power()
+        if wanted is State.OFF:
+            return
+        steps.flash()
+        if wanted is State.FLASHED:
+            return
+        self.target.activate(self.console)
+        talk = _Talk(self.console)
+        steps.power_on()
+        if wanted is State.LOADER:
+            steps.stop_loader(talk)
+            return
+        steps.load(talk)
+        if wanted is State.READY:
+            talk.expect_any([self._board.ready], self._board.boot_timeout_s)
+            steps.state = State.READY
+
+    def on_deactivate(self) -> None:
+        steps, self._steps = self._steps, None
+        if steps is not None:
+            steps.off()
+
+
+class _Talk:
+    """labgrid's console as a boot loader is spoken to."""
+
+    def __init__(self, console: Any) -> None:
+        self._console = console
+
+    def expect_any(self, patterns: list[str], timeout_s: float) -> tuple[int, re.Match[bytes]]:
+        index, _, match, _ = self._console.expect([f"(?m){pattern}" for pattern in patterns], timeout=timeout_s)
+        return index, match
+
+    def send(self, text: str | bytes) -> None:
+        self._console.write(text.encode() if isinstance(text, str) else text)

@@ -11,6 +11,7 @@ the way leaves the board off, and says how far it came.
 
 from __future__ import annotations
 
+import contextlib
 import enum
 import os
 import re
@@ -19,14 +20,14 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import NoReturn
 
 from harness.board import Board, LabError, Lease
 from harness.hardware import sd_image, staging
 from harness.hardware.errors import HardwareError
-from harness.hardware.lab_target import LabTarget, Relay, SerialPort
+from harness.hardware.lab_target import LabTarget, SerialPort
 from harness.hardware.staging import ARCHIVE, IMAGE
 from harness.hardware.uboot import Talk, UBoot
 from harness.machine import BootFiles, Event, Kind, MachineError
@@ -89,28 +90,46 @@ class PhysicalMachine:
 
     # Power.
 
-    def on(self) -> None:
-        """Lease the board, cut its power, flash it, open its console and switch it on. Raises LabError."""
+    def prepare(self) -> None:
+        """Lease the board, cut its power and flash it. Raises LabError, with the board off."""
         if self._target is not None:
             raise HardwareError(f"{self.board.id} is on already")
         self.events.clear()
         self.files.check(self.board.arch)
         self.lease = Lease(self.board.name)
         self.lease.take(tell=self._say)
-        try:
+        with self._or_off(State.FLASHED):
             self._directory = Scratch()
-            self._bench = _start_wires(self.board)
-            self._target = LabTarget(self.board)
-            self._loader = self._target.loader()
+            self.reach(LabTarget(self.board))
             self.cut_power()
             self.flash()
-            self._port = self._target.serial_port()
-            self._power_on()
-        except BaseException as error:
-            came = self.state
+
+    def on(self) -> None:
+        """`prepare`, open the console and switch the board on. Raises LabError, with the board off."""
+        self.prepare()
+        with self._or_off(State.LOADER):
+            self._port = self._lab.serial_port()
+            self.power_on()
+
+    def reach(self, target: LabTarget) -> None:
+        """Use these wires, made by the command that the board file names."""
+        self._bench = _start_wires(self.board)
+        self._target = target
+        self._loader = target.loader()
+
+    @contextlib.contextmanager
+    def _or_off(self, wanted: State) -> Iterator[None]:
+        try:
+            yield
+        except LabError as error:
+            came, said = self.state, str(error)
+            try:
+                self.off()
+            except HardwareError as second:
+                said += f"\nand then: {second}"
+            raise HardwareError(self._failure(wanted, came, said)) from error
+        except BaseException:
             self.off()
-            if isinstance(error, LabError):
-                raise HardwareError(self._failure("flashed", came, error)) from error
             raise
 
     def cut_power(self) -> None:
@@ -137,7 +156,8 @@ class PhysicalMachine:
             image.unlink()
         self.state = State.FLASHED
 
-    def _power_on(self) -> None:
+    def power_on(self) -> None:
+        """Switch the power on, when it has been off for long enough."""
         left = self.wires.off_time_s - (time.monotonic() - self._off_s)
         if left > 0:  # capacitors keep a board half alive for a while
             threading.Event().wait(left)
@@ -162,27 +182,38 @@ class PhysicalMachine:
         words = " ".join(filter(None, [self.board.cmdline, self.files.cmdline]))
         initrd = None if self.files.initrd is None else before + ARCHIVE
         commands = staging.commands(self.wires.load, {"image": before + IMAGE, "initrd": initrd, "cmdline": words})
-        self._loader.stop(console)
+        self.stop_loader(console)
         self._loader.boot(console, commands)
         self.state = State.BOOTING
 
+    def stop_loader(self, console: Talk) -> None:
+        """Keep the boot loader from booting by itself, where there is one."""
+        if self._loader is not None:
+            self._loader.stop(console)
+
     def ready(self, first_lines: Sequence[str]) -> str:
-        """Its `ready` line has come; what its health is. Raises HardwareError where it cannot be trusted.
+        """Its `ready` line has come; what its health is. Raises HardwareError where it cannot be trusted, and is off.
 
         A board that runs another image than the one that was flashed, or does not say which, proves nothing.
         """
         told = []
-        if self.wires.firmware:
-            if self.firmware is None:
-                raise HardwareError(
-                    f"health: no line of {self.board.name}'s matches firmware: {self.wires.firmware!r}; "
-                    "was it switched off at all, and is that its firmware?"
-                )
-            told.append(f"firmware {self.firmware}")
-        if self.wires.image_id:
-            told.append(f"image {self._image_id(first_lines)}")
+        try:
+            if self.wires.firmware:
+                told.append(f"firmware {self._firmware()}")
+            if self.wires.image_id:
+                told.append(f"image {self._image_id(first_lines)}")
+        except HardwareError as error:
+            raise self.fail(State.READY, error) from error
         self.state = State.READY
         return ", ".join([*told, f"off for at least {self.wires.off_time_s:g} s"])
+
+    def _firmware(self) -> str:
+        if self.firmware is None:
+            raise HardwareError(
+                f"health: no line since power on matches firmware: {self.wires.firmware!r}; "
+                "was the board switched off at all, and is that its firmware?"
+            )
+        return self.firmware
 
     def _image_id(self, lines: Sequence[str]) -> str:
         pattern, kernel = re.compile(self.wires.image_id), self.files.kernel
@@ -196,19 +227,19 @@ class PhysicalMachine:
             )
         return found
 
-    def fail(self, wanted: str, error: Exception) -> HardwareError:
+    def fail(self, wanted: State, error: Exception) -> HardwareError:
         """It did not come so far: switch it off, and say how far it came."""
-        came = self.state
+        came, said = self.state, str(error)
         try:
             self.cut_power()
         except HardwareError as second:
-            error = HardwareError(f"{error}; and then {second}")
-        return HardwareError(self._failure(wanted, came, error))
+            said += f"\nand then: {second}"
+        return HardwareError(self._failure(wanted, came, said))
 
-    def _failure(self, wanted: str, came: State, error: Exception) -> str:
+    def _failure(self, wanted: State, came: State, said: str) -> str:
         return (
-            f"{self.board.name}: wanted it {wanted!r}, and it came as far as {came.value!r}; "
-            f"it is {self.state.value!r} now. {error}"
+            f"{self.board.name}: wanted it {wanted.value!r}, and it came as far as {came.value!r}; "
+            f"it is {self.state.value!r} now. {said}"
         )
 
     def off(self) -> None:
@@ -239,15 +270,6 @@ class PhysicalMachine:
     def reset(self) -> None:
         """Press the reset button; it stands in its boot loader then."""
         self._start(self._lab.reset)
-
-    def power(self, what: Relay) -> None:
-        """Switch the power of a board that is on, for tests of just that."""
-        if what == "on":
-            self._power_on()
-        else:
-            self.cut_power()
-            if what == "cycle":
-                self._power_on()
 
     # What a session asks of a machine.
 
@@ -343,7 +365,9 @@ def _start_wires(board: Board) -> subprocess.Popen[bytes] | None:
     deadline = time.monotonic() + _WIRES_S
     while not said.endswith(b"ready\n"):
         left = deadline - time.monotonic()
-        piece = os.read(process.stdout.fileno(), 4096) if select.select([process.stdout], [], [], max(left, 0))[0] else b""
+        piece = (
+            os.read(process.stdout.fileno(), 4096) if select.select([process.stdout], [], [], max(left, 0))[0] else b""
+        )
         if not piece:
             _end_wires(process)
             raise HardwareError(f"{wanted}; it said: {said.decode(errors='replace').strip() or 'nothing'}")

@@ -2,7 +2,8 @@
 
 The layout is Microsoft's (FAT: General Overview of On-Disk Format, 1.03), with
 long names; boot ROMs and boot loaders of all boards read it. A card is a block
-device or a file that stands for one; only what a board reads of it is written.
+device or a file that stands for one. What lies between the table and the first
+partition, a loader for the boot ROM perhaps, is left alone.
 """
 
 from __future__ import annotations
@@ -64,11 +65,13 @@ def write(card: Path, files: Mapping[str, Path]) -> None:
             disk.write(b"".join(map(_entries, placed)).ljust(_ROOT_ENTRIES * 32, b"\0"))
             for file in placed:
                 disk.seek((_START + data + (file.cluster - 2) * _CLUSTER_SECTORS) * _SECTOR)
-                disk.write(file.content)
+                disk.write(file.content.ljust(file.clusters * _CLUSTER, b"\0"))
             disk.flush()
             os.fsync(disk.fileno())
     except OSError as error:
-        raise HardwareError(f"wanted to write the card {card}; found: {error}; next: is it there, and yours?") from error
+        raise HardwareError(
+            f"wanted to write the card {card}; found: {error}; next: is it there, and yours?"
+        ) from error
 
 
 def _placed(contents: Mapping[str, bytes]) -> list[_File]:
