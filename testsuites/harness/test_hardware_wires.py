@@ -16,7 +16,7 @@ import pytest
 
 from harness.board import BoardError, read_board
 from harness.console import Broker, Console, ConsoleFault, Session
-from harness.hardware import HardwareError, PhysicalMachine, RawTcpLine, Rfc2217Line, State, sd_image
+from harness.hardware import HardwareError, PhysicalMachine, RawTcpLine, Rfc2217Line, sd_image
 from harness.hardware.bench import ser2net
 from harness.hardware.network_serial import NetworkLine
 from harness.hardware.staging import commands
@@ -103,7 +103,7 @@ def test_power_comes_by_command_and_not_before_the_board_was_off_for_long_enough
     switched = Switched(tmp_path, off_time_s=0.3)
     machine = PhysicalMachine(switched.board, BootFiles(switched.image))
     with Session(machine, tmp_path / "console.log") as session:
-        assert machine.state is State.BOOTING
+        assert machine.state.value == "booting"
         (off, off_ns), (on, on_ns) = switched.told()
         assert (off, on) == ("off", "on")
         assert on_ns - off_ns >= 0.3e9
@@ -114,7 +114,7 @@ def test_power_comes_by_command_and_not_before_the_board_was_off_for_long_enough
             session.qmp("stop")
         assert not hasattr(session.machine, "memory")
     assert [what for what, _ in switched.told()] == ["off", "on", "off"]
-    assert machine.state is State.OFF
+    assert machine.state.value == "off"
 
 
 @pytest.mark.requirement("DEV-09")
@@ -143,7 +143,8 @@ def test_a_card_is_a_partition_table_and_a_fat_that_other_tools_read(tmp_path: P
     sd_image.write(again, sources)
     disk = card.read_bytes()
     start, length = (int.from_bytes(disk[at : at + 4], "little") for at in (446 + 8, 446 + 12))
-    assert disk[start * 512 : 1_500_000] == again.read_bytes()[start * 512 : 1_500_000]
+    written = slice(start * 512, start * 512 + 128 * 1024)
+    assert disk[written] == again.read_bytes()[written]
     assert (disk[510:512], disk[450], len(disk)) == (b"\x55\xaa", 0x0E, (start + length) * 512)
     if shutil.which("mtype") is None:
         pytest.skip("the package mtools is not installed")
@@ -205,4 +206,4 @@ def test_a_physical_board_is_what_stands_there_and_one_persons_at_a_time() -> No
     assert board.variant(smp=4, memory="128M").id == "uboot-aarch64-smp4"
     for wrong in ({"smp": 1}, {"memory": "1G"}, {"icount": True}, {"args": ("-S",)}, {"seed": 1}):
         with pytest.raises(BoardError, match="uboot-aarch64 is a physical board: "):
-            board.variant(**wrong)  # type: ignore[arg-type]
+            board.variant(**wrong)
