@@ -54,7 +54,9 @@ def _found(board: Board) -> Running | None:
     from harness.build.artifacts import TOP
     from harness.machine import attach
 
-    return attach.choose(attach.running(), board.name, (TOP,), None)
+    # Of an emulated board a test may have another one on, which is none of ours.
+    fitting = [one for one in attach.running() if board.wires is not None or (one.folder / _MARK).exists()]
+    return attach.choose(fitting, board.name, (TOP,), None)
 
 
 def _hold(board: Board, args: argparse.Namespace) -> int:

@@ -170,9 +170,9 @@ def test_a_loaders_commands_are_filled_in_and_what_it_cannot_quote_is_refused() 
         "setenv bootargs 'a=b c'",
         "booti ${filesize}",
     ]
-    with pytest.raises(HardwareError, match="'load {initrd}' wants 'initrd'"):
+    with pytest.raises(HardwareError, match=r"'load {initrd}' wants 'initrd'"):
         commands(["load {initrd}"], values)
-    with pytest.raises(HardwareError, match="no way to quote"):
+    with pytest.raises(HardwareError, match=r"no way to quote"):
         commands(["setenv bootargs '{cmdline}'"], {"cmdline": "a='b'"})
 
 
