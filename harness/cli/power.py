@@ -101,9 +101,15 @@ def _on(rest: Sequence[str], board: Board) -> None:
 def _off(board: Board) -> None:
     """End whoever has it on by this verb, and see it gone. Raises LabError where it is somebody else's."""
     from harness.board import LabError
+    from harness.hardware import PhysicalMachine
+    from harness.machine import BootFiles
 
     one = _found(board)
     if one is None:
+        if board.wires is not None:  # nobody has it, and its power may be on all the same
+            machine = PhysicalMachine(board, BootFiles(None))
+            machine.take()
+            machine.off()
         return
     if not (one.folder / _MARK).exists():
         raise LabError(f"a test or a person has {one}; end that (process {one.owner}) and try again")

@@ -36,12 +36,6 @@ class LabTarget:
         with self._told(f"switch the power {what}"):
             getattr(self._target.get_driver("PowerProtocol"), what)()
 
-    def is_on(self) -> bool | None:
-        """What the power switch says; None where it cannot tell."""
-        with self._told("ask the power switch"):
-            driver = self._target.get_driver("PowerProtocol")
-            return bool(driver.get()) if hasattr(driver, "get") else None
-
     def reset(self) -> None:
         """Pull the reset line, or cut the power for a moment where there is none."""
         with self._told("reset the board"):

@@ -90,18 +90,23 @@ class PhysicalMachine:
 
     # Power.
 
-    def prepare(self) -> None:
-        """Lease the board, cut its power and flash it. Raises LabError, with the board off."""
+    def take(self) -> None:
+        """Lease the board and cut its power. Raises LabError, with the board off as far as that could be."""
         if self._target is not None:
             raise HardwareError(f"{self.board.id} is on already")
         self.events.clear()
-        self.files.check(self.board.arch)
         self.lease = Lease(self.board.name)
         self.lease.take(tell=self._say)
-        with self._or_off(State.FLASHED):
+        with self._or_off(State.OFF):
             self._directory = Scratch()
             self.reach(LabTarget(self.board))
             self.cut_power()
+
+    def prepare(self) -> None:
+        """`take`, and flash the board. Raises LabError, with the board off."""
+        self.files.check(self.board.arch)
+        self.take()
+        with self._or_off(State.FLASHED):
             self.flash()
 
     def on(self) -> None:

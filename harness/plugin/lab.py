@@ -10,7 +10,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from harness.board import Board
+from harness.board import Board, BoardError
 from harness.console import Session, Sink
 from harness.hardware import PhysicalMachine
 from harness.machine import BootFiles, QemuMachine
@@ -95,6 +95,8 @@ class Lab:
         machine: QemuMachine | PhysicalMachine
         if board.wires is None:
             machine = QemuMachine(board, files, extra_args=extra_args, paused=paused, on_reset=on_reset)
+        elif extra_args:
+            raise BoardError(f"{board.name} is a physical board, which takes no QEMU arguments: it cannot be counted")
         else:
             machine = PhysicalMachine(board, files)
         session = Session(machine, self.logs / "boots" / safe_name(name) / "console.log", sinks)

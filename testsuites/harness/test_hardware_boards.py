@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import select
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -13,10 +15,10 @@ import pytest
 import requests
 import yaml
 
-from harness.board import Board
+from harness.board import Board, holder_of
 from harness.build import build
 from harness.console import ConsoleClosed, Session
-from harness.hardware import HardwareError, PhysicalMachine, State
+from harness.hardware import HardwareError, PhysicalMachine, RawTcpLine, State
 from harness.machine import BootFiles
 from harness.machine.attach import running
 from harness.verdict.verdict import Verdict, judge
@@ -40,11 +42,15 @@ def on(board: Board, files: BootFiles, folder: Path) -> Iterator[Session]:
 
 def relay(board: Board, number: int, value: str | None = None) -> str:
     """What the bench's power switch says, asked or told behind the lab's back."""
-    power = yaml.safe_load(board.path.read_text())["targets"]["main"]["resources"]["HttpDigitalOutput"]["url"]
-    url = f"{power.rsplit('/', 1)[0]}/{number}"
+    url = f"{_resources(board)['HttpDigitalOutput']['url'].rsplit('/', 1)[0]}/{number}"
     answer = requests.get(url, timeout=60) if value is None else requests.put(url, data=value, timeout=60)
     assert answer.ok, answer.text
     return answer.text
+
+
+def _resources(board: Board) -> dict[str, Any]:
+    found: dict[str, Any] = yaml.safe_load(board.path.read_text())["targets"]["main"]["resources"]
+    return found
 
 
 @pytest.mark.requirement("BTA-03", "BTA-04", "DEV-09", "BLD-05")
@@ -96,9 +102,8 @@ def test_a_card_that_the_lab_wrote_boots_a_board_on_a_tty(tmp_path: Path) -> Non
         ("    device: virtio-net-device", "    card: virtio-blk-device\n    device: virtio-net-device"),
         ("      TFTPProvider:\n        internal: ../build/bench/uboot-aarch64/tftp/\n        external: ''\n", ""),
     )
-    text = board.path.read_text()
-    port = yaml.safe_load(text)["targets"]["main"]["resources"]["RawSerialPort"]["port"]
-    board.path.write_text(text.replace(f"port: {port}\n", f"port: {tty}\n", 1))
+    port = _resources(board)["RawSerialPort"]["port"]
+    board.path.write_text(board.path.read_text().replace(f"port: {port}\n", f"port: {tty}\n", 1))
     with on(board, files_of("aarch64"), tmp_path) as session:
         session.wait_ready(WAIT_S)
         assert "testd" in session.console.command("ps", WAIT_S)
@@ -140,6 +145,39 @@ def test_a_board_that_runs_another_image_is_not_trusted(tmp_path: Path) -> None:
         assert not session.alive
     assert f"health: {board.name} runs the image {told.hex()}, which is not {other}" in str(error.value)
     assert "wanted it 'ready', and it came as far as 'booting'; it is 'off' now" in str(error.value)
+
+
+HOLDER = """
+import sys
+from pathlib import Path
+from harness.board import read_board
+from harness.hardware import PhysicalMachine
+from harness.machine import BootFiles
+machine = PhysicalMachine(read_board(Path(sys.argv[1])), BootFiles(None))
+machine.on()
+print(machine._bench.pid, flush=True)
+sys.stdin.read()
+"""
+
+
+@pytest.mark.requirement("DEV-09")
+def test_a_lab_that_is_killed_leaves_no_wires_and_no_board(tmp_path: Path) -> None:
+    board = uboot_board(tmp_path, "riscv64")
+    command = [sys.executable, "-c", HOLDER, str(board.path)]
+    with subprocess.Popen(command, cwd=TOP, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as lab:
+        assert lab.stdout is not None
+        bench = os.pidfd_open(int(lab.stdout.readline()))
+        try:
+            assert relay(board, 0) == "1"
+            lab.kill()
+            assert select.select([bench], [], [], WAIT_S)[0]
+        finally:
+            os.close(bench)
+    with pytest.raises(requests.ConnectionError):
+        relay(board, 0)
+    with pytest.raises(HardwareError, match="refused"):
+        RawTcpLine("127.0.0.1", _resources(board)["NetworkSerialPort"]["port"], 115200)
+    assert holder_of(board.name) is None
 
 
 LABGRID = """

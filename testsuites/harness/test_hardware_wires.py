@@ -6,6 +6,7 @@ import os
 import pty
 import shutil
 import subprocess
+import termios
 import threading
 import tty
 from collections.abc import Callable
@@ -43,8 +44,10 @@ def test_a_serial_server_carries_every_byte_both_ways_and_may_come_back(protocol
         stack.callback(os.close, device)
         served = stack.enter_context(ExitStack())
         served.enter_context(ser2net(os.ttyname(device), port, protocol, 115200))
-        broker = Broker(LINES[protocol]("127.0.0.1", port, 115200, return_s=WAIT_S))
+        broker = Broker(LINES[protocol]("127.0.0.1", port, 57600, return_s=WAIT_S))
         stack.callback(broker.close)
+        # By RFC 2217 the lab sets the line's speed; over raw TCP it is what the server was told.
+        speed = {"raw": termios.B115200, "rfc2217": termios.B57600}[protocol]
         heard: list[bytes] = []
         broker.tap(heard.append)
         broker.start()
@@ -54,6 +57,7 @@ def test_a_serial_server_carries_every_byte_both_ways_and_may_come_back(protocol
         while len(sent) < len(everything):
             sent += os.read(target, 65536)
         assert sent == everything
+        assert termios.tcgetattr(device)[4:6] == [speed, speed]
         writer = threading.Thread(target=lambda: os.write(target, everything + b"the end\n"))
         writer.start()
         console.expect("the end\n", WAIT_S)
@@ -124,7 +128,7 @@ def test_a_power_switch_that_fails_leaves_a_state_that_is_called_unknown(tmp_pat
     machine = PhysicalMachine(switched.board, BootFiles(switched.image))
     with pytest.raises(HardwareError) as error:
         machine.on()
-    assert "wanted it 'flashed', and it came as far as 'unknown'; it is 'unknown' now" in str(error.value)
+    assert "wanted it 'off', and it came as far as 'unknown'; it is 'unknown' now" in str(error.value)
     assert "wanted to switch the power off; labgrid says: " in str(error.value)
     assert machine.lease is None
 
