@@ -186,15 +186,19 @@ def ser2net(device: str, port: int, protocol: str, baud: int) -> Iterator[None]:
 
 
 def _wait_for(port: int, process: subprocess.Popen[bytes]) -> None:
+    """Wait until somebody listens; a connection to see that would take the place of the lab's."""
     deadline = time.monotonic() + _STARTS_S
-    while process.poll() is None:
-        with contextlib.suppress(OSError):
-            socket.create_connection(("127.0.0.1", port), _STARTS_S).close()
+    while process.poll() is None and time.monotonic() < deadline:
+        if _listened(port):
             return
-        if time.monotonic() > deadline:
-            break
         threading.Event().wait(_LOOK_S)
     raise HardwareError(f"ser2net does not serve port {port}: is that another's? (exit status {process.poll()})")
+
+
+def _listened(port: int) -> bool:
+    """Whether a TCP port is listened on (proc(5): of each socket the local address and the state, 0A for that)."""
+    lines = [line.split() for line in Path("/proc/net/tcp").read_text().splitlines()[1:]]
+    return any(line[1].endswith(f":{port:04X}") and line[3] == "0A" for line in lines)
 
 
 def serve(path: Path) -> None:
@@ -207,6 +211,7 @@ def serve(path: Path) -> None:
     if tftp := resources.get("TFTPProvider"):
         folder = (path.parent / tftp["internal"]).resolve()
         folder.mkdir(parents=True, exist_ok=True)
+        print(f"bench: TFTP is QEMU's own (slirp) on {folder}")
         command += ["-netdev", f"user,id=lan,restrict=on,tftp={folder}", "-device", f"{made_of['device']},netdev=lan"]
     if card := strategy.get("card"):
         image = (path.parent / card).resolve()

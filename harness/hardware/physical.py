@@ -75,7 +75,7 @@ class PhysicalMachine:
         self._target: LabTarget | None = None
         self._loader: UBoot | None = None
         self._port: SerialPort | None = None
-        self._bench: subprocess.Popen[bytes] | None = None
+        self._wires: subprocess.Popen[bytes] | None = None
         self._directory: Scratch | None = None
         self._listeners: list[Callable[[Event], None]] = []
         self._mutex = threading.Lock()
@@ -118,7 +118,10 @@ class PhysicalMachine:
 
     def reach(self, target: LabTarget) -> None:
         """Use these wires, made by the command that the board file names."""
-        self._bench = _start_wires(self.board)
+        if self.wires.command:
+            self._wires, said = _start_wires(self.board)
+            for line in said:
+                self._tell(Event(Kind.LAB, line, time.monotonic()))
         self._target = target
         self._loader = target.loader()
 
@@ -258,9 +261,9 @@ class PhysicalMachine:
         finally:
             if target is not None:
                 target.close()
-            bench, self._bench = self._bench, None
-            if bench is not None:
-                _end_wires(bench)
+            process, self._wires = self._wires, None
+            if process is not None:
+                _end_wires(process)
             # The console's reader has closed it, where there was one; a second time does no harm.
             port, self._port = self._port, None
             if port is not None:
@@ -355,11 +358,9 @@ class PhysicalMachine:
         self._tell(Event(Kind.LAB, text, time.monotonic()))
 
 
-def _start_wires(board: Board) -> subprocess.Popen[bytes] | None:
-    """Run the command that makes the board's wires, until it says `ready`."""
+def _start_wires(board: Board) -> tuple[subprocess.Popen[bytes], list[str]]:
+    """Run the command that makes the board's wires, until it says `ready`; and what it said before."""
     assert board.wires is not None
-    if not board.wires.command:
-        return None
     wanted = f"{board.name}: wanted the wires that `{' '.join(board.wires.command)}` makes"
     try:
         process = subprocess.Popen(board.wires.command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
@@ -377,7 +378,7 @@ def _start_wires(board: Board) -> subprocess.Popen[bytes] | None:
             _end_wires(process)
             raise HardwareError(f"{wanted}; it said: {said.decode(errors='replace').strip() or 'nothing'}")
         said += piece
-    return process
+    return process, said.decode(errors="replace").splitlines()[:-1]
 
 
 def _end_wires(process: subprocess.Popen[bytes]) -> None:

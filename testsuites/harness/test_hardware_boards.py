@@ -65,6 +65,7 @@ def test_a_board_on_wires_comes_up_by_power_u_boot_and_tftp(tmp_path: Path, arch
         assert session.health is not None
         assert f"image {_told_build(session)}" in session.health
         assert "firmware 20" in session.health
+        assert "bench: TFTP is QEMU's own (slirp)" in (tmp_path / "console.log").read_text()
         assert "testd" in session.console.command("ps", WAIT_S)
         session.channel.ping(WAIT_S)
         assert [one.board for one in running() if one.folder == session.machine.scratch] == [board.name]
@@ -155,7 +156,7 @@ from harness.hardware import PhysicalMachine
 from harness.machine import BootFiles
 machine = PhysicalMachine(read_board(Path(sys.argv[1])), BootFiles(None))
 machine.on()
-print(machine._bench.pid, flush=True)
+print(machine._wires.pid, flush=True)
 sys.stdin.read()
 """
 

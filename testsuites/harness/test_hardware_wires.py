@@ -6,6 +6,7 @@ import os
 import pty
 import shutil
 import subprocess
+import sys
 import termios
 import threading
 import tty
@@ -15,7 +16,7 @@ from pathlib import Path
 
 import pytest
 
-from harness.board import BoardError, read_board
+from harness.board import BoardError, find_boards, read_board
 from harness.console import Broker, Console, ConsoleFault, Session
 from harness.hardware import HardwareError, PhysicalMachine, RawTcpLine, Rfc2217Line, sd_image
 from harness.hardware.bench import ser2net
@@ -188,7 +189,7 @@ def test_a_loaders_commands_are_filled_in_and_what_it_cannot_quote_is_refused() 
         (("off_time_s: 0.1", "off_time_s: -1"), ["'off_time_s' must be 0 or more, not -1"]),
         (("  NetworkSerialPort:", "  RawSerialPort: {}\n      NetworkSerialPort:"), ["has one console"]),
         (("UBootDriver:", "BareboxDriver:"), ["'load' are commands for U-Boot", "no UBootDriver"]),
-        (("(?P<version>", "("), ["'firmware' lacks the group (?P<version>...)"]),
+        (("(?P<version>\\d", "(\\d"), ["'firmware' lacks the group (?P<version>...)"]),
         (("{python} -m", "{snake} -m"), ["'wires' is no command", "snake"]),
         (("smp: 1\n        memory", "memory"), ["lacks the key 'smp'"]),
         (("memory: 128M", "memory: 128M\n        exclusive: true"), ["unknown key 'exclusive'"]),
@@ -201,6 +202,25 @@ def test_a_wrong_word_about_wires_is_named_with_file_and_line(
         uboot_board(tmp_path, "riscv64", change)
     assert all(word in str(error.value) for word in words), error.value
     assert str(error.value).startswith(f"{tmp_path / 'boards'}/")
+
+
+@pytest.mark.requirement("BLD-06")
+def test_every_physical_board_of_the_tree_is_read_here_and_by_labgrid() -> None:
+    boards = [board for board in find_boards(["*"], TOP / "boards") if board.wires is not None]
+    assert {board.name for board in boards} >= {"uboot-aarch64", "uboot-riscv64", "raspberrypi4", "visionfive2"}
+    program = (
+        "import sys\n"
+        "from labgrid import Environment\n"
+        "from labgrid.protocol import ConsoleProtocol, PowerProtocol, ResetProtocol\n"
+        "for path in sys.argv[1:]:\n"
+        "    target = Environment(path).get_target('main')\n"
+        "    for protocol in (ConsoleProtocol, PowerProtocol, ResetProtocol):\n"
+        "        assert target.get_driver(protocol, activate=False) is not None\n"
+        "    print(target.get_strategy().arch)\n"
+    )
+    command = [sys.executable, "-c", program, *(str(board.path) for board in boards)]
+    done = subprocess.run(command, cwd=TOP, capture_output=True, text=True, timeout=WAIT_S, check=False)
+    assert done.stdout.split() == [board.arch for board in boards], done.stderr
 
 
 @pytest.mark.requirement("BLD-06")
