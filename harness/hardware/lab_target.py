@@ -36,8 +36,16 @@ class LabTarget:
         with self._told(f"switch the power {what}"):
             getattr(self._target.get_driver("PowerProtocol"), what)()
 
+    @property
+    def has_reset_line(self) -> bool:
+        """Whether it can be reset without a cut of its power."""
+        from labgrid.driver.powerdriver import PowerResetMixin
+
+        with self._told("find the reset line"):
+            return not isinstance(self._target.get_driver("ResetProtocol", activate=False), PowerResetMixin)
+
     def reset(self) -> None:
-        """Pull the reset line, or cut the power for a moment where there is none."""
+        """Pull the reset line."""
         with self._told("reset the board"):
             self._target.get_driver("ResetProtocol").reset()
 

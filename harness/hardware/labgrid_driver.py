@@ -168,11 +168,6 @@ class QuoinStrategy(Strategy):
             talk.expect_any([self._board.ready], self._board.boot_timeout_s)
             steps.state = State.READY
 
-    def on_deactivate(self) -> None:
-        steps, self._steps = self._steps, None
-        if steps is not None:
-            steps.off()
-
 
 class _Talk:
     """labgrid's console as a boot loader is spoken to."""

@@ -157,10 +157,14 @@ class PhysicalMachine:
         card = self.wires.card
         if card is not None:
             sd_image.write(card, there)
-        elif tftp is None:
+        elif tftp is None and there:
             image = self.scratch / "card"
             sd_image.write(image, there)
-            self._lab.write_storage(image)
+            if not self._lab.write_storage(image):
+                raise HardwareError(
+                    f"{self.board.path} names no place for boot files; "
+                    "next: a TFTPProvider, a USBStorageDriver, or `card` of QuoinStrategy"
+                )
             image.unlink()
         self.state = State.FLASHED
 
@@ -276,8 +280,18 @@ class PhysicalMachine:
                 self.lease = None
 
     def reset(self) -> None:
-        """Press the reset button; it stands in its boot loader then."""
-        self._start(self._lab.reset)
+        """Press the reset button, or switch it off and on where it has none; it stands in its boot loader then.
+
+        Raises HardwareError, with the board off.
+        """
+        try:
+            if self._lab.has_reset_line:
+                self._start(self._lab.reset)
+            else:
+                self.cut_power()
+                self.power_on()
+        except HardwareError as error:
+            raise self.fail(State.LOADER, error) from error
 
     # What a session asks of a machine.
 

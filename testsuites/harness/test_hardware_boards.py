@@ -194,8 +194,6 @@ power = target.get_driver("PowerProtocol")
 print("on", power.get())
 strategy.transition("off")
 print("on", power.get())
-target.deactivate_all_drivers()
-strategy.on_deactivate()
 """
 
 

@@ -87,13 +87,13 @@ def test_a_port_that_nobody_serves_is_named(tmp_path: Path) -> None:
 class Switched:
     """A board whose power command writes down when it was called."""
 
-    def __init__(self, folder: Path, off_time_s: float = 0) -> None:
+    def __init__(self, folder: Path, off_time_s: float = 0, reset: str = "") -> None:
         self.calls = folder / "calls"
         self.tty = FaultyTty(folder)
         power = folder / "power"
         power.write_text(f"#!/bin/sh\n[ ! -e {folder}/broken ] || exit 1\necho $1 $(date +%s%N) >> {self.calls}\n")
         power.chmod(0o755)
-        self.board = tty_board(folder, self.tty.link, str(power), off_time_s)
+        self.board = tty_board(folder, self.tty.link, str(power), off_time_s, reset and f"{power} {reset}")
         self.image = folder / "image"
         write_tiny_guest(self.image, "ready\n", Then.SPIN)
 
@@ -118,8 +118,37 @@ def test_power_comes_by_command_and_not_before_the_board_was_off_for_long_enough
         with pytest.raises(MachineError, match=r"is a physical board and has no 'qmp'.*needs\('qmp'\)"):
             session.qmp("stop")
         assert not hasattr(session.machine, "memory")
-    assert [what for what, _ in switched.told()] == ["off", "on", "off"]
+        # It has no reset line: its power is cut, and stays off for as long.
+        session.reset()
+        (off, off_ns), (on, on_ns) = switched.told()[2:]
+        assert (off, on) == ("off", "on")
+        assert on_ns - off_ns >= 0.3e9
+        switched.tty.says(b"ready\n")
+        session.wait_ready(WAIT_S)
+    assert [what for what, _ in switched.told()] == ["off", "on", "off", "on", "off"]
     assert machine.state.value == "off"
+
+
+@pytest.mark.requirement("DEV-09")
+def test_a_reset_line_is_pulled_by_command_and_the_power_stays_on(tmp_path: Path) -> None:
+    switched = Switched(tmp_path, reset="pull")
+    with Session(PhysicalMachine(switched.board, BootFiles(switched.image)), tmp_path / "console.log") as session:
+        session.reset()
+        assert [what for what, _ in switched.told()] == ["off", "on", "pull"]
+        (tmp_path / "broken").touch()
+        with pytest.raises(HardwareError, match=r"it is 'unknown' now\. .*: wanted to reset the board; labgrid says: "):
+            session.reset()
+        (tmp_path / "broken").unlink()
+
+
+@pytest.mark.requirement("DEV-09")
+def test_a_board_without_a_place_for_its_boot_files_is_not_started(tmp_path: Path) -> None:
+    switched = Switched(tmp_path)
+    path = switched.board.path
+    path.write_text(path.read_text().replace("        card: card.img\n", ""))
+    machine = PhysicalMachine(read_board(path), BootFiles(switched.image))
+    with pytest.raises(HardwareError, match=r"wanted it 'flashed', .* it is 'off' now.* names no place for boot files"):
+        machine.on()
 
 
 @pytest.mark.requirement("DEV-09")

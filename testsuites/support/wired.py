@@ -28,7 +28,7 @@ targets:
       ExternalPowerDriver:
         cmd_on: {power} on
         cmd_off: {power} off
-      QuoinStrategy:
+{reset}      QuoinStrategy:
         arch: riscv64
         smp: 1
         memory: 128M
@@ -67,8 +67,9 @@ def uboot_board(folder: Path, arch: str, *changes: tuple[str, str]) -> Board:
     return read_board(path)
 
 
-def tty_board(folder: Path, port: Path, power: str, off_time_s: float = 0) -> Board:
-    """A board on a tty, whose power is switched by a command, and which needs no boot loader."""
+def tty_board(folder: Path, port: Path, power: str, off_time_s: float, reset: str = "") -> Board:
+    """A board on a tty whose power, and reset line perhaps, is switched by a command; it needs no boot loader."""
     path = folder / f"tty-{folder.name}.yaml"
-    path.write_text(TTY.format(port=port, power=power, off_time_s=off_time_s))
+    driver = f"      QuoinResetDriver:\n        command: {reset}\n" if reset else ""
+    path.write_text(TTY.format(port=port, power=power, off_time_s=off_time_s, reset=driver))
     return read_board(path)
