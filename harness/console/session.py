@@ -218,6 +218,9 @@ class Session:
             lines = [f"  {line.direction.value} {line}" for line in self.console.last_lines()]
             self.close()
             raise type(fault)("\n".join([str(fault), *lines, f"console log: {self.log_path}"])) from error
+        except BaseException:
+            self.close()
+            raise
 
     def _on_event(self, event: Event) -> None:
         if event.kind is Kind.QMP and event.name == "RESET":
