@@ -27,6 +27,8 @@ from support.wired import MISSING, TOP, uboot_board
 pytestmark = pytest.mark.skipif(bool(MISSING), reason=f"not installed, see `quoin setup`: {', '.join(MISSING)}")
 
 WAIT_S = 120.0
+# As long as a bench may wait for room on the host, and the boot.
+ROOM_S = 900.0
 
 
 def files_of(arch: Any, cmdline: str = "") -> BootFiles:
@@ -202,5 +204,5 @@ def test_labgrids_own_tools_bring_the_same_file_to_ready(tmp_path: Path) -> None
     board = uboot_board(tmp_path, "riscv64")
     build("riscv64")
     command = [sys.executable, "-c", LABGRID, str(board.path)]
-    done = subprocess.run(command, cwd=TOP, capture_output=True, text=True, timeout=WAIT_S, check=False)
+    done = subprocess.run(command, cwd=TOP, capture_output=True, text=True, timeout=ROOM_S, check=False)
     assert done.stdout.split("\n")[-3:-1] == ["on True", "on False"], done.stderr

@@ -11,7 +11,8 @@ import pytest
 from harness.board import holder_of
 from support.wired import MISSING, TOP
 
-WAIT_S = 600
+# As long as a bench may wait for room on the host, and the boot.
+WAIT_S = 900
 WIRED = "uboot-riscv64"
 
 
