@@ -4,7 +4,7 @@ from harness.board.admission import Admission, Place, admission
 from harness.board.errors import AdmissionError, BoardError, LabError, LeaseError, NeedsError
 from harness.board.files import find_boards, known_boards, read_board
 from harness.board.leases import Holder, Lease, holder_of, stale_of
-from harness.board.model import Board, memory_mib, memory_text
+from harness.board.model import Board, Wires, memory_mib, memory_text
 from harness.board.needs import lacks
 
 __all__ = [
@@ -18,6 +18,7 @@ __all__ = [
     "LeaseError",
     "NeedsError",
     "Place",
+    "Wires",
     "admission",
     "find_boards",
     "holder_of",

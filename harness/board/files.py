@@ -10,6 +10,8 @@ import difflib
 import fnmatch
 import math
 import re
+import shlex
+import sys
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,9 +20,10 @@ from typing import Any
 import yaml
 
 from harness.board.errors import BoardError
-from harness.board.model import Board, memory_mib
+from harness.board.model import Board, Wires, memory_mib
 
 DRIVER = "QuoinQemuDriver"
+STRATEGY = "QuoinStrategy"
 ARCHITECTURES = ("x86_64", "aarch64", "riscv64")
 
 _TOP_KEYS = frozenset({"imports", "targets", "images", "options", "tools", "paths"})
@@ -40,12 +43,25 @@ _OPTIONAL: Mapping[str, Any] = {
     "cmdline": "",
     "exclusive": False,
 }
+# Of a physical board's QuoinStrategy; how it is reached stands in labgrid's own resources and drivers.
+_WIRED_REQUIRED = frozenset({"arch", "smp", "memory", "ready", "off_time_s"})
+_WIRED_OPTIONAL: Mapping[str, Any] = {
+    **{key: _OPTIONAL[key] for key in ("panic", "stage", "prompt", "boot_timeout_s", "kernel", "initrd", "cmdline")},
+    "load": [],
+    "firmware": "",
+    "image_id": "",
+    "card": None,
+    "wires": "",
+}
+_SERIAL_PORTS = ("NetworkSerialPort", "RawSerialPort", "USBSerialPort")
 _TYPES: Mapping[str, tuple[type, ...]] = {
     "smp": (int,),
     "max_smp": (int,),
     "boot_timeout_s": (int, float),
     "args": (list,),
     "exclusive": (bool,),
+    "off_time_s": (int, float),
+    "load": (list,),
 }
 
 
@@ -133,19 +149,27 @@ def read_board(path: Path) -> Board:
     target = targets.child(next(iter(targets.values)))
     target.check_keys(_TARGET_KEYS)
     drivers = target.child("drivers")
-    driver = drivers.child(DRIVER)
-    driver.check_keys(_REQUIRED | _OPTIONAL.keys())
-    return _board(path, top, target, driver)
+    if STRATEGY in drivers.values:
+        return _board(path, top, target, drivers.child(STRATEGY), _WIRED_REQUIRED, _WIRED_OPTIONAL)
+    return _board(path, top, target, drivers.child(DRIVER), _REQUIRED, _OPTIONAL)
 
 
-def _board(path: Path, top: _Mapping, target: _Mapping, driver: _Mapping) -> Board:
-    for key in sorted(_REQUIRED - driver.values.keys()):
+def _board(
+    path: Path,
+    top: _Mapping,
+    target: _Mapping,
+    driver: _Mapping,
+    required: frozenset[str],
+    optional: Mapping[str, Any],
+) -> Board:
+    driver.check_keys(required | optional.keys())
+    for key in sorted(required - driver.values.keys()):
         raise driver.fault(driver.line, f"{driver.what} lacks the key {key!r}")
-    value = {key: driver.plain(key) for key in _REQUIRED}
-    value |= {key: driver.plain(key, default) for key, default in _OPTIONAL.items()}
+    value = {key: driver.plain(key) for key in required}
+    value |= {key: driver.plain(key, default) for key, default in optional.items()}
     for key, found in value.items():
         # Null stands for the default only where that is null too.
-        none = (type(None),) if key in _OPTIONAL and _OPTIONAL[key] in (None, "") else ()
+        none = (type(None),) if key in optional and optional[key] in (None, "") else ()
         kinds = _TYPES.get(key, (str, *none))
         if not isinstance(found, kinds) or (isinstance(found, bool) and bool not in kinds):
             wanted = " or ".join(k.__name__ for k in kinds if k is not type(None))
@@ -155,9 +179,9 @@ def _board(path: Path, top: _Mapping, target: _Mapping, driver: _Mapping) -> Boa
             driver.line_of("arch"),
             f"unknown arch {value['arch']!r}; known: {', '.join(ARCHITECTURES)}",
         )
-    for key in ("ready", "panic", "stage", "prompt"):
+    for key in {"ready", "panic", "stage", "prompt", "firmware", "image_id"} & value.keys():
         try:
-            re.compile(value[key])
+            re.compile(value[key] or "")
         except re.error as error:
             raise driver.fault(driver.line_of(key), f"{key!r} is no regular expression: {error}") from error
     if not 0 < value["boot_timeout_s"] < math.inf:
@@ -167,6 +191,10 @@ def _board(path: Path, top: _Mapping, target: _Mapping, driver: _Mapping) -> Boa
         memory = memory_mib(value["memory"])
     except BoardError as error:
         raise driver.fault(driver.line_of("memory"), str(error)) from error
+    wires = _wires(target, driver, value) if required is _WIRED_REQUIRED else None
+    if wires is not None:  # what there is stands there: nothing is built, and one has it at a time
+        value |= {"binary": "", "machine": "", "cpu": "", "max_smp": value["smp"], "args": [], "exclusive": True}
+        value |= {"firmware": None, "firmware_vars": None}
     if value["firmware_vars"] is not None and value["firmware"] is None:
         raise driver.fault(driver.line_of("firmware_vars"), "'firmware_vars' stands without 'firmware', whose they are")
     images = top.plain("images") or {}
@@ -199,11 +227,40 @@ def _board(path: Path, top: _Mapping, target: _Mapping, driver: _Mapping) -> Boa
         firmware_vars=_image(driver, images, "firmware_vars", value["firmware_vars"]),
         cmdline=value["cmdline"] or "",
         exclusive=value["exclusive"],
+        wires=wires,
     )
     try:
         return board.variant()
     except BoardError as error:
         raise driver.fault(driver.line_of("smp"), str(error)) from error
+
+
+def _wires(target: _Mapping, driver: _Mapping, value: Mapping[str, Any]) -> Wires:
+    """What is said of a physical board's wires, checked as far as that can be done without labgrid."""
+    resources, drivers = target.child("resources"), target.child("drivers")
+    if sum(port in resources.values for port in _SERIAL_PORTS) != 1:
+        raise resources.fault(resources.line, f"a physical board has one console: one of {', '.join(_SERIAL_PORTS)}")
+    if value["load"] and "UBootDriver" not in drivers.values:
+        raise driver.fault(driver.line_of("load"), "'load' are commands for U-Boot, but drivers: has no UBootDriver")
+    for key, group in (("firmware", "version"), ("image_id", "id")):
+        if value[key] and group not in re.compile(value[key]).groupindex:
+            raise driver.fault(driver.line_of(key), f"{key!r} lacks the group (?P<{group}>...)")
+    if not 0 <= value["off_time_s"] < math.inf:
+        found = value["off_time_s"]
+        raise driver.fault(driver.line_of("off_time_s"), f"'off_time_s' must be 0 or more, not {found}")
+    words = {"python": sys.executable, "board": str(driver.path.absolute())}
+    try:
+        command = tuple(word.format(**words) for word in shlex.split(value["wires"] or ""))
+    except (ValueError, LookupError) as error:
+        raise driver.fault(driver.line_of("wires"), f"'wires' is no command: {error}") from error
+    return Wires(
+        load=tuple(str(line) for line in value["load"]),
+        firmware=value["firmware"] or "",
+        image_id=value["image_id"] or "",
+        off_time_s=float(value["off_time_s"]),
+        card=None if value["card"] is None else (driver.path.parent / value["card"]).resolve(),
+        command=command,
+    )
 
 
 def _image(driver: _Mapping, images: Mapping[str, str], key: str, name: str | None) -> Path | None:

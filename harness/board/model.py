@@ -29,8 +29,25 @@ def memory_text(mib: int) -> str:
 
 
 @dataclass(frozen=True, slots=True)
+class Wires:
+    """What a physical board's file says beside labgrid's own resources and drivers.
+
+    `load` are the boot loader's commands, the last of which starts the kernel. `firmware` and `image_id` are
+    regular expressions with the groups `version` and `id`, or empty. `command` makes the wires and keeps them as
+    long as its input is open. `card` is a file or a block device.
+    """
+
+    load: tuple[str, ...]
+    firmware: str
+    image_id: str
+    off_time_s: float
+    card: Path | None
+    command: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Board:
-    """An emulated board, with one choice of CPUs, memory and build of the kernel.
+    """A board, with one choice of CPUs, memory and build of the kernel; emulated, unless it has `wires`.
 
     `ready`, `panic`, `stage` and `prompt` are regular expressions over one
     console line; `prompt` also over a line that has not ended.
@@ -62,6 +79,7 @@ class Board:
     icount: bool = False
     debug: bool = False
     seed: int | None = None
+    wires: Wires | None = None
 
     @property
     def id(self) -> str:
@@ -92,6 +110,8 @@ class Board:
 
         Raises BoardError where the board cannot be built that way.
         """
+        if reason := self.fixed(smp=smp, memory=memory, icount=bool(icount), args=args, seed=seed):
+            raise BoardError(f"{reason} ({self.path})")
         cpus = self.smp if smp is None else smp
         if not 1 <= cpus <= self.max_smp:
             raise BoardError(f"{self.name} takes 1 to {self.max_smp} CPUs, not {cpus} ({self.path})")
@@ -113,3 +133,23 @@ class Board:
             memory_mib=self.memory_mib if memory is None else memory_mib(memory),
             args=self.args + args,
         )
+
+    def fixed(
+        self,
+        *,
+        smp: int | None = None,
+        memory: str | None = None,
+        icount: bool = False,
+        args: tuple[str, ...] = (),
+        seed: int | None = None,
+    ) -> str | None:
+        """Why this board cannot be built that way, where it is not built but stands there."""
+        if self.wires is None:
+            return None
+        if smp not in (None, self.smp):
+            return f"{self.name} is a physical board: it has {self.smp} CPUs, not {smp}"
+        if memory is not None and memory_mib(memory) != self.memory_mib:
+            return f"{self.name} is a physical board: it has {memory_text(self.memory_mib)}, not {memory}"
+        if icount or args or seed is not None:
+            return f"{self.name} is a physical board: it counts no instructions, and takes no QEMU arguments or seeds"
+        return None

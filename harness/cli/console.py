@@ -20,6 +20,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("board", help="a board's name, such as qemu-aarch64; boards/ lists them")
     parser.add_argument("--smp", type=int, help="how many CPUs")
     parser.add_argument("--memory", help="how much memory, such as 128M or 2G")
+    add_boot_arguments(parser)
+
+
+def add_boot_arguments(parser: argparse.ArgumentParser) -> None:
+    """What to boot on the board."""
     parser.add_argument("--append", default="", help="kernel command line; docs/kernel-command-line.md has the words")
     parser.add_argument("--debug-kernel", action="store_true", help="boot the debug build")
     parser.add_argument("--image", type=Path, help="boot this image, and build nothing")
@@ -30,14 +35,14 @@ def run(args: argparse.Namespace, rest: Sequence[str]) -> int:
     """Build for the board, boot it, hand the terminal over."""
     from harness.board import find_boards
     from harness.build.artifacts import TOP
+    from harness.console.switch_on import machine_of
     from harness.console.terminal import interact
-    from harness.machine import QemuMachine
 
     board = find_boards([args.board], TOP / "boards")[0].variant(smp=args.smp, memory=args.memory)
     files = boot_files(args, board.arch)
     log = TOP / "build" / "logs" / "console" / f"{board.id}-{time.strftime('%Y%m%d-%H%M%S')}.log"
     log.parent.mkdir(parents=True, exist_ok=True)
-    status = interact(QemuMachine(board, files, on_reset="restart"), log)
+    status = interact(machine_of(board, files, on_reset="restart"), log)
     print(f"log: {log}")
     return status
 

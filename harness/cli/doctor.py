@@ -275,6 +275,8 @@ def examine_board(place: Place, name: str) -> Iterator[Finding]:
 
 def board_emulator(board: Board) -> Iterator[Finding]:
     """Its own binary, if that is another, and the machine and CPU that it asks of it."""
+    if board.wires is not None:
+        return
     if board.binary not in _EMULATORS:
         yield from emulator(board.binary)
     path = shutil.which(board.binary)
@@ -316,6 +318,8 @@ def board_images(board: Board) -> Iterator[Finding]:
 
 def board_room(board: Board) -> Iterator[Finding]:
     """Its memory fits into this host's, and its CPUs into the budget."""
+    if board.wires is not None:
+        return
     from harness.board import memory_text
     from harness.board.admission import default_budget
 

@@ -79,7 +79,7 @@ def explained(one: Running) -> tuple[Path | None, int, str]:
 
 
 def _boot(args: argparse.Namespace) -> int:
-    from harness.board import find_boards
+    from harness.board import BoardError, find_boards
     from harness.build.artifacts import TOP
     from harness.cli.console import boot_files
     from harness.cli.replay import under_gdb
@@ -87,6 +87,8 @@ def _boot(args: argparse.Namespace) -> int:
     from harness.machine import QemuMachine
 
     board = find_boards([args.board], TOP / "boards")[0].variant(smp=args.smp, memory=args.memory)
+    if board.wires is not None:
+        raise BoardError(f"{board.name} is a physical board and has no gdb stub; try an emulated {board.arch} board")
     files = boot_files(args, board.arch)
     elf = files.kernel.with_name("kernel.elf") if files.kernel is not None and args.image is None else None
     log = TOP / "build" / "logs" / "gdb" / f"{board.id}-{time.strftime('%Y%m%d-%H%M%S')}.log"

@@ -22,8 +22,13 @@ SUMMARY = "install what is missing: emulators, Rust, linker; or print the exact 
 PASSES_ON = False
 
 FIRMWARE = Path("/usr/share/qemu/opensbi-riscv64-generic-fw_dynamic.bin")
-# Firmware of boards that start by UEFI. What needs it is skipped without.
-OVMF = Path("/usr/share/OVMF/OVMF_CODE_4M.fd")
+# What boards under UEFI, and boards on wires that the bench fakes, are made of. What needs it is skipped without.
+BOARDS = {
+    "ovmf": Path("/usr/share/OVMF/OVMF_CODE_4M.fd"),
+    "u-boot-qemu": Path("/usr/lib/u-boot/qemu_arm64/u-boot.bin"),
+    "ser2net": Path("/usr/sbin/ser2net"),
+    "mtools": Path("/usr/bin/mtype"),
+}
 EMULATORS = {
     "qemu-system-x86_64": "qemu-system-x86",
     "qemu-system-aarch64": "qemu-system-arm",
@@ -134,12 +139,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace, rest: Sequence[str]) -> int:
     """Find what is missing and install it, or say how."""
     ensure(install=not args.check)
-    by = None if args.check or OVMF.exists() else privilege()
+    by = None if args.check or not _boards_lack() else privilege()
     if by is not None:
-        _apt([*by, "apt-get", "update"])
-        _apt([*by, "apt-get", "install", "-y", "--no-install-recommends", "ovmf"])
-    if not OVMF.exists():
-        print("setup: boards under OVMF are skipped; they need: sudo apt-get install ovmf")
+        for command in apt_commands([_boards_lack()]):
+            _apt([*by, *command])
+    if wanted := _boards_lack():
+        print(f"setup: some boards are skipped; they need: sudo apt-get install {' '.join(wanted)}")
     from harness.build.toolchain import discover
 
     for line in optional(install=args.optional and not args.check):
@@ -147,6 +152,10 @@ def run(args: argparse.Namespace, rest: Sequence[str]) -> int:
     print(f"toolchain: {discover().describe()}")
     print("setup: nothing is missing")
     return 0
+
+
+def _boards_lack() -> list[str]:
+    return [package for package, file in BOARDS.items() if not file.exists()]
 
 
 def optional(*, install: bool) -> list[str]:

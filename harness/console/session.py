@@ -8,16 +8,19 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from harness.board import Board, LabError
 from harness.console.attach import SOCKET, AttachServer
 from harness.console.broker import Broker
 from harness.console.channel import Channel
 from harness.console.console import Console
+from harness.console.errors import ConsoleError, ExpectTimeout
 from harness.console.hang_clock import HangClock
+from harness.console.lines import Direction, Lines
 from harness.console.log import LogFile, Sink
 from harness.console.panic import PanicReport, PanicWatcher
+from harness.hardware import PhysicalMachine, State
 from harness.machine import Event, GdbStub, Kind, QemuMachine
 
 if TYPE_CHECKING:
@@ -34,8 +37,10 @@ class Session:
     ...     session.console.command("ps")
     """
 
-    def __init__(self, machine: QemuMachine, log: Path, sinks: tuple[Sink, ...] = ()) -> None:
-        self.machine = machine
+    def __init__(self, machine: QemuMachine | PhysicalMachine, log: Path, sinks: tuple[Sink, ...] = ()) -> None:
+        # A physical one has the same face, and says of what only an emulator can do that it cannot.
+        self.machine = cast(QemuMachine, machine)
+        self.physical = machine if isinstance(machine, PhysicalMachine) else None
         self.board: Board = machine.board
         self.log_path = log
         self.dirty: str | None = None
@@ -58,6 +63,7 @@ class Session:
             if isinstance(error, LabError):
                 log.write_text(f"{error}\n", encoding="utf-8")
             raise
+        self.health: str | None = None
         self.broker = Broker(machine.console_socket, panic=self.board.panic, prompt=self.board.prompt)
         self.console = Console(self.broker, self.board.prompt)
         self.channel = Channel(self.broker)
@@ -65,7 +71,9 @@ class Session:
             self.broker.attach(sink)
         self.broker.note(machine.shell_command())
         machine.listen(self._on_event)
-        self.hang_clock = HangClock(machine)
+        if self.physical is not None:
+            self.broker.attach(_Firmware(self.physical))
+        self.hang_clock = HangClock(self.machine)
         self.broker.clock, self.broker.host_clock = self.hang_clock.now, self.hang_clock.host
         self.broker.start()
         self._attach: AttachServer | None = None
@@ -75,6 +83,7 @@ class Session:
         except OSError as error:
             self.broker.note(f"nobody can attach to this session: {error}")
         machine.record(log)
+        self._load()
 
     def __enter__(self) -> Session:
         return self
@@ -93,6 +102,8 @@ class Session:
             return
         self._closed = True
         try:
+            if self.physical is not None:
+                self.broker.close()  # or it would look for the line that goes with its board
             self.machine.off()
         finally:
             self.broker.close()
@@ -155,12 +166,20 @@ class Session:
     def wait_ready(self, timeout_s: float | None = None) -> None:
         """Wait for the board's ready line. Raises as Console.expect."""
         pattern = self.board.ready
-        match = self.console.expect(
-            rf"{pattern}[^\n]*\n", self.board.boot_timeout_s if timeout_s is None else timeout_s
-        )
+        try:
+            match = self.console.expect(
+                rf"{pattern}[^\n]*\n", self.board.boot_timeout_s if timeout_s is None else timeout_s
+            )
+        except ExpectTimeout as error:
+            if self.physical is None:
+                raise
+            raise ExpectTimeout(f"{error}; {self.board.name} is {self.physical.state.value!r}") from error
         when_ready, self.when_ready = self.when_ready, None
         if when_ready is not None:
             when_ready()
+        if self.physical is not None:
+            self.health = self.physical.ready(self.first_lines)
+            self.broker.note(f"health: {self.health}")
         self.ready_line = match.group().decode(errors="replace").strip()
         self.check_log()
 
@@ -190,6 +209,23 @@ class Session:
         self.console.skip()
         self.machine.reset()
         self.broker.restart_frames()
+        self._load()
+
+    def _load(self) -> None:
+        """Bring a physical board through its boot loader. Raises HardwareError, with the board off."""
+        if self.physical is None:
+            return
+        try:
+            self.physical.load(self.console)
+        except (ConsoleError, LabError) as error:
+            fault = self.physical.fail(State.BOOTING, error)
+            self.broker.note(str(fault))
+            lines = [f"  {line.direction.value} {line}" for line in self.console.last_lines()]
+            self.close()
+            raise type(fault)("\n".join([str(fault), *lines, f"console log: {self.log_path}"])) from error
+        except BaseException:
+            self.close()
+            raise
 
     def _on_event(self, event: Event) -> None:
         if event.kind is Kind.QMP and event.name == "RESET":
@@ -199,6 +235,21 @@ class Session:
         stopping = event.name == "SHUTDOWN" or event.kind is Kind.EXIT
         if stopping and not event.data.get("asked"):
             self.broker.stop(str(event))
+
+
+class _Firmware:
+    """Shows a physical board the lines of its console: by them it knows its firmware, and its resets."""
+
+    def __init__(self, machine: PhysicalMachine) -> None:
+        self._machine = machine
+
+    def see(self, lines: Lines) -> None:
+        if lines.direction is Direction.FROM_TARGET:
+            for line in lines:
+                self._machine.see_firmware(str(line))
+
+    def flush(self) -> None:
+        pass
 
 
 def _log_fault(path: Path, error: OSError) -> LabError:

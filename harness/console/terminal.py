@@ -14,12 +14,13 @@ import tty
 from pathlib import Path
 
 from harness.console.session import Session
+from harness.hardware import PhysicalMachine
 from harness.machine import QemuMachine
 
 LEAVE = b"\x1d"
 
 
-def interact(machine: QemuMachine, log: Path | None = None) -> int:
+def interact(machine: QemuMachine | PhysicalMachine, log: Path | None = None) -> int:
     """Switch `machine` on and join it to this terminal until Ctrl-], end of input, or its end.
 
     Returns an exit code: 0 when left or switched off in order, 1 when the

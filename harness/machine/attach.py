@@ -51,7 +51,8 @@ class Running:
 
     def __str__(self) -> str:
         since = time.strftime("%H:%M:%S", time.localtime(self.since_s))
-        return f"{self.id}: QEMU is process {self.pid}, on since {since} for process {self.owner}, log {self.log}"
+        what = f"QEMU is process {self.pid}" if self.pid else "a physical board"
+        return f"{self.id}: {what}, on since {since} for process {self.owner}, log {self.log}"
 
 
 def record(machine: Running) -> None:

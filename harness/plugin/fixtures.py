@@ -133,6 +133,9 @@ def boot(request: pytest.FixtureRequest, board: Board, lab: Lab) -> Iterator[Cal
             on_reset: Any = "stop",
             files: Any = None,
         ) -> Session:
+            unable = board.fixed(smp=smp, memory=memory, icount=bool(icount), args=args)
+            if board.wires is not None and (paused or on_reset != "stop" or unable):
+                pytest.skip(unable or f"{board.name} is a physical board: it is not paused, and starts again by itself")
             number = len(item.stash.get(MACHINES, []))
             name = "console.log" if number == 0 else f"console-{number + 1}.log"
             log = open_log(stack, log_folder(item) / name)

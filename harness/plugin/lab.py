@@ -10,8 +10,9 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from harness.board import Board
+from harness.board import Board, BoardError
 from harness.console import Session, Sink
+from harness.hardware import PhysicalMachine
 from harness.machine import BootFiles, QemuMachine
 from harness.machine.qemu import OnReset
 
@@ -87,15 +88,22 @@ class Lab:
     ) -> Session:
         """Switch a machine on, with a log of its own. The caller closes it; `by_hand`: and drives its boot."""
         name = f"{board.id}-{self._worker}{os.getpid()}-{next(self._count)}"
-        machine = QemuMachine(board, files, extra_args=extra_args, paused=paused, on_reset=on_reset)
-        machine.say = self._say or machine.say
-        watched = None if self._coverage is None else self._coverage.watch(machine, by_hand=by_hand or paused)
-        if watched is not None:
-            machine.extra_args += watched.counting.arguments(board)
-            if board.icount:
-                # Cases run one by one, and a machine that is idle between them must not see its clock jump to the
-                # next timer: for RISC-V's comparator that is the end of time.
-                machine.extra_args += ("-icount", "shift=0,align=off,sleep=on")
+        machine: QemuMachine | PhysicalMachine
+        watched = None
+        if board.wires is None:
+            machine = QemuMachine(board, files, extra_args=extra_args, paused=paused, on_reset=on_reset)
+            machine.say = self._say or machine.say
+            if self._coverage is not None:
+                watched = self._coverage.watch(machine, by_hand=by_hand or paused)
+                machine.extra_args += watched.counting.arguments(board)
+                if board.icount:
+                    # Cases run one by one, and a machine that is idle between them must not see its clock jump to the
+                    # next timer: for RISC-V's comparator that is the end of time.
+                    machine.extra_args += ("-icount", "shift=0,align=off,sleep=on")
+        elif extra_args or self._coverage is not None:
+            raise BoardError(f"{board.name} is a physical board, which takes no QEMU arguments: it cannot be counted")
+        else:
+            machine = PhysicalMachine(board, files)
         session = Session(machine, self.logs / "boots" / safe_name(name) / "console.log", sinks)
         if watched is not None:
             watched.attach(session)

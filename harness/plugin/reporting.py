@@ -29,7 +29,10 @@ def check_machines(item: pytest.Item) -> None:
 
 
 def add_verdict(item: pytest.Item, call: pytest.CallInfo[None], report: pytest.TestReport) -> None:
-    """Say in the report how the run ended; for a failure with its evidence."""
+    """Say in the report how the run ended, and of which health its boards were; for a failure with its evidence."""
+    if report.when == "call":
+        health = {taken.session.health for taken in item.stash.get(MACHINES, [])} - {None}
+        item.user_properties += [("health", text) for text in health]
     if report.when == "call" and report.passed:
         _property(item, report, Verdict.PASSED)
     if call.excinfo is None or not report.failed:

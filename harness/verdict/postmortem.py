@@ -436,6 +436,8 @@ def _plain(board: Board) -> dict[str, Any]:
 def _json(value: Any) -> Any:
     if isinstance(value, Path):
         return str(value)
+    if isinstance(value, dict):
+        return {key: _json(one) for key, one in value.items()}
     return sorted(value) if isinstance(value, frozenset) else value
 
 

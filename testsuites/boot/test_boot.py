@@ -113,6 +113,7 @@ def test_the_log_is_still_there_after_a_reset(boot: Boot) -> None:
 
 
 @pytest.mark.requirement("SMP-07", "BTR-01")
+@pytest.mark.needs("qmp")
 def test_poweroff_ends_the_machine(boot: Boot) -> None:
     session = boot()
     session.console.sendline("poweroff")

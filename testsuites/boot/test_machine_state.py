@@ -42,7 +42,7 @@ def test_bss_is_cleared_whatever_memory_held(boot: Boot, artifacts: Artifacts) -
 
 
 @pytest.mark.requirement("BTX-08", "BTX-09")
-@pytest.mark.needs("arch==x86_64")
+@pytest.mark.needs("arch==x86_64", "gdbstub")
 def test_each_cpu_has_its_segments_and_its_emergency_stacks(fresh_machine: Session, board: Board) -> None:
     bases = [int(re.search(r"TR =\w+ ([0-9a-f]+)", text)[1], 16) for text in registers(fresh_machine)]  # type: ignore[index]
     tables = [int(re.search(r"GDT= *([0-9a-f]+)", text)[1], 16) for text in registers(fresh_machine)]  # type: ignore[index]
@@ -59,13 +59,14 @@ def test_each_cpu_has_its_segments_and_its_emergency_stacks(fresh_machine: Sessi
 
 
 @pytest.mark.requirement("INT-02")
-@pytest.mark.needs("arch==x86_64")
+@pytest.mark.needs("arch==x86_64", "gdbstub")
 def test_both_legacy_interrupt_controllers_are_masked(fresh_machine: Session) -> None:
     text = fresh_machine.machine.monitor("info pic")
     assert re.findall(r"^pic\d:.* imr=([0-9a-f]{2})", text, re.MULTILINE) == ["ff", "ff"], text
 
 
 @pytest.mark.requirement("UMA-09", "HRD-07")
+@pytest.mark.needs("gdbstub")
 def test_the_kernel_cannot_stray_into_user_memory(fresh_machine: Session, board: Board) -> None:
     if board.arch == "x86_64":
         smep, smap = 1 << 20, 1 << 21

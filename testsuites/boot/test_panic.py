@@ -26,6 +26,7 @@ def plant(session: Session, artifacts: Artifacts, symbol: str) -> Symbols:
 
 
 @pytest.mark.requirement("BTC-02", "OBS-09", "INT-01", "INT-06", "INT-08")
+@pytest.mark.needs("gdbstub")
 def test_a_fault_in_the_kernel_is_told_with_registers_and_symbols(boot: Boot, artifacts: Artifacts) -> None:
     session = boot()
     symbols = plant(session, artifacts, "syscall::log_read")
@@ -40,6 +41,7 @@ def test_a_fault_in_the_kernel_is_told_with_registers_and_symbols(boot: Boot, ar
 
 
 @pytest.mark.requirement("OBS-09", "BTC-02")
+@pytest.mark.needs("gdbstub")
 def test_a_panic_stops_and_reports_every_cpu(boot: Boot, board: Board, artifacts: Artifacts) -> None:
     session = boot()
     plant(session, artifacts, "syscall::log_read")
@@ -51,6 +53,7 @@ def test_a_panic_stops_and_reports_every_cpu(boot: Boot, board: Board, artifacts
 
 
 @pytest.mark.requirement("OBS-09")
+@pytest.mark.needs("gdbstub")
 def test_backtraces_are_right_under_a_slide(boot: Boot, artifacts: Artifacts) -> None:
     slide = 0x60_0000
     session = boot(f"slide={slide:#x}")
@@ -64,6 +67,7 @@ def test_backtraces_are_right_under_a_slide(boot: Boot, artifacts: Artifacts) ->
 
 
 @pytest.mark.requirement("HRD-01", "BTA-07", "BTX-09")
+@pytest.mark.needs("gdbstub")
 def test_running_out_of_kernel_stack_is_told_as_such(boot: Boot, artifacts: Artifacts) -> None:
     session = boot()
     symbols = Symbols(artifacts.kernel)

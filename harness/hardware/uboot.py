@@ -1,0 +1,63 @@
+"""U-Boot at the other end of a console: stop it before it boots, give it commands, see that each was done.
+
+labgrid's UBootDriver stands in the board file, and says how U-Boot is to be
+spoken to; it is not what speaks here, because it reads the console itself, looks
+at it every two seconds, and does not check what commands of its `boot` answer.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from harness.hardware.errors import HardwareError
+
+
+class Talk(Protocol):
+    """What a boot loader is spoken to through: a console (harness.console.Console)."""
+
+    def expect_any(self, patterns: list[str], timeout_s: float) -> tuple[int, re.Match[bytes]]: ...
+    def send(self, text: str | bytes) -> None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class UBoot:
+    """How one U-Boot is spoken to; patterns are regular expressions. Waits take `timeout_s` each."""
+
+    prompt: str
+    autoboot: str
+    interrupt: str
+    init_commands: tuple[str, ...]
+    timeout_s: float
+
+    @classmethod
+    def of(cls, driver: Any) -> UBoot:
+        """As labgrid's UBootDriver has it from the board file."""
+        commands = tuple(driver.init_commands)
+        return cls(driver.prompt or "=> ", driver.autoboot, driver.interrupt, commands, float(driver.login_timeout))
+
+    def stop(self, console: Talk) -> None:
+        """Keep it from booting by itself, and wait for its prompt."""
+        which, _ = console.expect_any([self.autoboot, self.prompt], self.timeout_s)
+        if which == 0:
+            console.send(self.interrupt)
+            console.expect_any([self.prompt], self.timeout_s)
+
+    def run(self, console: Talk, command: str) -> None:
+        """Give it a command at its prompt. Raises HardwareError where its status is not 0."""
+        # The echo of the line has no number behind the sign.
+        console.send(f"{command}; echo status=$?\n")
+        _, match = console.expect_any([r"status=(\d+)"], self.timeout_s)
+        console.expect_any([self.prompt], self.timeout_s)
+        if int(match[1]) != 0:
+            raise HardwareError(f"U-Boot did not do {command!r} (status {int(match[1])}): the console says why")
+
+    def boot(self, console: Talk, commands: Sequence[str]) -> None:
+        """Run commands; the last one starts the kernel, and does not come back."""
+        for command in (*self.init_commands, *commands[:-1]):
+            self.run(console, command)
+        console.send(f"{commands[-1]}\n")
+        # Its echo: what comes behind it is no longer U-Boot's prompt, or says why the kernel was not started.
+        console.expect_any([re.escape(commands[-1]) + r"\s*\n"], self.timeout_s)
