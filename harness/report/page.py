@@ -1,0 +1,203 @@
+"""One page of a run: a file that needs nothing but a browser.
+
+All that tests and guests said is data in the page, never markup: it is embedded as JSON in which no
+character can end the element, and the script puts it on the screen as text. A policy in the page lets run
+this one script (by its hash) and nothing be fetched.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from harness.build.artifacts import write_atomically
+from harness.report.requirements import read_rows
+from harness.report.run import PAGE, Run, last_good
+
+# What the page holds of consoles, in bytes: in all, and at most of one machine; half of it from the begin.
+CONSOLES = 6 << 20
+ONE_CONSOLE = 192 << 10
+_POSTMORTEMS, _LONGEST_README = 200, 96 << 10
+_HISTORY = 200
+_LINE = re.compile(r"^ *(\d+\.\d+) ([|>!]) (.*)$")
+_HERE = Path(__file__).parent
+_RULE = re.compile(r"\n+-{72}\n+")
+
+
+def write_page(top: Path, folder: Path, run: Run) -> Path:
+    """Write the page of a run into its folder. Raises BuildError when the disk does not take it."""
+    path = folder / PAGE
+    write_atomically(path, html(data(top, run)).encode())
+    return path
+
+
+def html(content: dict[str, Any], *, live: bool = False) -> str:
+    """The page around its data; a live one may ask its own server."""
+    script = (_HERE / "page.js").read_text(encoding="utf-8")
+    allowed = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    parts = {
+        "POLICY": f"default-src 'none'; img-src data:; script-src 'sha256-{allowed}'; style-src 'unsafe-inline'; "
+        f"connect-src {chr(39)}{'self' if live else 'none'}{chr(39)}; base-uri 'none'; form-action 'none'",
+        "STYLE": (_HERE / "page.css").read_text(encoding="utf-8"),
+        "DATA": embedded(content | {"live": live}),
+        "SCRIPT": script,
+    }
+    template = (_HERE / "page.html").read_text(encoding="utf-8")
+    # In one pass: what is put in is not looked at again.
+    return re.sub(r"@(POLICY|STYLE|DATA|SCRIPT)@", lambda match: parts[match[1]], template)
+
+
+def embedded(content: Any) -> str:
+    """JSON that may stand in a script element: ASCII, and without what could end it or begin a comment."""
+    text = json.dumps(content, separators=(",", ":"))
+    return text.replace("&", "\\u0026").replace("<", "\\u003c").replace(">", "\\u003e")
+
+
+def data(top: Path, run: Run) -> dict[str, Any]:
+    """What the page shows of a run of the checkout at `top`."""
+    good = last_good(top, run)
+    rows = top / "testsuites" / "requirements.tsv"
+    return {
+        "head": asdict(run.head),
+        "seconds": run.seconds,
+        "faults": run.faults,
+        "tests": [_test(top, test) for test in map(asdict, run.tests)],
+        "machines": consoles(top, run),
+        "postmortems": postmortems(run),
+        "requirements": [[row.id, row.text] for row in read_rows(rows)] if rows.exists() else [],
+        "metrics": histories(top, run),
+        "coverage": run.coverage,
+        "good": None if good is None else _good(good),
+    }
+
+
+def _test(top: Path, test: dict[str, Any]) -> dict[str, Any]:
+    """A test without what is empty: ten thousand of them are a few megabytes."""
+    test["log"] = _shown(top, test["log"])
+    test["postmortem"] = Path(test["postmortem"]).name
+    numbers = {key: round(test[key], 3) for key in ("begin_s", "end_s", "seconds")}
+    return {key: value for key, value in (test | numbers).items() if value or key in numbers}
+
+
+def _good(run: Run) -> dict[str, Any]:
+    metrics = {_metric_key(metric): metric["metric"]["value"] for metric in run.metrics}
+    tests = {test.id: [test.outcome, round(test.seconds, 3)] for test in run.tests}
+    return {"head": asdict(run.head), "seconds": run.seconds, "tests": tests, "metrics": metrics}
+
+
+def _shown(top: Path, path: str) -> str:
+    return str(Path(path).relative_to(top)) if path and Path(path).is_relative_to(top) else path
+
+
+def consoles(top: Path, run: Run) -> list[dict[str, Any]]:
+    """Each machine with the lines of its console, begin and end of long ones; what failed goes first."""
+    red = {name for test in run.tests if test.outcome == "failed" for name in test.machines}
+    left = CONSOLES
+    lines: dict[str, tuple[list[list[Any]], int]] = {}
+    for machine in sorted(run.machines, key=lambda one: one.name not in red):
+        lines[machine.name], size = _console(Path(machine.log), min(left, ONE_CONSOLE))
+        left -= size
+    return [
+        {
+            "name": machine.name,
+            "board": machine.board,
+            "started_s": round(machine.started_s, 3),
+            "log": _shown(top, machine.log),
+            "lines": lines[machine.name][0],
+            "left_out": lines[machine.name][1],
+        }
+        for machine in run.machines
+    ]
+
+
+def _console(path: Path, most: int) -> tuple[tuple[list[list[Any]], int], int]:
+    """Lines of a log as [seconds, sign, text], how many bytes were left out, and how many bytes were read."""
+    try:
+        with path.open("rb") as file:
+            size = file.seek(0, 2)
+            file.seek(0)
+            if size <= most:
+                pieces = [file.read()]
+            else:
+                first = file.read(most // 2)
+                file.seek(size - most // 2)
+                pieces = [first[: first.rfind(b"\n") + 1], file.read().partition(b"\n")[2]]
+    except OSError:
+        return ([], 0), 0  # cleaned away meanwhile
+    return (
+        [line for piece in pieces for line in parsed_log(piece.decode(errors="replace"))],
+        size - sum(map(len, pieces)),
+    ), sum(map(len, pieces))
+
+
+def parsed_log(text: str) -> Iterable[list[Any]]:
+    """Lines of a console log as [seconds since it began, sign, text]."""
+    for line in text.split("\n"):
+        if match := _LINE.match(line):
+            yield [float(match[1]), match[2], match[3]]
+
+
+def postmortems(run: Run) -> dict[str, list[list[str]]]:
+    """Of each postmortem that is still there: what stands in its README, as [title, text]."""
+    found: dict[str, list[list[str]]] = {}
+    for test in run.tests:
+        readme = Path(test.postmortem or "-") / "README"
+        if len(found) < _POSTMORTEMS and readme.is_file():
+            text = readme.read_bytes()[:_LONGEST_README].decode(errors="replace")
+            found[readme.parent.name] = list(_sections(_RULE.split(text)))
+    return found
+
+
+def _sections(parts: Sequence[str]) -> Iterable[list[str]]:
+    """The parts of a README that say more than the test's own text: versions, and each CPU."""
+    for part in parts:
+        title, _, rest = part.strip("\n").partition("\n")
+        if re.fullmatch(r"CPU \d+", title):
+            yield [title, rest.strip("\n")]
+        elif title.startswith("QEMU: "):
+            yield ["Versions", part.strip("\n")]
+        elif title.startswith("Not looked into"):
+            yield ["Not looked into", part.strip("\n")]
+
+
+def histories(top: Path, run: Run) -> list[dict[str, Any]]:
+    """Each metric of the run with its values over all runs of the checkout, oldest first."""
+    from harness.measure.gate import read_baselines
+    from harness.measure.store import Store
+
+    if not run.metrics:
+        return []
+    wanted = {_metric_key(metric): metric for metric in run.metrics}
+    points: dict[str, list[list[Any]]] = {key: [] for key in wanted}
+    for record in Store(top).read():
+        key = "|".join(record.key)
+        if key in points and record.at <= wanted[key]["at"]:
+            points[key].append([record.at, record.metric.value, record.revision])
+    baselines = read_baselines(top)
+    found = []
+    for key, metric in sorted(wanted.items(), key=lambda pair: (pair[1]["metric"]["name"], pair[0])):
+        known = baselines.get((metric["board"], tuple(sorted(metric["tools"].items()))), {})
+        baseline = known.get(f"{metric['variant']} {metric['metric']['name']}".strip())
+        own = [metric["at"], metric["metric"]["value"], metric["revision"]]
+        found.append(
+            {
+                "key": key,
+                "name": metric["metric"]["name"],
+                "place": "-".join(filter(None, (metric["board"], metric["variant"]))),
+                "unit": metric["metric"]["unit"],
+                "better": metric["metric"]["better"],
+                "baseline": None if baseline is None else baseline[0],
+                "points": (points[key] or [own])[-_HISTORY:],
+            }
+        )
+    return found
+
+
+def _metric_key(metric: Any) -> str:
+    return "|".join((metric["board"], metric["variant"], metric["metric"]["name"]))
