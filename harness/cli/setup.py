@@ -134,12 +134,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace, rest: Sequence[str]) -> int:
     """Find what is missing and install it, or say how."""
     ensure(install=not args.check)
-    by = None if args.check or OVMF.exists() else privilege()
+    wanted = without()
+    by = None if args.check or not wanted else privilege()
     if by is not None:
-        _apt([*by, "apt-get", "update"])
-        _apt([*by, "apt-get", "install", "-y", "--no-install-recommends", "ovmf"])
-    if not OVMF.exists():
-        print("setup: boards under OVMF are skipped; they need: sudo apt-get install ovmf")
+        for command in apt_commands([list(wanted)]):
+            _apt([*by, *command])
+    for package, lost in without().items():
+        print(f"setup: {lost} are skipped; they need: sudo apt-get install {package}")
     from harness.build.toolchain import discover
 
     for line in optional(install=args.optional and not args.check):
@@ -147,6 +148,12 @@ def run(args: argparse.Namespace, rest: Sequence[str]) -> int:
     print(f"toolchain: {discover().describe()}")
     print("setup: nothing is missing")
     return 0
+
+
+def without() -> dict[str, str]:
+    """Packages that are missing and without which only some tests are skipped: what those are."""
+    lost = {} if OVMF.exists() else {"ovmf": "boards under OVMF"}
+    return lost if shutil.which("chromium") else {**lost, "chromium": "tests of the report in a browser"}
 
 
 def optional(*, install: bool) -> list[str]:

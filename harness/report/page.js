@@ -17,7 +17,7 @@ function el(name, props, ...children) {
     else if (key === "style") Object.assign(node.style, value);
     else node.setAttribute(key === "cls" ? "class" : key, value === true ? "" : value);
   }
-  node.append(...children.flat().filter((child) => child !== null && child !== undefined && child !== false));
+  node.append(...children.flat(9).filter((child) => child !== null && child !== undefined && child !== false));
   return node;
 }
 
@@ -38,7 +38,7 @@ function shown(text) {
   return text.split(new RegExp(`(${HIDDEN.source})`)).map((part) => {
     if (part.length !== 1 || !HIDDEN.test(part)) return part;
     const code = part.charCodeAt(0);
-    const sign = code < 0x20 ? String.fromCharCode(0x2400 + code) : code === 0x7f ? "␡" : `⟨U+${code.toString(16).toUpperCase().padStart(4, "0")}⟩`;
+    const sign = code < 0x20 || code === 0x7f ? `^${String.fromCharCode(code ^ 0x40)}` : `⟨U+${code.toString(16).toUpperCase().padStart(4, "0")}⟩`;
     return el("span", { cls: "ctl", title: `U+${code.toString(16).padStart(4, "0")}` }, sign);
   });
 }
@@ -106,6 +106,9 @@ function understand() {
   const boards = distinct(tests.map((test) => test.board)).sort(by((b) => (b === "host" ? "~" : b)));
   const failures = tests.filter((test) => test.outcome === "failed");
   const machines = new Map(DATA.machines.map((machine) => [machine.name, machine]));
+  // A machine that a test boots beside its board's own stands with that board.
+  for (const machine of DATA.machines) machine.lane = machine.board;
+  for (const test of tests) for (const name of test.machines || []) if (machines.has(name)) machines.get(name).lane = test.board;
   M = { counts, cells, proofs, boards, suites: distinct(tests.map((test) => test.suite)), failures, machines, changes: changes() };
 }
 
@@ -148,7 +151,6 @@ class VList {
     this.id = `l${(VList.count = (VList.count || 0) + 1)}`;
     this.node = el("div", { cls: `vlist ${cls}`, tabindex: "0", role: "listbox", "aria-label": label });
     this.node.addEventListener("keydown", (event) => this.key(event));
-    this.node.addEventListener("focus", () => this.draw(true));
     VList.live.add(this);
   }
 
@@ -256,6 +258,8 @@ function fact(label, value, mono) {
 // Views.
 
 const VIEWS = {};
+// Failures that are told before the matrix.
+const FIRST = 12;
 
 VIEWS.overview = () => {
   const { counts } = M;
@@ -266,19 +270,20 @@ VIEWS.overview = () => {
     : total ? `All ${plural(counts.passed, "test")} passed` : DATA.seconds === null ? "Nothing has ended yet" : "Nothing ran";
   const retried = DATA.tests.filter((test) => test.retries).length;
   const failures = new VList({ height: 54, row: (test) => testRow(test), open: openTest, label: "Failures" });
-  queueMicrotask(() => failures.set(M.failures));
+  queueMicrotask(() => failures.set(M.failures.slice(0, FIRST)));
   return [
     el("h1", {}, title, DATA.seconds === null && el("small", { cls: "soft" }, " so far")),
     shares(counts),
     el("p", { cls: "facts" },
       fact("passed", fmt.format(counts.passed)), fact("failed", fmt.format(counts.failed)), fact("skipped", fmt.format(counts.skipped)),
-      retried ? fact("retried", fmt.format(retried)) : null, fact("took", seconds(DATA.seconds))),
+      retried ? fact("retried", fmt.format(retried)) : null, DATA.seconds === null ? null : fact("took", seconds(DATA.seconds))),
     el("p", { cls: "facts" },
       fact("began", DATA.head.at.replace("T", " ").replace("+00:00", " UTC")), fact("revision", DATA.head.revision, true),
       fact("shard", DATA.head.shard), fact("on", DATA.head.host)),
     el("p", { cls: "facts" }, fact("command", DATA.head.command, true)),
     DATA.faults.map((fault) => el("p", { cls: "fault" }, ...shown(fault))),
-    red && M.failures.length ? [el("h2", {}, "What failed", el("small", {}, plural(M.failures.length, "test"))), failures.node] : null,
+    red && M.failures.length ? [el("h2", {}, "What failed", el("small", {}, plural(M.failures.length, "test"))), failures.node,
+      M.failures.length > FIRST && el("p", {}, el("a", { href: link("tests", { o: "failed" }) }, `All ${fmt.format(M.failures.length)} failures`))] : null,
     el("h2", {}, "Matrix", el("small", {}, "suites on boards")),
     matrix(),
     DATA.good ? [el("h2", {}, "Since the last good run"), el("p", {}, comparison(), " ", el("a", { href: "#compare" }, "All changes"))] : null,
@@ -368,7 +373,7 @@ VIEWS.test = (params) => {
   const at = M.failures.indexOf(test);
   const step = (by) => M.failures.length > 1 && at >= 0 ? el("a", { cls: "button", href: link("test", { id: M.failures[(at + by + M.failures.length) % M.failures.length].id }) }, by > 0 ? "Next failure" : "Previous") : null;
   const old = DATA.good && DATA.good.tests[test.id];
-  const sections = (test.postmortem && DATA.postmortems[test.postmortem]) || [];
+  const sections = test.looked || [];
   return [el("article", { cls: "detail" },
     el("div", { cls: "back" }, el("a", { cls: "button", href: "#tests", onclick: (event) => { event.preventDefault(); history.length > 1 ? history.back() : (location.hash = "#tests"); } }, "← Back"), step(-1), step(1)),
     el("div", { cls: "badges" }, verdictBadge(test), badge(test.board, "info"), badge(test.suite, "info"), (test.retries || []).map((one) => badge(`retried: ${one}`, "warn")),
@@ -381,6 +386,7 @@ VIEWS.test = (params) => {
       test.replay && command("Reopen the machine", test.replay),
       command("Run just this", test.rerun || `pytest '${test.id}'`),
       test.log && command("Console log", test.log)),
+    test.gone && el("p", { cls: "soft" }, "That machine is no longer kept here: of one cause two are, and the oldest go when room is needed."),
     el("p", { cls: "facts" }, fact("took", seconds(test.seconds)), old ? fact("before", seconds(old[1])) : null,
       old ? fact("was", old[0]) : null, (test.requirements || []).length ? fact("proves", test.requirements.join(", ")) : null),
     sections.some(([title]) => title.startsWith("CPU")) && el("h2", {}, "Backtrace and registers"),
@@ -401,9 +407,9 @@ function cpu(title, text) {
   const lines = text.split("\n");
   const frames = lines.filter((line) => /^\s*#\d+ /.test(line));
   const rest = lines.filter((line) => !/^\s*#\d+ /.test(line)).join("\n").trim();
-  const top = frames.length ? /#\d+ \S+ (.*)/.exec(frames[0]) : null;
+  const top = frames.length ? /#\d+ \S+ (.*?)(?: \(inlined: .*)?$/.exec(frames[0]) : null;
   return el("details", { cls: "cpu", open: true },
-    el("summary", {}, title, top && el("small", {}, ...shown(top[1].slice(0, 120)))),
+    el("summary", {}, title, top && el("small", {}, ...shown(top[1]))),
     frames.length ? el("ol", { cls: "frames" }, frames.map((line) => {
       const parts = /^\s*#(\d+) (\S+) (.*?)(?: at (\S+:\d+)(.*))?$/.exec(line);
       return parts ? el("li", {}, el("span", { cls: "n" }, `#${parts[1]}`),
@@ -472,7 +478,7 @@ VIEWS.timeline = (params) => {
 
 /** Boards as lanes, tests as bars, on a canvas: any number of tests costs the page one element. */
 function lanes(tests, jump) {
-  const boards = distinct(DATA.machines.map((machine) => machine.board));
+  const boards = distinct(DATA.machines.map((machine) => machine.lane));
   const begin = Math.min(...DATA.machines.map((machine) => machine.started_s), 0);
   const ends = tests.map((test) => test.end_s).concat(DATA.machines.map((machine) => machine.started_s + (machine.lines.length ? machine.lines.at(-1)[0] : 0)));
   const finish = ends.reduce((a, b) => Math.max(a, b), begin + 1);
@@ -502,7 +508,7 @@ function lanes(tests, jump) {
       const y = TOP + lane * LANE;
       g.fillStyle = color("--skip-bg");
       for (const machine of DATA.machines) {
-        if (machine.board !== board) continue;
+        if (machine.lane !== board) continue;
         const end = machine.started_s + (machine.lines.length ? machine.lines.at(-1)[0] : 0);
         g.fillRect(x(machine.started_s), y + 17, Math.max(2, x(end) - x(machine.started_s)), 16);
       }
@@ -516,10 +522,11 @@ function lanes(tests, jump) {
         }
       }
       g.fillStyle = color("--ink");
-      g.fillText(boardWords(board).filter(Boolean).join(" "), 10, y + 13);
+      g.fillText(boardWords(board).filter(Boolean).join(" "), 14, y + 13);
     });
     g.fillStyle = color("--accent");
     g.fillRect(x(cursor) - 1, TOP - 4, 2, height);
+    VList.live.forEach((list) => list.draw()); // what is below has moved
   };
   const act = (sign) => {
     const span = until - from;
@@ -637,7 +644,7 @@ function plot(metric) {
   const change = base ? last / base - 1 : 0;
   const worse = metric.better === "lower" ? change > 0 : change < 0;
   return el("section", { cls: "plot" },
-    el("h3", {}, ...shown(metric.name)), el("div", { cls: "soft" }, ...shown(boardWords(metric.place).filter(Boolean).join(" "))),
+    el("h3", {}, ...shown(metric.name)), el("small", { cls: "soft" }, ...shown(boardWords(metric.place).filter(Boolean).join(" "))),
     el("div", { cls: "value" }, number(last), " ", el("small", {}, ...shown(metric.unit), change ? [" ", el("span", { cls: worse ? "up" : "down" }, `${change > 0 ? "+" : ""}${(change * 100).toFixed(2)} %`)] : null)),
     picture,
     el("div", { cls: "ends" }, el("span", {}, metric.points[0][0].slice(0, 10)), el("span", {}, `${plural(values.length, "run")}, ${metric.better} is better`), el("span", {}, metric.points.at(-1)[0].slice(0, 10))));

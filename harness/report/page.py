@@ -11,7 +11,7 @@ import base64
 import hashlib
 import json
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -23,11 +23,11 @@ from harness.report.run import PAGE, Run, last_good
 # What the page holds of consoles, in bytes: in all, and at most of one machine; half of it from the begin.
 CONSOLES = 6 << 20
 ONE_CONSOLE = 192 << 10
-_POSTMORTEMS, _LONGEST_README = 200, 96 << 10
+# Failures whose registers and backtraces are in the page.
+_LOOKED = 200
 _HISTORY = 200
 _LINE = re.compile(r"^ *(\d+\.\d+) ([|>!]) (.*)$")
 _HERE = Path(__file__).parent
-_RULE = re.compile(r"\n+-{72}\n+")
 
 
 def write_page(top: Path, folder: Path, run: Run) -> Path:
@@ -67,9 +67,8 @@ def data(top: Path, run: Run) -> dict[str, Any]:
         "head": asdict(run.head),
         "seconds": run.seconds,
         "faults": run.faults,
-        "tests": [_test(top, test) for test in map(asdict, run.tests)],
+        "tests": list(_tests(top, run)),
         "machines": consoles(top, run),
-        "postmortems": postmortems(run),
         "requirements": [[row.id, row.text] for row in read_rows(rows)] if rows.exists() else [],
         "metrics": histories(top, run),
         "coverage": run.coverage,
@@ -77,12 +76,18 @@ def data(top: Path, run: Run) -> dict[str, Any]:
     }
 
 
-def _test(top: Path, test: dict[str, Any]) -> dict[str, Any]:
-    """A test without what is empty: ten thousand of them are a few megabytes."""
-    test["log"] = _shown(top, test["log"])
-    test["postmortem"] = Path(test["postmortem"]).name
-    numbers = {key: round(test[key], 3) for key in ("begin_s", "end_s", "seconds")}
-    return {key: value for key, value in (test | numbers).items() if value or key in numbers}
+def _tests(top: Path, run: Run) -> Iterable[dict[str, Any]]:
+    """Tests without what is empty: ten thousand of them are a few megabytes."""
+    looked = 0
+    for test in map(asdict, run.tests):
+        looked += bool(test["looked"])
+        if looked > _LOOKED:
+            test["looked"] = ()
+        test["gone"] = bool(test["replay"]) and not Path(test["postmortem"]).is_dir()
+        test["log"] = _shown(top, test["log"])
+        del test["postmortem"]
+        numbers = {key: round(test[key], 3) for key in ("begin_s", "end_s", "seconds")}
+        yield {key: value for key, value in (test | numbers).items() if value or key in numbers}
 
 
 def _good(run: Run) -> dict[str, Any]:
@@ -141,29 +146,6 @@ def parsed_log(text: str) -> Iterable[list[Any]]:
     for line in text.split("\n"):
         if match := _LINE.match(line):
             yield [float(match[1]), match[2], match[3]]
-
-
-def postmortems(run: Run) -> dict[str, list[list[str]]]:
-    """Of each postmortem that is still there: what stands in its README, as [title, text]."""
-    found: dict[str, list[list[str]]] = {}
-    for test in run.tests:
-        readme = Path(test.postmortem or "-") / "README"
-        if len(found) < _POSTMORTEMS and readme.is_file():
-            text = readme.read_bytes()[:_LONGEST_README].decode(errors="replace")
-            found[readme.parent.name] = list(_sections(_RULE.split(text)))
-    return found
-
-
-def _sections(parts: Sequence[str]) -> Iterable[list[str]]:
-    """The parts of a README that say more than the test's own text: versions, and each CPU."""
-    for part in parts:
-        title, _, rest = part.strip("\n").partition("\n")
-        if re.fullmatch(r"CPU \d+", title):
-            yield [title, rest.strip("\n")]
-        elif title.startswith("QEMU: "):
-            yield ["Versions", part.strip("\n")]
-        elif title.startswith("Not looked into"):
-            yield ["Not looked into", part.strip("\n")]
 
 
 def histories(top: Path, run: Run) -> list[dict[str, Any]]:

@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 LONGEST_TEXT = 1 << 16
 _ATTRIBUTE = "quoin_told"
 _QUARANTINE = "quarantine: "
+_LONGEST_README = 96 << 10
+_RULE = re.compile(r"\n+-{72}\n+")
 _PLACE = re.compile(r"^(\S+\.\w+:\d+): ", re.MULTILINE)
 _BEGAN: pytest.StashKey[float] = pytest.StashKey()
 
@@ -129,7 +131,7 @@ class Recorder:
         return coverage_of(folder_of(self._config) / SUMMARY)
 
     def _keep(self, reports: list[pytest.TestReport]) -> None:
-        from harness.report.run import Machine, Test
+        from harness.report.run import Case, Machine
 
         told: dict[str, Any] = {}
         for report in reports:
@@ -148,7 +150,7 @@ class Recorder:
         known = str(next((getattr(report, "wasxfail", "") for report in reports if hasattr(report, "wasxfail")), ""))
         begin, end = told.get("begin", 0.0), told.get("end", 0.0)
         self._writer.add(
-            Test(
+            Case(
                 id=reports[0].nodeid,
                 outcome=outcome,  # type: ignore[arg-type]  # one of three
                 verdict=told.get("verdict") or (outcome if outcome != "passed" else str(named.get("verdict", outcome))),
@@ -167,6 +169,7 @@ class Recorder:
                 rerun=told.get("rerun") or shlex.join(["pytest", reports[0].nodeid]),
                 replay=told.get("replay", ""),
                 postmortem=told.get("postmortem", ""),
+                looked=looked_at(Path(told["postmortem"])) if told.get("postmortem") else (),
                 machines=tuple(told.get("on", ())),
                 log=told.get("log", ""),
             )
@@ -187,6 +190,22 @@ def metrics_of(top: Path, name: str) -> list[dict[str, Any]]:
     from harness.measure.store import Store, to_json
 
     return [json.loads(to_json(record)) for record in Store(top).run(name)]
+
+
+def looked_at(postmortem: Path) -> tuple[tuple[str, str], ...]:
+    """What a postmortem's README says beside the test's own text, as (title, text): versions, and each CPU."""
+    try:
+        text = (postmortem / "README").read_bytes()[:_LONGEST_README].decode(errors="replace").replace("\r\n", "\n")
+    except OSError:
+        return ()  # forgotten meanwhile
+    found = []
+    for part in _RULE.split(text):
+        title, _, rest = part.strip("\n").partition("\n")
+        if re.fullmatch(r"CPU \d+", title):
+            found.append((title, rest.strip("\n")))
+        elif title.startswith(("QEMU: ", "Not looked into")):
+            found.append((title.partition(":")[0], part.strip("\n")))
+    return tuple(found)
 
 
 def _text(report: pytest.TestReport) -> str:

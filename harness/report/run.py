@@ -61,7 +61,7 @@ class Head:
 
 
 @dataclass(frozen=True, slots=True)
-class Test:
+class Case:
     """One test that ended. `seconds` are its set-up, call and teardown; `retries`, the verdicts that were forgiven."""
 
     id: str
@@ -80,6 +80,8 @@ class Test:
     rerun: str = ""
     replay: str = ""
     postmortem: str = ""
+    # What its postmortem says of versions and each CPU, as (title, text): the folder may be forgotten.
+    looked: tuple[tuple[str, str], ...] = ()
     machines: tuple[str, ...] = ()
     log: str = ""
 
@@ -105,7 +107,7 @@ class Run:
     """All of a run; `seconds` from its begin to its end, None while it goes on."""
 
     head: Head
-    tests: tuple[Test, ...] = ()
+    tests: tuple[Case, ...] = ()
     machines: tuple[Machine, ...] = ()
     seconds: float | None = None
     metrics: tuple[Mapping[str, Any], ...] = ()
@@ -169,7 +171,7 @@ class Writer:
             return monotonic_s - self.head.monotonic_s
         return time.time() - (time.monotonic() - monotonic_s) - self.head.wall_s
 
-    def add(self, event: Test | Machine | str) -> None:
+    def add(self, event: Case | Machine | str) -> None:
         """Keep a test, a machine, or a fault of the run itself. Raises RunError when it cannot be written."""
         kind = type(event).__name__.lower() if not isinstance(event, str) else "fault"
         line = json.dumps({kind: event if isinstance(event, str) else asdict(event)}) + "\n"
@@ -218,7 +220,7 @@ def read_head(folder: Path) -> Head:
 def read_events(folder: Path) -> Run:
     """A run as far as it has come; the newest word on a test counts. Raises RunError."""
     head = read_head(folder)
-    tests: dict[str, Test] = {}
+    tests: dict[str, Case] = {}
     machines: dict[str, Machine] = {}
     faults: list[str] = []
     try:
@@ -229,8 +231,8 @@ def read_events(folder: Path) -> Run:
         if not line.endswith("\n"):
             break  # cut by a kill, or being written
         event = json.loads(line)
-        if "test" in event:
-            test = _test(event["test"])
+        if "case" in event:
+            test = _case(event["case"])
             tests.pop(test.id, None)
             tests[test.id] = test
         elif "machine" in event:
@@ -308,7 +310,7 @@ def merged(runs: Sequence[Run], name: str) -> Run:
     if len({(run.head.plan, run.head.revision) for run in runs}) != 1 or not first.head.plan:
         told = ", ".join(f"{run.head.name}: plan {run.head.plan or 'none'}, {run.head.revision}" for run in runs)
         raise RunError(f"wanted shards of one plan and revision, found {told}")
-    tests: dict[str, Test] = {}
+    tests: dict[str, Case] = {}
     machines: list[Machine] = []
     for number, run in enumerate(runs, 1):
         shift = run.head.wall_s - first.head.wall_s
@@ -352,11 +354,11 @@ def _parsed(path: Path, make: Callable[[Any], _T]) -> _T:
         raise RunError(f"{path} is not of a run ({error!r}); {_NEXT}") from error
 
 
-_TUPLES = tuple(one.name for one in fields(Test) if str(one.type).startswith("tuple"))
+_TUPLES = tuple(one.name for one in fields(Case) if str(one.type).startswith("tuple"))
 
 
-def _test(data: dict[str, Any]) -> Test:
-    return Test(**data | {key: tuple(data[key]) for key in _TUPLES})
+def _case(data: dict[str, Any]) -> Case:
+    return Case(**data | {key: tuple(data[key]) for key in _TUPLES})
 
 
 def _run(data: dict[str, Any]) -> Run:
@@ -364,7 +366,7 @@ def _run(data: dict[str, Any]) -> Run:
         raise ValueError("another format")
     return Run(
         Head(**data["head"]),
-        tuple(_test(test) for test in data["tests"]),
+        tuple(_case(test) for test in data["tests"]),
         tuple(Machine(**machine) for machine in data["machines"]),
         data["seconds"],
         tuple(data["metrics"]),
