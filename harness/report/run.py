@@ -182,6 +182,16 @@ class Writer:
         except OSError as error:
             raise RunError(f"{self.folder} cannot be written: {error.strerror}; make room on that disk") from error
 
+    def resumed(self) -> None:
+        """Say that what was cut short goes on: what went wrong then has no weight any more."""
+        with (self.folder / EVENTS).open("r+b") as file:
+            fcntl.flock(file, fcntl.LOCK_EX)
+            text = file.read()
+            file.truncate(text.rfind(b"\n") + 1)  # a line that a kill has cut
+            file.seek(0, os.SEEK_END)
+            file.write(b'{"resumed": true}\n')
+        (self.folder / RUN).unlink(missing_ok=True)
+
     def finish(
         self,
         *,
@@ -237,6 +247,8 @@ def read_events(folder: Path) -> Run:
             tests[test.id] = test
         elif "machine" in event:
             machines[event["machine"]["name"]] = Machine(**event["machine"])
+        elif "resumed" in event:
+            faults.clear()
         else:
             faults.append(event["fault"])
     return Run(head, tuple(tests.values()), tuple(machines.values()), faults=tuple(faults))
