@@ -12,7 +12,7 @@ import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, TextIO
+from typing import TYPE_CHECKING, Any, TextIO
 
 from harness.cli.side_by_side import side_by_side
 
@@ -26,6 +26,8 @@ PASSES_ON = True
 _PLAN, _PARTS = "plan.json", "parts"
 _NOTHING_RAN = 5  # docs.pytest.org, reference/exit-codes
 _PLAIN_S = 60.0
+# To the line's begin, and what stands there away (ECMA-48: CR, EL).
+_CLEARED = "\r\x1b[K"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -55,13 +57,15 @@ def run(args: argparse.Namespace, rest: Sequence[str]) -> int:
     from harness.cli.setup import ensure
     from harness.measure.tools import revision
     from harness.report.figures import kept_durations
-    from harness.report.matrix import MatrixError, measured_s, read_matrix
+    from harness.report.matrix import MatrixError, read_matrix, share, unique
+    from harness.report.run import digest
 
     partial = bool(args.only or args.shard or rest or args.mode)
     if args.keep_figures and partial:
         raise MatrixError("--keep-figures is of a full run: without --only, --mode, --shard and pytest's arguments")
     if args.pack and not args.build_only:
         raise MatrixError("--pack goes with --build-only")
+    jobs = args.jobs or len(os.sched_getaffinity(0))
     matrix = read_matrix(args.file, TOP / "boards", args.only, args.mode)
     durations: Mapping[str, float] = kept_durations(TOP)
     if args.packed:
@@ -77,15 +81,14 @@ def run(args: argparse.Namespace, rest: Sequence[str]) -> int:
     if args.resume is not None:
         writer, units = resumed(TOP, args.resume or None, _kind(matrix, args, rest))
     else:
-        writer, units = begun(TOP, matrix, args, rest, durations)
+        units = unique(collected(TOP, matrix.units(), rest, jobs))
+        plan = [test for unit in units for test in unit.tests]
+        if args.shard:
+            units = share(units, *_shard(args.shard), durations)
         if args.list:
-            for unit in units:
-                print(f"{unit.name}: {len(unit.tests)} tests of {', '.join(unit.suites)}")
-            tests = [test for unit in units for test in unit.tests]
-            print(f"{len(tests)} tests, {measured_s(tests, durations):.0f} s as measured")
-            return 0
-    assert writer is not None
-    jobs = args.jobs or len(os.sched_getaffinity(0))
+            return listed(units, durations)
+        facts = {"plan": digest(plan), "tests": len(plan), "shard": args.shard or ""}
+        writer = begun(TOP, _kind(matrix, args, rest), units, facts)
     execute(TOP, writer, units, jobs, Progress(writer, units, durations, sys.stdout))
     found = finish(TOP, writer)
     if args.keep_figures:
@@ -102,9 +105,8 @@ def build_all(matrix: Matrix, units: Sequence[Unit]) -> list[Artifacts]:
     from harness.build.artifacts import TOP
     from harness.cli.build import say
 
-    arches = dict.fromkeys(
-        b.arch for b in find_boards({c.board for c in matrix.cells}, TOP / "boards") if b.kernel is None
-    )
+    boards = find_boards(dict.fromkeys(cell.board for cell in matrix.cells), TOP / "boards")
+    arches = dict.fromkeys(board.arch for board in boards if board.kernel is None)
     wanted = [(arch, profile) for profile in matrix.profiles(units) for arch in arches]
     return [build(arch, profile, on_line=say) for arch, profile in wanted]  # type: ignore[arg-type]  # of board files
 
@@ -127,35 +129,26 @@ def _kind(matrix: Matrix, args: argparse.Namespace, rest: Sequence[str]) -> str:
     return " ".join(["matrix", matrix.path.name, *words, *rest])
 
 
-def begun(
-    top: Path, matrix: Matrix, args: argparse.Namespace, rest: Sequence[str], durations: Mapping[str, float]
-) -> tuple[Writer | None, list[Unit]]:
-    """A new run with its plan on disk, and the units of its shard; no run for `--list`."""
-    from harness.measure.tools import revision
-    from harness.report.matrix import share, unique
-    from harness.report.plugin import host
-    from harness.report.run import Writer, digest, new_name
+def listed(units: Sequence[Unit], durations: Mapping[str, float]) -> int:
+    """Print what would run."""
+    from harness.report.matrix import measured_s
 
-    jobs = args.jobs or len(os.sched_getaffinity(0))
-    units = unique(collected(top, matrix.units(), rest, jobs))
-    whole = [test for unit in units for test in unit.tests]
-    if args.shard:
-        units = share(units, *_shard(args.shard), durations)
-    if args.list:
-        return None, units
-    writer = Writer.begin(
-        top,
-        new_name(),
-        _kind(matrix, args, rest),
-        revision=revision(top),
-        host=host(),
-        command=f"quoin {_kind(matrix, args, rest)}",
-        plan=digest(whole),
-        shard=args.shard or "",
-        tests=len(whole),
-    )
+    for unit in units:
+        print(f"{unit.name}: {len(unit.tests)} tests of {', '.join(unit.suites)}")
+    tests = [test for unit in units for test in unit.tests]
+    print(f"{len(tests)} tests, {measured_s(tests, durations):.0f} s as measured")
+    return 0
+
+
+def begun(top: Path, kind: str, units: Sequence[Unit], facts: Mapping[str, Any]) -> Writer:
+    """A new run, with what it has to do on disk."""
+    from harness.measure.tools import revision
+    from harness.report.plugin import host
+    from harness.report.run import Writer, new_name
+
+    writer = Writer.begin(top, new_name(), kind, revision=revision(top), host=host(), command=f"quoin {kind}", **facts)
     (writer.folder / _PLAN).write_text(json.dumps([asdict(unit) for unit in units]), encoding="utf-8")
-    return writer, units
+    return writer
 
 
 def resumed(top: Path, name: str | None, kind: str) -> tuple[Writer, list[Unit]]:
@@ -171,8 +164,8 @@ def resumed(top: Path, name: str | None, kind: str) -> tuple[Writer, list[Unit]]
     writer = Writer(find(top, name))
     if (writer.head.kind, writer.head.revision) != (kind, revision(top)):
         raise RunError(
-            f"{writer.head.name} is `{writer.head.kind}` of {writer.head.revision}, and this is `{kind}` of {revision(top)}; "
-            "begin a new one, without --resume"
+            f"{writer.head.name} is `{writer.head.kind}` of {writer.head.revision}, "
+            f"and this is `{kind}` of {revision(top)}; begin a new one, without --resume"
         )
     plan = read_plan(writer.folder / _PLAN)
     done = {test.id for test in read_events(writer.folder).tests}
@@ -226,7 +219,7 @@ def _pytest(unit: Unit, more: Sequence[str]) -> list[str]:
 
 
 class Progress:
-    """How far a matrix is: one line that is written over in a terminal, else a line when a unit ends and each minute."""
+    """How far a matrix is: a line that is written over in a terminal, else one when a unit ends and each minute."""
 
     def __init__(self, writer: Writer, units: Sequence[Unit], durations: Mapping[str, float], out: TextIO) -> None:
         from harness.report.run import EVENTS
@@ -258,7 +251,7 @@ class Progress:
                 self._failed += test["outcome"] == "failed"
                 self._took += self._expected([test["id"]])
         if self._terminal:
-            self._out.write(f"\r\x1b[K{self.line()}: {', '.join(running)}"[:160])
+            self._out.write(f"{_CLEARED}{self.line()}: {', '.join(running)}"[:160])
             self._out.flush()
         elif time.monotonic() - self._told > _PLAIN_S:
             self._told = time.monotonic()
@@ -269,11 +262,8 @@ class Progress:
         self._ended += 1
         self.look([])
         said = "done" if status in (0, _NOTHING_RAN) else f"red (pytest's status {status}; {log})"
-        print(
-            f"{chr(13) + chr(27) + '[K' if self._terminal else ''}{name}: {said}; {self.line()}",
-            file=self._out,
-            flush=True,
-        )
+        start = _CLEARED if self._terminal else ""
+        print(f"{start}{name}: {said}; {self.line()}", file=self._out, flush=True)
 
     def line(self) -> str:
         """Tests, failures, units, and the time that is left if the rest takes as much of what was measured."""
