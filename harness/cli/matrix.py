@@ -293,8 +293,7 @@ def execute(top: Path, writer: Writer, units: Sequence[Unit], jobs: int, progres
         name = f"{unit.name}-{attempt}" if attempt else unit.name
         only = parts / f"{name}.json"
         only.write_text(json.dumps(unit.tests), encoding="utf-8")
-        files = ["--only-from", str(only), "--report-into", str(writer.folder), f"--junitxml={parts / name}.xml"]
-        commands[name] = _pytest(unit, ["-q", *files])
+        commands[name] = _pytest(unit, ["-q", "--only-from", str(only), "--report-into", str(writer.folder)])
 
     def environment(name: str) -> Mapping[str, str]:
         # The host's suites build, and test builds.
@@ -313,7 +312,7 @@ def execute(top: Path, writer: Writer, units: Sequence[Unit], jobs: int, progres
 def finish(top: Path, writer: Writer) -> Run:
     """Make run, JUnit and page, and print boards against verdicts."""
     from harness.cli.suites import read_junit, table
-    from harness.report.junit import join
+    from harness.report.junit import write_junit
     from harness.report.matrix import read_plan
     from harness.report.page import write_page
     from harness.report.plugin import metrics_of
@@ -324,7 +323,9 @@ def finish(top: Path, writer: Writer) -> Run:
     if missing:
         writer.add(f"{len(missing)} tests did not run, such as {missing[0]}")
     found = writer.finish(metrics=metrics_of(top, writer.head.name))
-    join(sorted((writer.folder / _PARTS).glob("*.xml")), writer.folder / JUNIT)
+    # Beside the run, and where `quoin requirements` looks.
+    for path in (writer.folder / JUNIT, top / "build" / "results" / "matrix.xml"):
+        write_junit(path, found)
     print("\n".join(table(read_junit(writer.folder / JUNIT))))
     for fault in found.faults:
         print(f"not whole: {fault.splitlines()[0]}")

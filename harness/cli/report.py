@@ -44,11 +44,20 @@ def run(args: argparse.Namespace, rest: Sequence[str]) -> int:
 
 def merge(top: Path, shards: Sequence[Path]) -> Path:
     """The folder of a new run out of the runs in `shards`, JUnit included. Raises RunError."""
-    from harness.report.junit import join
-    from harness.report.run import JUNIT, keep, merged, new_name, read
+    from harness.report.junit import write_junit
+    from harness.report.page import keep_consoles, kept_consoles
+    from harness.report.run import JUNIT, keep, merged, new_name, of_shard, read
 
-    folder = keep(top, merged([read(shard) for shard in shards], new_name()))
-    join([shard / JUNIT for shard in shards if (shard / JUNIT).exists()], folder / JUNIT)
+    runs = [read(shard) for shard in shards]
+    whole = merged(runs, new_name())
+    folder = keep(top, whole)
+    consoles = {
+        of_shard(number, name): console
+        for number, (shard, run) in enumerate(zip(shards, runs, strict=True), 1)
+        for name, console in kept_consoles(shard, run).items()
+    }
+    keep_consoles(folder, consoles)
+    write_junit(folder / JUNIT, whole)
     return folder
 
 

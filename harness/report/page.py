@@ -11,29 +11,31 @@ import base64
 import hashlib
 import json
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from harness.build.artifacts import write_atomically
 from harness.report.requirements import read_rows
-from harness.report.run import PAGE, Run, last_good
+from harness.report.run import CONSOLES, PAGE, Run, last_good
 
 # What the page holds of consoles, in bytes: in all, and at most of one machine; half of it from the begin.
-CONSOLES = 6 << 20
-ONE_CONSOLE = 192 << 10
+IN_ALL = 6 << 20
+OF_ONE = 192 << 10
 # Failures whose registers and backtraces are in the page.
 _LOOKED = 200
 _HISTORY = 200
 _LINE = re.compile(r"^ *(\d+\.\d+) ([|>!]) (.*)$")
+# Lines as [seconds, sign, text], and how many bytes were left out.
+Console = tuple[list[list[Any]], int]
 _HERE = Path(__file__).parent
 
 
 def write_page(top: Path, folder: Path, run: Run) -> Path:
     """Write the page of a run into its folder. Raises BuildError when the disk does not take it."""
     path = folder / PAGE
-    write_atomically(path, html(data(top, run)).encode())
+    write_atomically(path, html(data(top, run, kept_consoles(folder, run))).encode())
     return path
 
 
@@ -59,8 +61,8 @@ def embedded(content: Any) -> str:
     return text.replace("&", "\\u0026").replace("<", "\\u003c").replace(">", "\\u003e")
 
 
-def data(top: Path, run: Run) -> dict[str, Any]:
-    """What the page shows of a run of the checkout at `top`."""
+def data(top: Path, run: Run, consoles: Mapping[str, Console]) -> dict[str, Any]:
+    """What the page shows of a run of the checkout at `top`; `consoles` are by machine."""
     good = last_good(top, run)
     rows = top / "testsuites" / "requirements.tsv"
     return {
@@ -68,7 +70,17 @@ def data(top: Path, run: Run) -> dict[str, Any]:
         "seconds": run.seconds,
         "faults": run.faults,
         "tests": list(_tests(top, run)),
-        "machines": consoles(top, run),
+        "machines": [
+            {
+                "name": machine.name,
+                "board": machine.board,
+                "started_s": round(machine.started_s, 3),
+                "log": _shown(top, machine.log),
+                "lines": consoles.get(machine.name, ([], 0))[0],
+                "left_out": consoles.get(machine.name, ([], 0))[1],
+            }
+            for machine in run.machines
+        ],
         "requirements": [[row.id, row.text] for row in read_rows(rows)] if rows.exists() else [],
         "metrics": histories(top, run),
         "coverage": run.coverage,
@@ -100,28 +112,34 @@ def _shown(top: Path, path: str) -> str:
     return str(Path(path).relative_to(top)) if path and Path(path).is_relative_to(top) else path
 
 
-def consoles(top: Path, run: Run) -> list[dict[str, Any]]:
-    """Each machine with the lines of its console, begin and end of long ones; what failed goes first."""
+def kept_consoles(folder: Path, run: Run) -> Mapping[str, Console]:
+    """What the run in `folder` has of its consoles: read from the logs once, because the next run writes over them."""
+    path = folder / CONSOLES
+    if path.exists():
+        return {name: (lines, left) for name, (lines, left) in json.loads(path.read_text(encoding="utf-8")).items()}
+    found = consoles(run)
+    if run.seconds is not None:
+        keep_consoles(folder, found)
+    return found
+
+
+def keep_consoles(folder: Path, found: Mapping[str, Console]) -> None:
+    """Keep consoles with their run. Raises BuildError when the disk does not take it."""
+    write_atomically(folder / CONSOLES, json.dumps(found, separators=(",", ":")).encode())
+
+
+def consoles(run: Run) -> dict[str, Console]:
+    """The lines of each machine's console, begin and end of long ones; what failed goes first."""
     red = {name for test in run.tests if test.outcome == "failed" for name in test.machines}
-    left = CONSOLES
-    lines: dict[str, tuple[list[list[Any]], int]] = {}
+    left = IN_ALL
+    found: dict[str, Console] = {}
     for machine in sorted(run.machines, key=lambda one: one.name not in red):
-        lines[machine.name], size = _console(Path(machine.log), min(left, ONE_CONSOLE))
+        found[machine.name], size = _console(Path(machine.log), min(left, OF_ONE))
         left -= size
-    return [
-        {
-            "name": machine.name,
-            "board": machine.board,
-            "started_s": round(machine.started_s, 3),
-            "log": _shown(top, machine.log),
-            "lines": lines[machine.name][0],
-            "left_out": lines[machine.name][1],
-        }
-        for machine in run.machines
-    ]
+    return found
 
 
-def _console(path: Path, most: int) -> tuple[tuple[list[list[Any]], int], int]:
+def _console(path: Path, most: int) -> tuple[Console, int]:
     """Lines of a log as [seconds, sign, text], how many bytes were left out, and how many bytes were read."""
     try:
         with path.open("rb") as file:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import re
 import shlex
-import shutil
 import time
 from collections.abc import Generator
 from pathlib import Path
@@ -40,7 +39,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_configure(config: pytest.Config) -> None:
-    """Begin the run, before junitxml and the metrics look at their options."""
+    """Begin the run, before the metrics look for its name."""
     into = config.getoption("--report-into")
     if hasattr(config, "workerinput") or not (config.getoption("--report") or into):
         return
@@ -49,12 +48,7 @@ def pytest_configure(config: pytest.Config) -> None:
     name = new_name()
     writer = Writer(Path(into)) if into else begin(config, name)
     config.option.metrics_run = config.option.metrics_run or writer.head.name
-    own_junit = None
-    if not into and config.option.xmlpath is None:
-        config.option.xmlpath = str(writer.folder / "junit.xml")
-    elif not into:
-        own_junit = Path(config.option.xmlpath)
-    config.pluginmanager.register(Recorder(config, writer, whole=not into, junit=own_junit), "quoin-report")
+    config.pluginmanager.register(Recorder(config, writer, whole=not into), "quoin-report")
 
 
 def begin(config: pytest.Config, name: str) -> Writer:
@@ -84,11 +78,10 @@ def host() -> str:
 class Recorder:
     """Writes what reports bring to the run's folder; `whole` where the run ends with this pytest."""
 
-    def __init__(self, config: pytest.Config, writer: Writer, *, whole: bool, junit: Path | None) -> None:
+    def __init__(self, config: pytest.Config, writer: Writer, *, whole: bool) -> None:
         self._config = config
         self._writer = writer
         self._whole = whole
-        self._junit = junit
         self._machines: set[str] = set()
         self._open: dict[str, list[pytest.TestReport]] = {}
 
@@ -109,16 +102,16 @@ class Recorder:
             self._writer.add(f"pytest ended with status {int(exitstatus)}")
 
     def pytest_unconfigure(self) -> None:
-        """All is written: coverage by its plugin, JUnit by its own. The page is made of it."""
+        """Coverage is written by now; all else is made of what was kept."""
         if not self._whole:
             return
+        from harness.report.junit import write_junit
         from harness.report.page import write_page
         from harness.report.run import JUNIT, prune
 
-        if self._junit is not None and self._junit.exists():
-            shutil.copyfile(self._junit, self._writer.folder / JUNIT)
         top = self._config.rootpath
         run = self._writer.finish(metrics=metrics_of(top, self._writer.head.name), coverage=self._coverage())
+        write_junit(self._writer.folder / JUNIT, run)
         page = write_page(top, self._writer.folder, run)
         prune(top)
         print(f"report: {page}")

@@ -24,7 +24,8 @@ from harness.board import LabError
 from harness.build.artifacts import write_atomically
 
 FOLDER = Path("build") / "reports"
-RUN, EVENTS, HEAD, JUNIT, PAGE = "run.json", "events.jsonl", "head.json", "junit.xml", "index.html"
+RUN, EVENTS, HEAD = "run.json", "events.jsonl", "head.json"
+JUNIT, CONSOLES, PAGE = "junit.xml", "consoles.json", "index.html"
 # Runs that are kept; the last good one of each kind besides.
 KEPT = 40
 _FORMAT = 1
@@ -190,7 +191,8 @@ class Writer:
             file.truncate(text.rfind(b"\n") + 1)  # a line that a kill has cut
             file.seek(0, os.SEEK_END)
             file.write(b'{"resumed": true}\n')
-        (self.folder / RUN).unlink(missing_ok=True)
+        for name in (RUN, CONSOLES):
+            (self.folder / name).unlink(missing_ok=True)
 
     def finish(
         self,
@@ -326,7 +328,7 @@ def merged(runs: Sequence[Run], name: str) -> Run:
     machines: list[Machine] = []
     for number, run in enumerate(runs, 1):
         shift = run.head.wall_s - first.head.wall_s
-        names = {machine.name: f"{number}:{machine.name}" for machine in run.machines}
+        names = {machine.name: of_shard(number, machine.name) for machine in run.machines}
         machines += [replace(m, name=names[m.name], started_s=m.started_s + shift) for m in run.machines]
         for test in run.tests:
             if test.id in tests:
@@ -350,6 +352,11 @@ def merged(runs: Sequence[Run], name: str) -> Run:
         tuple(dict.fromkeys(row for run in runs for row in run.coverage)),
         tuple(faults),
     )
+
+
+def of_shard(number: int, machine: str) -> str:
+    """A machine's name in a run that was put together: hosts may give the same ones."""
+    return f"{number}:{machine}"
 
 
 def digest(lines: Iterable[str]) -> str:
