@@ -9,14 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from playwright.sync_api import Browser, Page, Request
+from playwright.sync_api import BrowserContext, Page, Request, expect
 
 from harness.report.page import embedded, html, write_page
 from harness.report.run import Case, Machine, Run, Writer
 from support.browser import browser, needs_chromium
 
 pytestmark = [needs_chromium, pytest.mark.requirement("DEV-03")]
-LIMIT_MS = 180_000
 BOARD = "qemu-riscv64-smp4"
 HOSTILE = "</script><script>window.ran = 1</script><!--<img src=x onerror='window.ran = 1'>\x1b[31m\u202e]]>"
 README = (
@@ -26,7 +25,7 @@ README = (
 
 
 @pytest.fixture(scope="module")
-def chromium() -> Iterator[Browser]:
+def chromium() -> Iterator[BrowserContext]:
     with browser() as running:
         yield running
 
@@ -75,10 +74,10 @@ def passed(number: int, board: str = BOARD) -> Case:
     )
 
 
-def opened(chromium: Browser, path: Path, width: int = 1280) -> tuple[Page, list[str], list[str]]:
+def opened(chromium: BrowserContext, path: Path, width: int = 1280) -> tuple[Page, list[str], list[str]]:
     """A page, the addresses that it asked for, and what its script complained of."""
-    page = chromium.new_page(viewport={"width": width, "height": 800})
-    page.set_default_timeout(LIMIT_MS)
+    page = chromium.new_page()
+    page.set_viewport_size({"width": width, "height": 800})
     asked: list[str] = []
     faults: list[str] = []
 
@@ -88,12 +87,12 @@ def opened(chromium: Browser, path: Path, width: int = 1280) -> tuple[Page, list
     page.on("request", note)
     page.on("pageerror", lambda error: faults.append(str(error)))
     page.on("console", lambda message: faults.append(message.text))
-    page.goto(path.as_uri(), timeout=LIMIT_MS)
+    page.goto(path.as_uri())
     return page, asked, faults
 
 
 def test_a_failure_shows_line_registers_backtrace_and_replay_command_after_one_click(
-    chromium: Browser, tmp_path: Path
+    chromium: BrowserContext, tmp_path: Path
 ) -> None:
     log = "    0.700000 | boot: entry\n    1.000000 | PANIC the frame table is torn\n"
     page, asked, faults = opened(chromium, write(tmp_path, failure(), passed(1), log=log))
@@ -118,7 +117,7 @@ def test_a_failure_shows_line_registers_backtrace_and_replay_command_after_one_c
 
 
 def test_no_text_of_guests_and_tests_runs_and_its_control_characters_are_seen(
-    chromium: Browser, tmp_path: Path
+    chromium: BrowserContext, tmp_path: Path
 ) -> None:
     hostile = failure(
         cause=HOSTILE, text=HOSTILE, verdict=HOSTILE, board=HOSTILE, place=HOSTILE, looked=((HOSTILE,) * 2,)
@@ -134,7 +133,7 @@ def test_no_text_of_guests_and_tests_runs_and_its_control_characters_are_seen(
     assert "^[[31m⟨U+202E⟩" in text
     for tab, head in (("tests", "Tests"), ("timeline", "Consoles on one clock")):
         page.evaluate(f"location.hash = '{tab}'")
-        page.wait_for_function(f"document.querySelector('h1').textContent === '{head}'")
+        expect(page.locator("h1")).to_have_text(head)
         assert "<img src=x" in page.locator("main").inner_text()
     assert page.evaluate("window.ran") is None
     assert page.evaluate("document.scripts.length") == 2
@@ -150,16 +149,16 @@ def test_what_is_embedded_ends_no_element() -> None:
     assert html({"tests": ["@SCRIPT@ @STYLE@"]}).count("@SCRIPT@") == 1, "what is put in is not looked at again"
 
 
-def test_all_of_it_is_reached_by_keys(chromium: Browser, tmp_path: Path) -> None:
+def test_all_of_it_is_reached_by_keys(chromium: BrowserContext, tmp_path: Path) -> None:
     tests = [passed(number) for number in range(60)]
     page, _, faults = opened(chromium, write(tmp_path, failure(), failure(id="testsuites/a.py::test_b"), *tests))
     press = page.keyboard.press
     press("2")
-    page.wait_for_function("document.querySelector('h1').textContent === 'Tests'")
+    expect(page.locator("h1")).to_have_text("Tests")
     press("/")
     assert page.evaluate("document.activeElement.type") == "search"
     page.keyboard.type("test_4")
-    page.wait_for_function("document.querySelector('.count').textContent === '11 tests'")
+    expect(page.locator(".count")).to_have_text("11 tests")
     press("Enter")
     press("End")
     press("ArrowUp")
@@ -174,11 +173,11 @@ def test_all_of_it_is_reached_by_keys(chromium: Browser, tmp_path: Path) -> None
     page.wait_for_selector("article.detail")
     assert "test_48" in page.locator("h1").inner_text()
     press("Escape")
-    page.wait_for_function("document.querySelector('.count')?.textContent === '11 tests'")
+    expect(page.locator(".count")).to_have_text("11 tests")
     press("n")
-    page.wait_for_function("document.querySelector('h1').textContent === 'test_it'")
+    expect(page.locator("h1")).to_have_text("test_it")
     press("n")
-    page.wait_for_function("document.querySelector('h1').textContent === 'test_b'")
+    expect(page.locator("h1")).to_have_text("test_b")
     press("?")
     assert page.locator("dialog[open]").is_visible()
     press("Escape")
@@ -199,19 +198,19 @@ def test_all_of_it_is_reached_by_keys(chromium: Browser, tmp_path: Path) -> None
 
 
 @pytest.mark.parametrize("width", [360, 1280])
-def test_ten_thousand_tests_keep_the_page_small(chromium: Browser, tmp_path: Path, width: int) -> None:
+def test_ten_thousand_tests_keep_the_page_small(chromium: BrowserContext, tmp_path: Path, width: int) -> None:
     boards = [f"qemu-{arch}-smp{cpus}" for arch in ("riscv64", "aarch64", "x86_64") for cpus in (1, 4)]
     tests = [passed(number, boards[number % 6]) for number in range(10_000)]
     path = write(tmp_path, failure(), *tests, log="    0.100000 | line\n" * 5_000)
     page, _, faults = opened(chromium, path, width)
     for tab in ("overview", "tests", "timeline"):
         page.evaluate(f"location.hash = '{tab}'")
-        page.wait_for_function(f"document.querySelector('[aria-current]').hash === '#{tab}'")
+        expect(page.locator("[aria-current]")).to_have_attribute("href", f"#{tab}")
         page.wait_for_selector("[role=option]")
         assert page.evaluate("document.querySelectorAll('*').length") < 1200
         assert page.evaluate("document.documentElement.scrollWidth") <= width, f"{tab} is wider than the screen"
     page.evaluate("location.hash = 'tests'")
-    page.wait_for_function("document.querySelector('.count')?.textContent === '10,001 tests'")
+    expect(page.locator(".count")).to_have_text("10,001 tests")
     page.locator(".vlist").focus()
     page.keyboard.press("End")
     last = page.locator("[aria-selected=true]")
@@ -223,7 +222,7 @@ def test_ten_thousand_tests_keep_the_page_small(chromium: Browser, tmp_path: Pat
     page.close()
 
 
-def test_a_run_is_held_against_the_last_good_one(chromium: Browser, tmp_path: Path) -> None:
+def test_a_run_is_held_against_the_last_good_one(chromium: BrowserContext, tmp_path: Path) -> None:
     tests = [passed(number) for number in range(4)]
     write(tmp_path, *tests, name="20260101T000000-1")
     write(tmp_path, *tests, failure(), name="20260101T000001-1")
@@ -242,7 +241,7 @@ def test_a_run_is_held_against_the_last_good_one(chromium: Browser, tmp_path: Pa
     page.close()
 
 
-def test_numbers_are_plotted_and_coverage_is_told(chromium: Browser, tmp_path: Path) -> None:
+def test_numbers_are_plotted_and_coverage_is_told(chromium: BrowserContext, tmp_path: Path) -> None:
     metric = {
         "metric": {"name": "ipc.call", "value": 500.0, "unit": "instructions", "better": "lower"},
         **{"board": "qemu-riscv64", "variant": "smp1", "tools": {}, "at": "2026-01-01T00:00:00", "revision": "abc"},
@@ -255,7 +254,7 @@ def test_numbers_are_plotted_and_coverage_is_told(chromium: Browser, tmp_path: P
     page.wait_for_selector("section.plot svg path", state="attached")
     assert "500" in page.locator(".value").inner_text()
     page.evaluate("location.hash = 'coverage'")
-    page.wait_for_function("document.querySelector('h1').textContent.startsWith('30.0 % of 130')")
+    expect(page.locator("h1")).to_have_text("30.0 % of 130 lines executed")
     assert "25.0 %" in page.get_by_role("option", name="trap.rs").inner_text()
     assert faults == []
     page.close()

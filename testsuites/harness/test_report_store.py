@@ -83,7 +83,8 @@ def test_a_planted_failure_is_on_the_page_with_verdict_line_registers_and_replay
     assert on.keys() == {*red.machines, *green.machines}
     assert all(0 < test.begin_s < on[test.machines[0]].started_s < test.end_s for test in (red, green))
     with browser() as chromium:
-        page = chromium.new_page(viewport={"width": 360, "height": 740})
+        page = chromium.new_page()
+        page.set_viewport_size({"width": 360, "height": 740})
         page.goto((find(project, None) / "index.html").as_uri())
         page.get_by_role("option", name="test_never_comes").click()
         page.wait_for_selector("article.detail")

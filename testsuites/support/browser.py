@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import pytest
-from playwright.sync_api import Browser, sync_playwright
+from playwright.sync_api import Browser, BrowserContext, expect, sync_playwright
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 # It is a guest's text that it shows, and nobody's data: the sandbox, which root has none of, is not missed.
@@ -21,12 +21,19 @@ _QUIET = (
 needs_chromium = pytest.mark.skipif(CHROMIUM is None, reason="no chromium; `./quoin setup` installs it")
 
 
+# For each wait: a busy host takes long. What is waited for may not be a text to evaluate: the page's policy forbids that.
+LIMIT_MS = 180_000
+
+
 @contextmanager
-def browser() -> Iterator[Browser]:
+def browser() -> Iterator[BrowserContext]:
     """A browser of its own."""
+    expect.set_options(timeout=LIMIT_MS)
     with sync_playwright() as playwright:
-        running = playwright.chromium.launch(executable_path=CHROMIUM, args=_QUIET, timeout=180_000)
+        running: Browser = playwright.chromium.launch(executable_path=CHROMIUM, args=_QUIET, timeout=LIMIT_MS)
         try:
-            yield running
+            context = running.new_context()
+            context.set_default_timeout(LIMIT_MS)
+            yield context
         finally:
             running.close()
