@@ -19,6 +19,7 @@ from typing import NoReturn, Protocol
 from harness.cli import (
     attach,
     bench,
+    bisect,
     boards,
     build,
     clean,
@@ -66,6 +67,7 @@ VERBS: dict[str, Verb] = {
     "setup": setup,
     "bench": bench,
     "soak": soak,
+    "bisect": bisect,
     "matrix": matrix,
     "report": report,
     "serve": serve,
