@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import random
 import subprocess
@@ -32,11 +33,14 @@ def test_what_always_fails_is_run_once() -> None:
     assert repeats(1.0, 10, 0.999) == 1
 
 
-@given(
-    some.integers(2, 60).flatmap(
+def lines() -> some.SearchStrategy[tuple[int, int, set[int]]]:
+    """How many candidates, the first bad one, and those that cannot be tried."""
+    return some.integers(2, 60).flatmap(
         lambda n: some.tuples(some.just(n), some.integers(1, n - 1), some.sets(some.integers(1, n - 1)))
     )
-)
+
+
+@given(lines())
 def test_the_first_bad_one_is_among_those_that_are_told_and_what_cannot_be_tried_is_gone_round(
     case: tuple[int, int, set[int]],
 ) -> None:
@@ -61,22 +65,19 @@ def test_a_flake_is_found_as_often_as_the_confidence_says() -> None:
     candidates = [Candidate(str(number)) for number in range(33)]
     right = 0
     for _ in range(200):
-        found = bisect(candidates, lambda one: int(one.name) < 20 or dice.random() > 0.3, rate=0.3, confidence=0.9)
-        right += [one.name for one in found] == ["20"]
+        with contextlib.suppress(LabError):  # the bad end passed each time
+            found = bisect(candidates, lambda one: int(one.name) < 20 or dice.random() > 0.3, rate=0.3, confidence=0.9)
+            right += [one.name for one in found] == ["20"]
     assert right >= 170, "200 times 0.9, less more than three standard deviations"
 
 
 @pytest.mark.parametrize(
     ("passes", "rate", "told"),
-    [
-        (lambda n: True, None, "did not fail in 10 runs"),
-        (lambda n: True, 1.0, "said to be bad"),
-        (lambda n: False, None, "said to be good"),
-    ],
+    [(True, None, "did not fail in 10 runs"), (True, 1.0, "said to be bad"), (False, None, "said to be good")],
 )
-def test_ends_that_are_not_what_they_are_said_to_be_are_told(passes: object, rate: float | None, told: str) -> None:
+def test_ends_that_are_not_what_they_are_said_to_be_are_told(passes: bool, rate: float | None, told: str) -> None:
     with pytest.raises(LabError, match=told):
-        bisect([Candidate("0"), Candidate("1")], lambda one: passes(int(one.name)), rate=rate, confidence=0.9)  # type: ignore[operator]
+        bisect([Candidate("0"), Candidate("1")], lambda one: passes, rate=rate, confidence=0.9)
 
 
 TEST = """
@@ -144,7 +145,7 @@ def test_an_emulator_is_found_by_the_folder_that_goes_first(tmp_path: Path) -> N
         "import shutil\ndef test_it():\n    assert 'new' not in shutil.which('qemu-system-any')\n"
     )
     candidates = []
-    for name in ("old-1", "old-2", "new-3", "new-4"):
+    for name in ("old-1", "old-2", "new-3"):
         (tmp_path / name).mkdir()
         (tmp_path / name / "qemu-system-any").write_text("#!/bin/sh\n")
         (tmp_path / name / "qemu-system-any").chmod(0o755)

@@ -21,7 +21,7 @@ _QUIET = (
 needs_chromium = pytest.mark.skipif(CHROMIUM is None, reason="no chromium; `./quoin setup` installs it")
 
 
-# For each wait: a busy host takes long. What is waited for may not be a text to evaluate: the page's policy forbids that.
+# For each wait: a busy host takes long. No wait may evaluate a text: the page's policy forbids that.
 LIMIT_MS = 180_000
 
 
