@@ -56,7 +56,7 @@ def run(args: argparse.Namespace, rest: Sequence[str]) -> int:
     from harness.build.artifacts import TOP
     from harness.cli.setup import ensure
     from harness.measure.tools import revision
-    from harness.report.figures import kept_durations
+    from harness.report.figures import kept_durations, measured_durations
     from harness.report.matrix import MatrixError, read_matrix, share, unique
     from harness.report.run import digest
 
@@ -67,7 +67,8 @@ def run(args: argparse.Namespace, rest: Sequence[str]) -> int:
         raise MatrixError("--pack goes with --build-only")
     jobs = args.jobs or len(os.sched_getaffinity(0))
     matrix = read_matrix(args.file, TOP / "boards", args.only, args.mode)
-    durations: Mapping[str, float] = kept_durations(TOP)
+    # The store's change with each run, and with them where a share is cut.
+    durations = kept_durations(TOP) if args.shard else measured_durations(TOP)
     if args.packed:
         from harness.build.packing import unpack
 
@@ -207,7 +208,7 @@ def collected(top: Path, units: Sequence[Unit], rest: Sequence[str], jobs: int) 
                 raise MatrixError("\n".join([f"{name}: pytest cannot collect (status {status})", *told[-15:]]))
         for unit in units:
             tests = json.loads(lists[unit.name].read_text()) if lists[unit.name].exists() else []
-            found.append(replace(unit, tests=tuple(tests)))
+            found.append(replace(unit, options=(*unit.options, *rest), tests=tuple(tests)))
     return found
 
 
@@ -312,17 +313,23 @@ def execute(top: Path, writer: Writer, units: Sequence[Unit], jobs: int, progres
 def finish(top: Path, writer: Writer) -> Run:
     """Make run, JUnit and page, and print boards against verdicts."""
     from harness.cli.suites import read_junit, table
+    from harness.plugin.coverage import FOLDER, SUMMARY
     from harness.report.junit import write_junit
     from harness.report.matrix import read_plan
     from harness.report.page import write_page
-    from harness.report.plugin import metrics_of
+    from harness.report.plugin import coverage_of, metrics_of
     from harness.report.run import JUNIT, prune, read_events
 
     done = {test.id for test in read_events(writer.folder).tests}
-    missing = [test for unit in read_plan(writer.folder / _PLAN) for test in unit.tests if test not in done]
+    units = read_plan(writer.folder / _PLAN)
+    missing = [test for unit in units for test in unit.tests if test not in done]
     if missing:
         writer.add(f"{len(missing)} tests did not run, such as {missing[0]}")
-    found = writer.finish(metrics=metrics_of(top, writer.head.name))
+    covered = any("--coverage" in unit.options for unit in units)
+    found = writer.finish(
+        metrics=metrics_of(top, writer.head.name),
+        coverage=coverage_of(top / FOLDER / SUMMARY) if covered else (),
+    )
     # Beside the run, and where `quoin requirements` looks.
     for path in (writer.folder / JUNIT, top / "build" / "results" / "matrix.xml"):
         write_junit(path, found)

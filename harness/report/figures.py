@@ -8,12 +8,14 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from harness.report.run import RUN, Run, RunError
+from harness.report.run import RUN, Run, RunError, folders, read
 
 FILE = "testsuites/nightly-last.json"
 _FORMAT = 1
 # Shorter tests are told by their mean.
 _WORTH_S = 1.0
+# Runs of the store that are asked what tests take.
+_ASKED = 5
 
 
 def write_figures(top: Path, folder: Path, run: Run) -> Path:
@@ -55,3 +57,11 @@ def kept_durations(top: Path) -> Mapping[str, float]:
         return {str(test): float(took) for test, took in json.loads(path.read_text(encoding="utf-8"))["long_s"].items()}
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise RunError(f"{path} has no figures ({error!r}); take it from git") from error
+
+
+def measured_durations(top: Path) -> Mapping[str, float]:
+    """Seconds by test: what the tree keeps, and over it what this checkout's newest runs measured."""
+    found = dict(kept_durations(top))
+    for folder in folders(top)[-_ASKED:]:
+        found |= {test.id: test.seconds for test in read(folder).tests if test.outcome == "passed"}
+    return found

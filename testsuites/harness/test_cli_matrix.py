@@ -22,7 +22,7 @@ from harness.build.errors import BuildError
 from harness.build.packing import pack, unpack
 from harness.cli import matrix as verb
 from harness.cli.report import merge
-from harness.report.figures import kept_durations, write_figures
+from harness.report.figures import kept_durations, measured_durations, write_figures
 from harness.report.matrix import AXES, Cell, MatrixError, Unit, pairwise, read_matrix, share, unique
 from harness.report.run import Case, Machine, RunError, Writer, read, read_events
 
@@ -320,6 +320,10 @@ def test_figures_of_a_full_run_are_kept_in_the_tree(tmp_path: Path) -> None:
     assert figures["boards"]["b"] == {"passed": 1, "failed": 1, "skipped": 0, "seconds": 30.1}
     assert (figures["short_s"], kept_durations(tmp_path)) == (0.1, {"long": 30.0})
     assert re.fullmatch("[0-9a-f]{64}", figures["run_sha256"])
+    assert measured_durations(tmp_path) == {"long": 30.0}
+    shorter = Writer.begin(tmp_path, "01", "pytest")
+    shorter.add(Case("long", "passed", "passed", seconds=20.0))
+    assert (measured_durations(tmp_path), kept_durations(tmp_path)) == ({"long": 20.0}, {"long": 30.0})
     with pytest.raises(RunError, match="shard 1/2"):
         write_figures(tmp_path, writer.folder, read(shard(tmp_path, 1, ["a"])))
 

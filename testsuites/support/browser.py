@@ -18,7 +18,7 @@ _QUIET = (
     "--disable-component-update",
     "--disable-sync",
 )
-needs_chromium = pytest.mark.skipif(CHROMIUM is None, reason="no chromium; `./quoin setup` installs it")
+needs_chromium = pytest.mark.skipif(CHROMIUM is None, reason="no chromium on this host")
 
 
 # For each wait: a busy host takes long. No wait may evaluate a text: the page's policy forbids that.
