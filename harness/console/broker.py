@@ -119,6 +119,7 @@ class Broker:
         self._outgoing = bytearray()
         self._room = memoryview(bytearray(PIECE))
         self._drains: list[threading.Event] = []
+        self._stopping: str | None = None
         self._small_pieces = 0
         self._read_s = 0.0
         self._waker = Waker()
@@ -225,7 +226,15 @@ class Broker:
         with self.changed:
             self._sequence = SequenceCheck()
             self.frames.clear()
-            self.stopped = None
+            self.stopped = self._stopping = None
+
+    def stop(self, why: str) -> None:
+        """The target prints nothing more: `stopped` says so as soon as all is read that it has printed."""
+        with self.changed:
+            self._stopping = self._stopping or why
+            if self.closed is not None:
+                self._say_stopped()
+        self._waker.wake()
 
     # Going back with a target that goes back (harness.console.clean_target). It stands still meanwhile.
 
@@ -239,6 +248,8 @@ class Broker:
         drained = threading.Event()
         with self.changed:
             self._drains.append(drained)
+            if self.closed is not None:
+                drained.set()
         self._waker.wake()
         if not drained.wait(timeout_s) or self.closed is not None:
             raise ConsoleFault(f"the console was not read to its end within {timeout_s:g} s: {self.closed or 'busy'}")
@@ -276,6 +287,7 @@ class Broker:
         with self.changed:
             self._end_line()
             self.closed = reason
+            self._say_stopped()
             if self._away:
                 self._away, self.fault = False, reason
             for drained in self._drains:
@@ -345,7 +357,8 @@ class Broker:
         """Where somebody waits for it, read until nothing is left; False at the end of the console."""
         with self.changed:
             drains, self._drains = self._drains, []
-        while drains:
+            stopping = self._stopping is not None and self.stopped is None
+        while drains or stopping:
             piece, going_on = self._read(fd)
             if piece:
                 self._take(piece, time.monotonic())
@@ -354,9 +367,16 @@ class Broker:
                 return False
             if not piece:
                 break
+        if stopping:
+            with self.changed:
+                self._say_stopped()
         for drained in drains:
             drained.set()
         return True
+
+    def _say_stopped(self) -> None:
+        self.stopped = self.stopped or self._stopping
+        self.changed.notify_all()
 
     def _take(self, piece: bytes, now: float) -> None:
         close = len(piece) < _SMALL and now - self._read_s < _CLOSE_S

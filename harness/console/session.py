@@ -194,10 +194,7 @@ class Session:
             self.broker.note(str(event))
         stopping = event.name == "SHUTDOWN" or event.kind is Kind.EXIT
         if stopping and not event.data.get("asked"):
-            with self.broker.changed:
-                if self.broker.stopped is None:
-                    self.broker.stopped = str(event)
-                self.broker.changed.notify_all()
+            self.broker.stop(str(event))
 
 
 def _log_fault(path: Path, error: OSError) -> LabError:

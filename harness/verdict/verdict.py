@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import enum
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from harness.board import LabError
-from harness.console import ConsoleClosed, Direction, ExpectTimeout, PanicReport, Session, TargetPanicked
+from harness.console import ConsoleClosed, ConsoleFault, Direction, ExpectTimeout, PanicReport, Session, TargetPanicked
 from harness.machine import QemuDied, QemuMachine
 from harness.verdict.activity import Activity, sample
 from harness.verdict.symbols import Symbols, slide_of, symbolise
@@ -73,6 +74,9 @@ def _by_guest(session: Session, error: BaseException | None, kernel: Path | None
         return Finding(Verdict.PANICKED, report.message, panic_lines(session, report, kernel))
     reset = session.machine.guest_reset
     if reset is not None and not session.reset_expected:
+        # The monitor may be heard before the console is read to the end.
+        with contextlib.suppress(ConsoleFault):
+            session.broker.drain(_DYING_S)
         stage = _stage(session)
         return Finding(Verdict.RESET, f"the guest reset the machine ({reset}){stage}")
     return None

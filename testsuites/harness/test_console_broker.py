@@ -26,6 +26,7 @@ from harness.console import (
     LogFile,
     TargetPanicked,
 )
+from harness.console.broker import PIECE
 from harness.console.framing import Frame, decode, encode
 
 
@@ -117,6 +118,27 @@ def test_the_end_of_the_console_wakes_whoever_waits(peer: Peer) -> None:
     with pytest.raises(ConsoleClosed, match="ended before 'never'"):
         peer.console.expect("never", 30)
     assert str(peer.console.last_lines(1)[0]) == "last words"
+
+
+@pytest.mark.requirement("DEV-02", "TST-30")
+def test_what_was_printed_before_the_end_is_read_before_the_end_is_told() -> None:
+    ours, theirs = socket.socketpair()
+    broker = Broker(ours)
+    console = Console(broker)
+    try:
+        theirs.sendall(b"boot: cpus: 4\n" + PIECE * b"x" + b"\nlast words\n")
+        # The monitor is heard at once, and the console when its thread gets a CPU.
+        broker.stop("the guest reset the machine")
+        broker.start()
+        assert console.expect("last words", 10)
+        with pytest.raises(ConsoleClosed, match="the guest reset the machine"):
+            console.expect("more", 10)
+        broker.drain(10)
+    finally:
+        broker.close()
+        theirs.close()
+    with pytest.raises(ConsoleFault, match="closed by the lab"):
+        broker.drain(3600)
 
 
 @pytest.mark.requirement("OBS-09", "TST-02")
