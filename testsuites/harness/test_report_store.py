@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import subprocess
+import time
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -61,7 +62,9 @@ def run(project: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
 
 @needs_chromium
 def test_a_planted_failure_is_on_the_page_with_verdict_line_registers_and_replay_command(project: Path) -> None:
+    began_s = time.monotonic()
     done = run(project, "--report", "-n", "2")
+    took_s = time.monotonic() - began_s
     assert done.returncode == 1, done.stdout + done.stderr
     kept = read(find(project, None))
     tests = {test.id.partition("::")[2]: test for test in kept.tests}
@@ -78,10 +81,11 @@ def test_a_planted_failure_is_on_the_page_with_verdict_line_registers_and_replay
     assert "no 'never' on the console" in red.cause
     assert tests["test_skipped"].cause == "not today"
     assert [metric["metric"]["name"] for metric in kept.metrics] == ["host.answer"]
-    # One clock: the machine is on before its test ends, and no test begins before the run.
+    # One clock, from the run's begin on: a machine is switched on and a test ends within the run, in that order.
+    assert kept.seconds is not None and kept.seconds < took_s
     on = {machine.name: machine for machine in kept.machines}
     assert on.keys() == {*red.machines, *green.machines}
-    assert all(0 < test.begin_s < on[test.machines[0]].started_s < test.end_s for test in (red, green))
+    assert all(0 < test.begin_s < on[test.machines[0]].started_s < test.end_s < kept.seconds for test in (red, green))
     with browser() as chromium:
         page = chromium.new_page()
         page.set_viewport_size({"width": 360, "height": 740})
