@@ -57,13 +57,13 @@ def build(
     `on_line` gets each line worth showing. Raises BuildError.
     """
     say: OnLine = on_line if on_line is not None else _silent
-    if (packed := os.environ.get(PREBUILT)) and not own_target:
-        return load(Path(packed) / f"{arch}-{profile}")
     if arch not in ARCHES or profile not in PROFILES:
         raise BuildError(
             f"an architecture of {', '.join(ARCHES)} and a profile of {', '.join(PROFILES)}",
             f"{arch} {profile}",
         )
+    if (packed := os.environ.get(PREBUILT)) and not own_target:
+        return load(Path(packed) / f"{arch}-{profile}")
     directory = directory_of(arch, profile, own_target=own_target)
     with _held(directory):
         toolchain = discover()

@@ -6,6 +6,7 @@ import argparse
 import json
 import os
 import re
+import shutil
 import sys
 import tempfile
 import time
@@ -80,7 +81,7 @@ def run(args: argparse.Namespace, rest: Sequence[str]) -> int:
         if args.build_only:
             return _pack(builds, args.pack, durations)
     if args.resume is not None:
-        writer, units = resumed(TOP, args.resume or None, _kind(matrix, args, rest))
+        writer, units = resumed(TOP, args.resume or None, _kind(matrix, args, rest), args.shard or "")
     else:
         units = unique(collected(TOP, matrix.units(), rest, jobs))
         plan = [test for unit in units for test in unit.tests]
@@ -152,14 +153,15 @@ def begun(top: Path, kind: str, units: Sequence[Unit], facts: Mapping[str, Any])
     return writer
 
 
-def resumed(top: Path, name: str | None, kind: str) -> tuple[Writer, list[Unit]]:
+def resumed(top: Path, name: str | None, kind: str, shard: str = "") -> tuple[Writer, list[Unit]]:
     """A run that was cut short, and its units with what is left. Raises RunError where the tree is another now."""
     from harness.measure.tools import revision
     from harness.report.matrix import read_plan
     from harness.report.run import RunError, Writer, find, folders, read_events, read_head
 
     if name is None:
-        name = next((f.name for f in reversed(folders(top)) if read_head(f).kind == kind), None)
+        heads = [read_head(folder) for folder in reversed(folders(top))]
+        name = next((head.name for head in heads if (head.kind, head.shard) == (kind, shard)), None)
         if name is None:
             raise RunError(f"no run of `quoin {kind}` to go on with; see: quoin report --list")
     writer = Writer(find(top, name))
@@ -172,9 +174,8 @@ def resumed(top: Path, name: str | None, kind: str) -> tuple[Writer, list[Unit]]
     done = {test.id for test in read_events(writer.folder).tests}
     left = [replace(unit, tests=tuple(test for test in unit.tests if test not in done)) for unit in plan]
     writer.resumed()
-    print(
-        f"matrix: {writer.head.name} goes on: {len(done)} tests have ended, {sum(len(u.tests) for u in left)} are left"
-    )
+    more = sum(len(unit.tests) for unit in left)
+    print(f"matrix: {writer.head.name} goes on: {len(done)} tests have ended, {more} are left")
     return writer, [unit for unit in left if unit.tests]
 
 
@@ -252,7 +253,8 @@ class Progress:
                 self._failed += test["outcome"] == "failed"
                 self._took += self._expected([test["id"]])
         if self._terminal:
-            self._out.write(f"{_CLEARED}{self.line()}: {', '.join(running)}"[:160])
+            told = f"{self.line()}: {', '.join(running)}"
+            self._out.write(_CLEARED + told[: shutil.get_terminal_size().columns - 1])
             self._out.flush()
         elif time.monotonic() - self._told > _PLAIN_S:
             self._told = time.monotonic()

@@ -86,12 +86,6 @@ class Case:
     machines: tuple[str, ...] = ()
     log: str = ""
 
-    @property
-    def suite(self) -> str:
-        """The folder or file below `testsuites` that it stands in, such as `boot`."""
-        path = self.id.partition("::")[0].removeprefix("testsuites/")
-        return path.rpartition("/")[0] or path
-
 
 @dataclass(frozen=True, slots=True)
 class Machine:
