@@ -34,7 +34,6 @@ pub struct PerCpu {
     pub hardware: HardwareId,
     pub arch: arch::cpu::ArchCpu,
 
-    pub queue: RunQueue,
     /// The current thread began to wait: its waker queues it, not this CPU.
     pub blocked: Cell<bool>,
     /// The current thread's time is up, or another may be more urgent.
@@ -43,6 +42,7 @@ pub struct PerCpu {
     pub active_root: Cell<PhysAddr>,
     /// How often the CPU has left the kernel, simple calls aside.
     pub left: AtomicU64,
+    pub queue: RunQueue,
     /// It waits for an interrupt, and has nothing of the kernel's in hand.
     pub asleep: AtomicBool,
     /// Set by `smp` once the CPU has arrived.

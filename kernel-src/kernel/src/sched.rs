@@ -109,7 +109,7 @@ pub fn ready(thread: Ref<Thread>) {
     let home = thread.home;
     let mut queues = percpu::all()[home.0].queue.queues.lock();
     // Not before: the order of the sleepers is that of their times.
-    let limited = thread.wake_at.swap(0, Ordering::Relaxed) != 0;
+    let limited = thread.wake_at.load(Ordering::Relaxed) != 0 && thread.set_wake_at(0);
     let sleeper = if limited { queues.sleepers.remove(&thread) } else { None };
     queues.push(thread);
     drop(queues);
@@ -138,7 +138,7 @@ pub fn sleep_until(thread: &Thread, deadline: Nanos) {
 /// The wait that the current thread is about to begin lasts until `deadline` at most.
 pub fn limit(thread: &Thread, deadline: Nanos) {
     let mut queues = percpu::this().queue.queues.lock();
-    thread.wake_at.store(deadline.0.max(1), Ordering::Relaxed);
+    thread.set_wake_at(deadline.0.max(1));
     queues.sleepers.insert(Ref::share(thread), |other| other.wake_at.load(Ordering::Relaxed) > deadline.0);
 }
 
@@ -148,7 +148,7 @@ pub fn wait_no_more(thread: &Thread) {
     cpu.blocked.set(false);
     if thread.wake_at.load(Ordering::Relaxed) != 0 {
         let mut queues = cpu.queue.queues.lock();
-        thread.wake_at.store(0, Ordering::Relaxed);
+        thread.set_wake_at(0);
         let sleeper = queues.sleepers.remove(thread);
         drop(queues);
         drop(sleeper);
@@ -162,7 +162,7 @@ pub fn timer_fired() {
     let mut queues = cpu.queue.queues.lock();
     while queues.next_wake().is_some_and(|due| due <= now) {
         if let Some(thread) = queues.sleepers.pop() {
-            thread.wake_at.store(0, Ordering::Relaxed);
+            thread.set_wake_at(0);
             if thread.expire() {
                 queues.push(thread);
             }
@@ -179,7 +179,7 @@ pub fn leave() -> ! {
     settle_current(cpu);
     loop {
         if let Some(thread) = percpu::current() {
-            activate(cpu, thread.process().root());
+            activate(cpu, thread.root);
             arch::task::resume(thread)
         }
         let next = cpu.queue.queues.lock().pop();

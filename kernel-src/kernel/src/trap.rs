@@ -1,6 +1,12 @@
 //! Traps from user mode, once the architecture has saved and decoded them.
 
-use crate::{addr::VirtAddr, arch, object, percpu, sched, syscall};
+use crate::{
+    addr::VirtAddr,
+    arch,
+    object::{self, Thread},
+    percpu::{self, PerCpu},
+    sched,
+};
 use core::fmt;
 
 /// What went wrong in user mode, in words that all architectures share.
@@ -62,14 +68,9 @@ impl fmt::Display for Cause {
 }
 
 /// A system call that may block; the caller's registers are saved, the pc behind the instruction.
-pub extern "C" fn system_call() -> ! {
+pub extern "C" fn system_call(cpu: &'static PerCpu, thread: &'static Thread) -> ! {
     crate::jitter::pause();
-    let thread = sched::current();
-    if let Some(next) = object::switch(percpu::this(), thread) {
-        arch::task::resume(next)
-    }
-    syscall::dispatch(thread);
-    sched::leave()
+    object::carry_out(cpu, thread)
 }
 
 /// A fault of the current thread's program: it ends, nothing else does.

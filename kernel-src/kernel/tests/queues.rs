@@ -109,7 +109,12 @@ proptest! {
                     let model = &mut models[list];
                     let behind = model.iter().rposition(|&(_, other)| other >= priority).map_or(0, |index| index + 1);
                     model.insert(behind, (items.len(), priority));
-                    lists[list].insert(new(&mut items, priority), |other| other.priority.get() < priority);
+                    let item = new(&mut items, priority);
+                    if lists[list].is_empty() {
+                        lists[list].start(item);
+                    } else {
+                        lists[list].insert(item, |other| other.priority.get() < priority);
+                    }
                 }
                 Action::Pop { list } => {
                     let taken = lists[list].pop();

@@ -48,11 +48,13 @@
 //!   `Frame::new(entry: VirtAddr, stack: VirtAddr, argument: u64, tls: u64) -> Frame` sets every register;
 //!   `&self`: `call_number() -> u64`, `argument(usize) -> u64` (0 to 5), `capability() -> u64`, `info() -> u64`,
 //!   `message_words() -> [u64; 8]`, `pc() -> VirtAddr`; `&mut self`: `set_result(abi::Outcome)` (plain calls),
-//!   `set_message(status: u64, info: u64, words: [u64; 8])`, `restart_call()`: moves the pc back onto the call
+//!   `set_received(status: u64, badge: u64, info: u64)`, `set_words([u64; 8])`, `set_message` for both, `restart_call()`: moves the pc back onto the call
 //!   instruction (saved pc is after it); `Display` prints all registers, several a line, each line indented by two blanks
 //! - `ELF_MACHINE: u16`
 //! - `on_stack(VirtAddr, extern "C" fn() -> !) -> !`: goes on there, on an empty stack
-//! - `resume(&Thread) -> !`: leaves the kernel with exactly those registers (FP unit off in this slice)
+//! - `resume(&Thread) -> !`: leaves the kernel with exactly those registers (FP unit off in this slice);
+//!   `resume_with(&Thread, from: &Thread, lock: &AtomicU32) -> !`: the same, but for the payload, which is in the
+//!   registers of `from` until that word is 0
 //!
 //! `timer`
 //! - `init(&BootInfo)`, `init_cpu()`; `now() -> Nanos`: the same on all CPUs; `arm(Option<Nanos>)`: writes the comparator every
@@ -60,7 +62,7 @@
 //!
 //! `trap`
 //! - stubs: user mode is saved straight into `PerCpu::current`, then on the CPU's kernel stack one of
-//!   `trap::system_call() -> !`, `trap::fault(Fault) -> !`, `trap::interrupted() -> !` (after `irq` dispatch);
+//!   `trap::system_call(&PerCpu, &Thread) -> !`, `trap::fault(Fault) -> !`, `trap::interrupted() -> !` (after `irq` dispatch);
 //!   calls below `abi::SIMPLE_CALLS` save only what the C ABI clobbers and call `syscall::SIMPLE[number]`
 //! - traps in kernel mode: fix-up of `copy_user`, or a panic through `panic::exception(Fault, frame pointer, &dyn Display of registers)`
 //!

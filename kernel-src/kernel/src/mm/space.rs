@@ -17,6 +17,8 @@ use core::ptr;
 
 pub struct Space {
     tables: Tables,
+    /// What makes these tables the ones in force.
+    root: PhysAddr,
     pages: usize,
 }
 
@@ -24,11 +26,11 @@ impl Space {
     pub fn new() -> Result<Self, abi::Error> {
         let tables = Tables::new()?;
         paging::share_kernel_half(tables.root);
-        Ok(Self { tables, pages: 0 })
+        Ok(Self { root: arch::mm::user_root(tables.root), tables, pages: 0 })
     }
 
     pub fn root(&self) -> PhysAddr {
-        self.tables.root
+        self.root
     }
 
     /// Pages of user memory.
@@ -76,6 +78,7 @@ impl Space {
 
 impl Drop for Space {
     fn drop(&mut self) {
+        arch::mm::forget_user(self.root);
         self.tables.clear_user(&mut frames::free_user);
         frames::free_kernel(self.tables.root, 0);
     }

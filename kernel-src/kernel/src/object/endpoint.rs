@@ -5,7 +5,7 @@
 //! shows the registers from which its call starts again.
 
 use super::{
-    thread::{Owed, State, Thread},
+    thread::{Owed, RECEIVES, SENDS, State, Thread},
     wait::{self, Meeting, Queues},
 };
 use crate::{
@@ -42,7 +42,7 @@ pub const fn call_of(number: u64) -> u64 {
 }
 
 /// What a thread's registers say: the info, and the words with zeros where it announces none.
-#[inline(always)]
+#[inline(always)] // so that the fast path calls nothing
 pub fn message_of(frame: &arch::task::Frame) -> (u64, [u64; MESSAGE_WORDS]) {
     let (info, mut words) = (frame.info(), frame.message_words());
     let length = MessageInfo(info).length();
@@ -99,7 +99,7 @@ impl Endpoint {
         if !slot.still(found) {
             return Err(Error::InvalidCapability);
         }
-        sender.come_by(slot, found);
+        sender.come_by(SENDS, slot, found);
         let Some(receiver) = queues.receivers.take_first() else {
             may_wait(sender)?;
             queues.senders.wait(sender, State::Sending);
@@ -147,7 +147,7 @@ impl Endpoint {
                 return Ok(());
             }
             may_wait(receiver)?;
-            receiver.come_by(slot, found);
+            receiver.come_by(RECEIVES, slot, found);
             queues.receivers.wait(receiver, State::Receiving);
             receiver.listed.set(&self.meeting);
             drop(queues);
@@ -188,7 +188,7 @@ fn accept(sender: Ref<Thread>, receiver: &Thread) {
 /// Moves what `sender`'s registers hold to `receiver`, which then owes a reply or not.
 fn hand_over(sender: &Thread, receiver: &Thread, owed: Option<Owed>) {
     let (info, words) = payload(sender);
-    deliver(receiver, sender.via.badge(), info, words);
+    deliver(receiver, sender.via[SENDS].badge(), info, words);
     receiver.owed.with(|owes| *owes = owed);
 }
 

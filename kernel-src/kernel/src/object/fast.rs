@@ -9,129 +9,234 @@
 use super::{
     cnode,
     endpoint::{Endpoint, LOST, message_of},
-    thread::{Owed, State, Thread},
+    thread::{Owed, RECEIVES, SENDS, State, Thread},
     wait::{Meeting, Queues},
 };
 use crate::{
-    arch::task::Frame,
+    arch::{self, task::Frame},
     percpu::{self, PerCpu},
     sched,
-    sync::{Found, Ref, Slot, SpinGuard, ending},
+    sync::{Ref, SpinGuard, ending, tree},
+    syscall,
 };
-use abi::{ADDRESS_BITS, Call, MessageInfo, REPLY_LOST, Rights};
-use core::sync::atomic::Ordering;
+use abi::{ADDRESS_BITS, Call, MESSAGE_WORDS, REPLY_LOST, Rights};
+use core::convert::Infallible;
 
-/// What a message call of the current thread is about.
-struct Way {
-    meeting: &'static Meeting,
-    queues: SpinGuard<'static, Queues>,
-    slot: &'static Slot,
-    found: Found,
+/// What a name that a thread has used means, so that the next call need not go that way again: the object of the
+/// capability that the thread came by. That no CNode's capability has left its slot since says that the way leads to
+/// that slot still.
+pub struct Known {
+    name: u64,
+    ways: u64,
+    meeting: Option<&'static Meeting>,
 }
 
-/// The endpoint that a thread names, locked, if it may be used so and its message is a valid one.
+impl Known {
+    /// No capability has this name: its generation is never reached.
+    pub const NONE: Self = Self { name: u64::MAX, ways: 0, meeting: None };
+}
+
+/// What a thread's name means, if it knows.
 #[inline(always)]
-fn way(thread: &'static Thread, frame: &Frame, rights: Rights) -> Option<Way> {
-    let name = frame.capability();
+fn known(thread: &'static Thread, frame: &Frame, which: usize) -> Option<&'static Meeting> {
+    // SAFETY: it is the thread's own while it runs, and nobody else's.
+    let known = unsafe { &*thread.known[which].as_ptr() };
+    if known.name != frame.capability() || known.ways != tree::ways() {
+        return None;
+    }
+    // SAFETY: what has a name was learned.
+    Some(unsafe { known.meeting.unwrap_unchecked() })
+}
+
+/// The queues of a meeting that is known, if it is still there.
+#[inline(always)]
+fn lock(thread: &Thread, which: usize, meeting: &'static Meeting) -> Option<SpinGuard<'static, Queues>> {
+    // SAFETY: what is known has a slot, to which a way leads still: it is there until this CPU leaves the kernel.
+    let holds = unsafe { thread.via[which].holder() };
+    // And so is what the slot names.
+    if holds() { meeting.try_lock().filter(|_| holds()) } else { None }
+}
+
+/// Finds the endpoint that a thread names; None where it may not be used so.
+fn learn(thread: &'static Thread, which: usize, rights: Rights) -> Option<()> {
+    // SAFETY: as in `known`, and for registers as in `attempt`.
+    let (known, name) = unsafe { (&mut *thread.known[which].as_ptr(), (*thread.frame.as_ptr()).capability()) };
+    *known = Known::NONE;
+    let ways = tree::ways();
     let slot = cnode::resolve(thread.process().names(), name, ADDRESS_BITS, Rights::NONE).ok()?;
     let found = slot.look_up()?;
     let generation = name >> ADDRESS_BITS;
     let endpoint: &'static Endpoint = found.object()?;
-    let fits = (generation == 0 || generation == found.generation()) && found.rights().have(rights);
-    if !fits || !MessageInfo(frame.info()).is_valid() {
+    if generation != 0 && generation != found.generation() || !found.rights().have(rights) {
         return None;
     }
-    let meeting = endpoint.meeting();
-    let queues = meeting.try_lock()?;
-    slot.still(&found).then_some(Way { meeting, queues, slot, found })
+    thread.via[which].set(slot, &found, found.id());
+    *known = Known { name, ways, meeting: Some(endpoint.meeting()) };
+    Some(())
 }
 
 /// Whether a thread that waits may take over this CPU from `thread` at once. What runs is at least as urgent as all that
 /// is queued here, and so is whoever is as urgent as it.
 #[inline(always)]
-fn may_run(cpu: &PerCpu, thread: &Thread, next: &Thread, state: State) -> bool {
-    next.home == cpu.id
-        && next.priority >= thread.priority
-        && next.waits_for(state)
-        && next.wake_at.load(Ordering::Relaxed) == 0
-        && !cpu.reschedule.get()
+fn may_run(cpu: &PerCpu, thread: &Thread, next: &Thread) -> bool {
+    next.is_direct(cpu) && next.priority >= thread.priority && !cpu.reschedule.get()
 }
 
-/// Carries out a message call of the current thread, which it leaves waiting, and gives the thread that runs now.
+/// Carries out a call of the current thread, here if it can be done so. What is rare never comes back to the common way,
+/// which therefore has nothing to save from it.
 #[inline(always)]
-pub fn switch(cpu: &'static PerCpu, thread: &'static Thread) -> Option<&'static Thread> {
+pub fn carry_out(cpu: &'static PerCpu, thread: &'static Thread) -> ! {
+    attempt::<true>(cpu, thread);
+    carry_out_slowly(thread)
+}
+
+#[cold]
+#[inline(never)]
+fn carry_out_slowly(thread: &'static Thread) -> ! {
+    syscall::dispatch(thread);
+    sched::leave()
+}
+
+/// Names that are new are learned, which is done once; then all is as before.
+#[cold]
+#[inline(never)]
+fn again(cpu: &'static PerCpu, thread: &'static Thread, which: usize, rights: Rights) -> ! {
+    learn(thread, which, rights).and_then(|()| attempt::<false>(cpu, thread));
+    carry_out_slowly(thread)
+}
+
+/// Carries out a message call that leaves the current thread waiting, and goes on with another. It comes back, with
+/// nothing changed, where that is not to be.
+#[inline(always)]
+fn attempt<const FIRST: bool>(cpu: &'static PerCpu, thread: &'static Thread) -> Option<Infallible> {
     // SAFETY: the thread has just entered the kernel on this CPU, which alone has its registers while it runs.
     let frame = unsafe { &mut *thread.frame.as_ptr() };
-    let next = match frame.call_number() {
-        number if number == Call::Call as u64 => call(cpu, thread, frame)?,
-        number if number == Call::ReplyReceive as u64 => reply_receive(cpu, thread, frame)?,
+    match frame.call_number() {
+        number if number == Call::Call as u64 => call::<FIRST>(cpu, thread, frame),
+        number if number == Call::ReplyReceive as u64 => reply_receive::<FIRST>(cpu, thread, frame),
+        _ => None,
+    }
+}
+
+/// The info of a thread's message, if it is a valid one: words that it does not announce are 0 from here on.
+#[inline(always)]
+fn announced(frame: &mut Frame) -> Option<u64> {
+    let info = frame.info();
+    match (info & 0xffff) as usize {
+        MESSAGE_WORDS => {}
+        0 => frame.set_words([0; MESSAGE_WORDS]),
+        length if length < MESSAGE_WORDS => frame.set_words(message_of(frame).1),
         _ => return None,
-    };
-    sched::activate(cpu, next.process().root());
+    }
+    Some(info)
+}
+
+/// The last steps of both: the next thread's tables, and what else comes with a way out of the kernel. Its payload are
+/// the words in the registers of the thread before, which nobody may change while this CPU has the lock.
+#[inline(always)]
+fn finish(cpu: &'static PerCpu, thread: &'static Thread, next: &'static Thread, queues: SpinGuard<'_, Queues>) -> ! {
+    if cpu.active_root.replace(next.root) != next.root {
+        arch::mm::activate_user(next.root);
+    }
+    ending::left(cpu);
+    if ending::pending() != 0 || thread.is_doomed() {
+        finish_slowly(cpu, thread, next, queues)
+    }
+    arch::task::resume_with(next, thread, queues.into_word())
+}
+
+#[cold]
+#[inline(never)]
+fn finish_slowly(
+    cpu: &'static PerCpu,
+    thread: &'static Thread,
+    next: &'static Thread,
+    queues: SpinGuard<'_, Queues>,
+) -> ! {
+    // SAFETY: nobody else has the registers of the next until it runs; as for the other's, see `finish`.
+    let (to, from) = unsafe { (&mut *next.frame.as_ptr(), &*thread.frame.as_ptr()) };
+    to.set_words(from.message_words());
+    drop(queues);
     ending::quiescent(cpu);
     // Its end was asked for before it waited: then nobody else ends that wait.
     if thread.is_doomed() && thread.end_wait() {
         sched::ready(Ref::share(thread));
     }
-    if cpu.reschedule.get() {
-        // Somebody was woken meanwhile, and shares this CPU from now on.
-        sched::leave()
-    }
-    Some(next)
+    // Somebody may have been woken meanwhile, and share this CPU from now on.
+    sched::leave()
 }
 
 #[inline(always)]
-fn call(cpu: &PerCpu, caller: &'static Thread, frame: &mut Frame) -> Option<&'static Thread> {
-    let Way { mut queues, slot, found, .. } = way(caller, frame, Rights::WRITE.with(Rights::CALL))?;
-    let server = queues.receivers.front()?;
-    if !may_run(cpu, caller, server, State::Receiving) || !server.end_wait_if(State::Receiving) {
+fn call<const FIRST: bool>(cpu: &'static PerCpu, caller: &'static Thread, frame: &mut Frame) -> Option<Infallible> {
+    let Some(meeting) = known(caller, frame, SENDS) else {
+        return if FIRST { again(cpu, caller, SENDS, Rights::WRITE.with(Rights::CALL)) } else { None };
+    };
+    let info = announced(frame)?;
+    let mut queues = lock(caller, SENDS, meeting)?;
+    // SAFETY: what is listed is a thread.
+    let server = unsafe { &*core::ptr::from_ref(queues.receivers.front()?) };
+    if !may_run(cpu, caller, server) || !server.end_wait_if(State::Receiving) {
         return None;
     }
     // From here on there is no way back: the server's wait is over, by this call alone.
-    let server = queues.receivers.pop()?;
+    // SAFETY: it was in front, and this CPU has the lock.
+    let server = unsafe { queues.receivers.pop(server) };
     server.listed.let_go();
-    drop(queues);
-    caller.come_by(slot, &found);
     let token = caller.begin_call();
     caller.wait_on(State::Replying);
     // SAFETY: its wait was ended here, so nobody else has its registers until it runs.
     let to = unsafe { &mut *server.frame.as_ptr() };
-    let status = if to.call_number() & LOST != 0 { REPLY_LOST } else { 0 };
+    // No other bit is so high where a thread receives.
+    let status = to.call_number() / LOST * REPLY_LOST;
     to.finish_call();
-    let (info, words) = message_of(frame);
-    to.set_message(status, found.content.badge, info, words);
-    let (caller, server) = percpu::switch_current(cpu, server);
+    to.set_received(status, caller.via[SENDS].badge(), info);
+    let (thread, server) = percpu::switch_current(cpu, server);
     // SAFETY: as above; who waits for a message owes nothing, so nothing is dropped.
-    unsafe { server.owed.as_ptr().write(Some(Owed { caller, token })) };
-    Some(server)
+    unsafe { server.owed.as_ptr().write(Some(Owed { caller: thread, token })) };
+    finish(cpu, caller, server, queues)
 }
 
 #[inline(always)]
-fn reply_receive(cpu: &PerCpu, server: &'static Thread, frame: &mut Frame) -> Option<&'static Thread> {
-    let Way { meeting, mut queues, slot, found } = way(server, frame, Rights::READ)?;
+fn reply_receive<const FIRST: bool>(
+    cpu: &'static PerCpu,
+    server: &'static Thread,
+    frame: &mut Frame,
+) -> Option<Infallible> {
+    let Some(meeting) = known(server, frame, RECEIVES) else {
+        return if FIRST { again(cpu, server, RECEIVES, Rights::READ) } else { None };
+    };
+    let info = announced(frame)?;
+    let mut queues = lock(server, RECEIVES, meeting)?;
     // SAFETY: what it owes is its own while it runs.
     let owing = unsafe { &mut *server.owed.as_ptr() };
     let Owed { caller, token } = owing.as_ref()?;
-    let answers = may_run(cpu, server, caller, State::Replying);
+    let answers = may_run(cpu, server, caller);
     if !answers || !queues.senders.is_empty() || server.bound.get().is_some() || !caller.end_call(*token) {
         return None;
     }
     // From here on there is no way back: the call is answered.
-    let Owed { caller, .. } = owing.take()?;
+    // SAFETY: it was there above.
+    let Owed { caller, .. } = unsafe { owing.take().unwrap_unchecked() };
     if !caller.end_wait() {
-        // Its end came between. The rest of this call goes the slow way.
-        frame.set_call_number(Call::Receive as u64 | LOST);
-        return None;
+        drop(queues);
+        answered_nobody(caller, server)
     }
-    let (info, words) = message_of(frame);
     // SAFETY: its wait was ended here, so nobody else has its registers until it runs.
-    unsafe { &mut *caller.frame.as_ptr() }.set_message(0, 0, info, words);
+    unsafe { &mut *caller.frame.as_ptr() }.set_received(0, 0, info);
     frame.set_call_number(Call::Receive as u64);
     frame.restart_call();
-    server.come_by(slot, &found);
     server.listed.set(meeting);
     server.wait_on(State::Receiving);
-    let (server, caller) = percpu::switch_current(cpu, caller);
-    queues.receivers.push(server);
-    Some(caller)
+    let (thread, caller) = percpu::switch_current(cpu, caller);
+    queues.receivers.push(thread);
+    finish(cpu, server, caller, queues)
+}
+
+/// The caller's end came between. The rest of the call goes the slow way.
+#[cold]
+#[inline(never)]
+fn answered_nobody(caller: Ref<Thread>, server: &'static Thread) -> ! {
+    drop(caller);
+    server.frame.with(|frame| frame.set_call_number(Call::Receive as u64 | LOST));
+    carry_out_slowly(server)
 }

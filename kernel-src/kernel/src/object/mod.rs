@@ -12,7 +12,7 @@ mod wait;
 
 pub use cnode::{CNode, resolve};
 pub use endpoint::{Endpoint, call_of, check_info, reply_before_receive, reply_owed};
-pub use fast::switch;
+pub use fast::carry_out;
 pub use notification::Notification;
 pub use process::{Process, claim, end_process, process_info, reap, spawn, spawn_requested};
 pub use reply::{Reply, may_copy};

@@ -2,7 +2,7 @@
 
 use super::{
     endpoint,
-    thread::{State, Thread},
+    thread::{RECEIVES, State, Thread},
     wait::{self, Meeting, Queues},
 };
 use crate::{
@@ -84,7 +84,7 @@ impl Notification {
             return Ok(Some(seen));
         }
         endpoint::may_wait(thread)?;
-        thread.come_by(slot, found);
+        thread.come_by(RECEIVES, slot, found);
         queues.receivers.wait(thread, State::Notified);
         thread.listed.set(&self.meeting);
         Ok(None)

@@ -1,19 +1,24 @@
 //! Threads: registers, a home CPU, and whether they run or wait.
 
 use super::{
+    fast::Known,
     notification::Notification,
     process::Process,
     wait::{Meeting, Waiting},
 };
 use crate::{
-    addr::{CpuId, VirtAddr},
+    addr::{CpuId, PhysAddr, VirtAddr},
     arch::task::Frame,
     config::DEFAULT_PRIORITY,
-    percpu, sched,
+    percpu::{self, PerCpu},
+    sched,
     sync::{Anchor, Found, Header, Link, Owned, Ref, Slot, Via},
 };
 use abi::{Error, MESSAGE_WORDS, ThreadInfo};
-use core::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
+use core::{
+    ptr,
+    sync::atomic::{AtomicBool, AtomicPtr, AtomicU32, AtomicU64, Ordering},
+};
 
 /// Queue kinds: a CPU's run queue and its sleepers; a process's threads.
 pub struct Queued;
@@ -21,7 +26,7 @@ pub struct Member;
 
 /// Whether a thread waits, and for what; the numbers are those of [`abi::ThreadInfo`].
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-#[repr(u8)]
+#[repr(u32)]
 pub enum State {
     /// Running, or in its home CPU's queue.
     Runnable = 0,
@@ -51,19 +56,24 @@ pub struct Thread {
     header: Header,
     id: u64,
     process: Ref<Process>,
+    /// Of its tables: the process's, at hand.
+    pub root: PhysAddr,
     pub priority: u8,
     /// The CPU in whose queue it is, and which alone runs it.
     pub home: CpuId,
-    state: AtomicU8,
+    /// A word, because RISC-V has no atomic operations on bytes.
+    state: AtomicU32,
     /// Its process has ended: it never returns to user mode.
     /// Stored before, and read after, `state`: so in one order with it, on all CPUs.
     doomed: AtomicBool,
     /// When it wakes, while it sleeps.
     pub wake_at: AtomicU64,
-    /// The capability by which it waits at an object, or called.
-    pub via: Via,
-    /// The number of the object at which it waits, or called.
-    waits_on: AtomicU64,
+    /// Its CPU, where whoever ends its wait may switch to it at once; null while there is a time to be taken care of.
+    direct: AtomicPtr<PerCpu>,
+    /// The capabilities by which it last sent, and received: by which it waits at an object, or called.
+    pub via: [Via; 2],
+    /// What the names of these meant.
+    pub(super) known: [Owned<Known>; 2],
     /// Where it is listed, perhaps while it waits there no more.
     pub listed: Anchor<Meeting>,
     /// The number of the call that waits for its answer, or 0. Who changes it to 0 ends that wait, and nobody else does.
@@ -89,6 +99,10 @@ crate::sync::linked!(Thread, Queued, queued);
 crate::sync::linked!(Thread, Waiting, waiting);
 crate::sync::linked!(Thread, Member, member);
 
+/// Which of the capabilities that a thread came by.
+pub const SENDS: usize = 0;
+pub const RECEIVES: usize = 1;
+
 /// What a new thread starts with.
 pub struct Start {
     pub entry: VirtAddr,
@@ -104,14 +118,16 @@ impl Thread {
             frame: Owned::new(Frame::new(start.entry, start.stack, start.argument, start.tls)),
             header: Header::new(),
             id: NEXT_ID.fetch_add(1, Ordering::Relaxed),
+            root: process.root(),
             process,
             priority: DEFAULT_PRIORITY,
             home: start.home,
-            state: AtomicU8::new(State::Runnable as u8),
+            state: AtomicU32::new(State::Runnable as u32),
             doomed: AtomicBool::new(false),
             wake_at: AtomicU64::new(0),
-            via: Via::default(),
-            waits_on: AtomicU64::new(0),
+            direct: AtomicPtr::new(ptr::from_ref(percpu::all()[start.home.0]).cast_mut()),
+            via: [Via::default(), Via::default()],
+            known: [const { Owned::new(Known::NONE) }; 2],
             listed: Anchor::default(),
             token: AtomicU64::new(0),
             calls: AtomicU64::new(0),
@@ -132,55 +148,68 @@ impl Thread {
     }
 
     /// It is about to wait by a capability. Under the lock of the object, if it is to be listed there.
+    pub fn come_by(&self, which: usize, slot: &Slot, found: &Found) {
+        if !self.via[which].is(slot, found) {
+            self.via[which].set(slot, found, found.id());
+            self.known[which].with(|known| *known = Known::NONE);
+        }
+    }
+
     #[inline(always)]
-    pub fn come_by(&self, slot: &Slot, found: &Found) {
-        self.via.set(slot, found);
-        self.waits_on.store(found.id(), Ordering::Relaxed);
+    pub fn is_direct(&self, cpu: &PerCpu) -> bool {
+        ptr::eq(self.direct.load(Ordering::Relaxed), cpu)
+    }
+
+    /// Its home CPU's queue wakes it at that time; 0 is never. That it did, before.
+    pub fn set_wake_at(&self, time: u64) -> bool {
+        let home = ptr::from_ref(percpu::all()[self.home.0]).cast_mut();
+        self.direct.store(if time == 0 { home } else { ptr::null_mut() }, Ordering::Relaxed);
+        self.wake_at.swap(time, Ordering::Relaxed) != 0
     }
 
     /// What it does, as far as that can be told while it may go on.
     pub fn info(&self) -> ThreadInfo {
         let state = self.state.load(Ordering::Acquire);
-        let at_object = (State::Sending as u8..=State::Notified as u8).contains(&state);
-        let object = if at_object { self.waits_on.load(Ordering::Relaxed) } else { 0 };
+        let object = match state {
+            state if state == State::Sending as u32 || state == State::Replying as u32 => self.via[SENDS].object(),
+            state if state == State::Receiving as u32 || state == State::Notified as u32 => self.via[RECEIVES].object(),
+            _ => 0,
+        };
         ThreadInfo { id: self.id, state: state.into(), object }
     }
 
-    pub fn waits_for(&self, state: State) -> bool {
-        self.state.load(Ordering::Acquire) == state as u8
-    }
-
     pub fn is_waiting(&self) -> bool {
-        self.state.load(Ordering::Acquire) != State::Runnable as u8
+        self.state.load(Ordering::Acquire) != State::Runnable as u32
     }
 
     /// The current thread waits from here on; it leaves its CPU when the kernel does. Whoever wakes it finds it through
     /// a list whose lock the caller holds.
     pub fn begin_wait(&self, state: State) {
         percpu::this().blocked.set(true);
-        self.state.store(state as u8, Ordering::SeqCst);
+        self.state.store(state as u32, Ordering::SeqCst);
     }
 
     /// Its wait ends, or goes on as another one: for whoever ended the first.
     pub fn wait_on(&self, state: State) {
-        self.state.store(state as u8, Ordering::SeqCst);
+        self.state.store(state as u32, Ordering::SeqCst);
     }
 
     /// One of several wakers succeeds. It alone makes the thread ready, and may write its registers before.
     pub fn end_wait(&self) -> bool {
-        self.state.swap(State::Runnable as u8, Ordering::SeqCst) != State::Runnable as u8
+        self.state.swap(State::Runnable as u32, Ordering::SeqCst) != State::Runnable as u32
     }
 
     /// The same, if this is what it waits for.
     pub fn end_wait_if(&self, state: State) -> bool {
-        self.state.compare_exchange(state as u8, State::Runnable as u8, Ordering::SeqCst, Ordering::Relaxed).is_ok()
+        self.state.compare_exchange(state as u32, State::Runnable as u32, Ordering::SeqCst, Ordering::Relaxed).is_ok()
     }
 
     /// A new call: the number that its answer has to name.
     pub fn begin_call(&self) -> u64 {
         let token = self.calls.load(Ordering::Relaxed) + 1;
         self.calls.store(token, Ordering::Relaxed);
-        self.token.store(token, Ordering::SeqCst);
+        // Whoever is to answer, or whose look at the state says that it waits, sees it.
+        self.token.store(token, Ordering::Relaxed);
         token
     }
 
@@ -193,17 +222,17 @@ impl Thread {
     /// any other starts again and finds that the time has passed.
     pub fn expire(&self) -> bool {
         let state = self.state.load(Ordering::SeqCst);
-        if state == State::Runnable as u8 {
+        if state == State::Runnable as u32 {
             return false;
         }
-        if state == State::Replying as u8 {
+        if state == State::Replying as u32 {
             if !self.end_call(self.token.load(Ordering::SeqCst)) {
                 return false;
             }
             self.frame.with(|frame| frame.set_message(Error::TimedOut.status(), 0, 0, [0; MESSAGE_WORDS]));
         }
         // Who has ended the wait meanwhile may have made another of it, and looks at the time then.
-        self.state.compare_exchange(state, State::Runnable as u8, Ordering::SeqCst, Ordering::Relaxed).is_ok()
+        self.state.compare_exchange(state, State::Runnable as u32, Ordering::SeqCst, Ordering::Relaxed).is_ok()
     }
 
     pub fn is_doomed(&self) -> bool {

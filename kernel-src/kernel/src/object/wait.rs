@@ -1,6 +1,6 @@
 //! Threads that wait for the same thing.
 
-use super::thread::{State, Thread};
+use super::thread::{RECEIVES, SENDS, State, Thread};
 use crate::{
     sched,
     sync::{List, Rank, Ref, Spin},
@@ -26,7 +26,11 @@ impl WaitList {
     }
 
     /// Lists a thread that waits already.
+    #[inline(always)]
     pub fn push(&mut self, thread: Ref<Thread>) {
+        if self.0.is_empty() {
+            return self.0.start(thread);
+        }
         let priority = thread.priority;
         self.0.insert(thread, |other| other.priority < priority);
     }
@@ -39,8 +43,15 @@ impl WaitList {
         self.0.front()
     }
 
-    pub fn pop(&mut self) -> Option<Ref<Thread>> {
-        self.0.pop()
+    /// Takes out the one that was found in front.
+    ///
+    /// # Safety
+    /// `front` is what that method has just given.
+    #[allow(unsafe_code)]
+    #[inline(always)]
+    pub unsafe fn pop(&mut self, front: &Thread) -> Ref<Thread> {
+        // SAFETY: as asked.
+        unsafe { self.0.take_out(front) }
     }
 
     pub fn wake_all(&mut self) {
@@ -79,11 +90,6 @@ impl Queues {
     pub const fn meeting() -> Meeting {
         Spin::new(Rank::Wait, Self { senders: WaitList::new(), receivers: WaitList::new(), bits: 0 })
     }
-
-    /// One that waits, for which `wanted` holds.
-    fn take(&mut self, wanted: impl Fn(&Thread) -> bool) -> Option<Ref<Thread>> {
-        self.senders.take(&wanted).or_else(|| self.receivers.take(&wanted))
-    }
 }
 
 /// Takes a thread that waits no more out of where it is still listed.
@@ -101,14 +107,17 @@ pub fn unlist(thread: &Thread) {
 /// Those who wait by a capability that is gone hear of it.
 pub fn settle(meeting: &Meeting) {
     let mut queues = meeting.lock();
-    while let Some(thread) = queues.take(|thread| !thread.via.holds()) {
+    let gone = |which: usize| move |thread: &Thread| !thread.via[which].holds();
+    while let Some(thread) = queues.senders.take(gone(SENDS)).or_else(|| queues.receivers.take(gone(RECEIVES))) {
         fail(thread);
     }
 }
 
 /// One of those who wait hears that the object is gone; false where nobody waits.
 pub fn dismiss(meeting: &Meeting) -> bool {
-    let taken = meeting.lock().take(|_| true);
+    let mut queues = meeting.lock();
+    let taken = queues.senders.take_first().or_else(|| queues.receivers.take_first());
+    drop(queues);
     taken.map(fail).is_some()
 }
 

@@ -96,10 +96,15 @@ pub fn pending() -> usize {
     PENDING.load(Ordering::Relaxed)
 }
 
-/// This CPU has nothing in hand that it looked up; where objects end, it takes a few steps at that.
-pub fn quiescent(cpu: &PerCpu) {
+/// This CPU has nothing in hand that it looked up.
+pub fn left(cpu: &PerCpu) {
     // Release: what it did with what it found comes before.
     cpu.left.store(cpu.left.load(Ordering::Relaxed) + 1, Ordering::Release);
+}
+
+/// The same; and where objects end, it takes a few steps at that.
+pub fn quiescent(cpu: &PerCpu) {
+    left(cpu);
     if pending() != 0 {
         advance(CAPABILITY_STEPS);
     }

@@ -92,6 +92,19 @@ impl<P: Linked<K>, K> List<P, K> {
         self.insert(item, |_| false);
     }
 
+    /// Puts in what is the only one then.
+    #[inline(always)]
+    pub fn start(&mut self, item: P) {
+        debug_assert!(self.is_empty());
+        let raw = item.into_raw();
+        // SAFETY: as in `insert`.
+        let link = P::link(unsafe { raw.as_ref() });
+        link.next.set(None);
+        link.previous.set(None);
+        link.list.store(self.identity(), Ordering::Relaxed);
+        (self.head, self.tail) = (Some(raw), Some(raw));
+    }
+
     /// Puts `item` behind all but the last of those that `goes_before` holds for.
     pub fn insert(&mut self, item: P, goes_before: impl Fn(&P::Object) -> bool) {
         let raw = item.into_raw();
@@ -115,23 +128,28 @@ impl<P: Linked<K>, K> List<P, K> {
     }
 
     pub fn pop(&mut self) -> Option<P> {
-        let first = self.head?;
         // SAFETY: as in `front`.
-        self.remove(unsafe { first.as_ref() })
+        let first = self.head.map(|first| unsafe { &*first.as_ptr() })?;
+        // SAFETY: it is in this list.
+        Some(unsafe { self.take_out(first) })
     }
 
     /// Takes `object` out, if it is here.
     pub fn remove(&mut self, object: &P::Object) -> Option<P> {
+        let is_here = P::link(object).list.load(Ordering::Relaxed) == self.identity();
+        // SAFETY: as asked.
+        is_here.then(|| unsafe { self.take_out(object) })
+    }
+
+    /// # Safety
+    /// `object` is in this list.
+    #[inline(always)]
+    pub unsafe fn take_out(&mut self, object: &P::Object) -> P {
         let link = P::link(object);
-        if link.list.load(Ordering::Relaxed) != self.identity() {
-            return None;
-        }
-        let (next, previous) = (link.next.take(), link.previous.take());
         link.list.store(ptr::null_mut(), Ordering::Relaxed);
-        // SAFETY: it is in the list, so `insert` got it from `into_raw`; and it leaves the list here.
-        let item = unsafe { P::from_raw(NonNull::from(object)) };
-        self.join(previous, next);
-        Some(item)
+        self.join(link.previous.get(), link.next.get());
+        // SAFETY: `insert` got it from `into_raw`; and it leaves the list here.
+        unsafe { P::from_raw(NonNull::from(object)) }
     }
 
     /// Takes out the first that `wanted` holds for.

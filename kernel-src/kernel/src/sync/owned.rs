@@ -39,7 +39,8 @@ impl<T> Owned<T> {
 /// Where something is, while it is there: the object that holds it has not ended, or has its memory still.
 ///
 /// Who puts something into an object sets the anchor, and who takes it out lets it go, both under the object's lock. The
-/// object is one that look-ups find, so its memory outlasts every stay in the kernel that began before it ended.
+/// object is one that look-ups find, so its memory outlasts every stay in the kernel that began before it ended. Only the
+/// CPU that sets the anchor follows it.
 pub struct Anchor<T> {
     at: AtomicPtr<T>,
     held: PhantomData<T>,
@@ -53,15 +54,15 @@ impl<T> Default for Anchor<T> {
 
 impl<T> Anchor<T> {
     pub fn set(&self, object: &T) {
-        self.at.store(ptr::from_ref(object).cast_mut(), Ordering::Release);
+        self.at.store(ptr::from_ref(object).cast_mut(), Ordering::Relaxed);
     }
 
     pub fn let_go(&self) {
-        self.at.store(ptr::null_mut(), Ordering::Release);
+        self.at.store(ptr::null_mut(), Ordering::Relaxed);
     }
 
     pub fn get(&self) -> Option<&T> {
         // SAFETY: it was set and not let go, so the object had not ended; and this CPU is in the kernel.
-        unsafe { self.at.load(Ordering::Acquire).as_ref() }
+        unsafe { self.at.load(Ordering::Relaxed).as_ref() }
     }
 }

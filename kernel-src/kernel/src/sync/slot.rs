@@ -339,19 +339,45 @@ fn forget_links(slot: &Slot) {
     [&slot.first_child, &slot.next, &slot.previous].into_iter().for_each(|link| set(link, None));
 }
 
-/// By which capability somebody waits at an object. Only under the lock of the queue in which they wait.
+/// By which capability somebody waits at an object. Written by its own CPU while it runs, before it is queued; others
+/// look under the lock of that queue.
 #[derive(Default)]
 pub struct Via {
     slot: AtomicPtr<Slot>,
     tag: AtomicU64,
     badge: AtomicU64,
+    object: AtomicU64,
 }
 
 impl Via {
-    pub fn set(&self, slot: &Slot, found: &Found) {
+    /// `object` is the number of what the capability names.
+    pub fn set(&self, slot: &Slot, found: &Found, object: u64) {
         set(&self.slot, Some(slot));
         self.tag.store(found.tag, Ordering::Relaxed);
         self.badge.store(found.content.badge, Ordering::Relaxed);
+        self.object.store(object, Ordering::Relaxed);
+    }
+
+    /// Whether the capability is still there, as a question to be asked again.
+    ///
+    /// # Safety
+    /// One was set, and its slot is there while that is asked.
+    pub unsafe fn holder<'a>(&self) -> impl Fn() -> bool + use<'a> {
+        // SAFETY: as asked.
+        let slot: &'a Slot = unsafe { &*self.slot.load(Ordering::Relaxed) };
+        let tag = self.tag.load(Ordering::Relaxed);
+        move || slot.tag.load(Ordering::Relaxed) == tag
+    }
+
+    /// Whether that is what was set.
+    #[must_use]
+    pub fn is(&self, slot: &Slot, found: &Found) -> bool {
+        names(&self.slot, slot) && self.tag.load(Ordering::Relaxed) == found.tag
+    }
+
+    #[must_use]
+    pub fn object(&self) -> u64 {
+        self.object.load(Ordering::Relaxed)
     }
 
     #[must_use]

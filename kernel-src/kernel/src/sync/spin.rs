@@ -71,6 +71,17 @@ pub struct SpinGuard<'a, T> {
     lock: &'a Spin<T>,
 }
 
+impl<'a, T> SpinGuard<'a, T> {
+    /// The word to set to 0, with release, in place of dropping the guard: for code that is not Rust.
+    pub fn into_word(self) -> &'a AtomicU32 {
+        #[cfg(all(debug_assertions, target_os = "none"))]
+        crate::percpu::lock_released(self.lock.rank);
+        let word = &self.lock.locked;
+        core::mem::forget(self);
+        word
+    }
+}
+
 impl<T> Deref for SpinGuard<'_, T> {
     type Target = T;
 

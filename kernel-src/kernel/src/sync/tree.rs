@@ -8,10 +8,30 @@ use super::{
     slot::{Claimed, Content, Found, Slot, Step},
 };
 use abi::Rights;
-use core::ptr::NonNull;
+use core::{
+    ptr::NonNull,
+    sync::atomic::{AtomicU64, Ordering},
+};
 
 const KIND: u64 = 0xFF;
 const RIGHTS_SHIFT: u32 = 8;
+
+/// How often a capability to a CNode has left its slot: until the next time, an address that led to a slot leads there.
+static WAYS: AtomicU64 = AtomicU64::new(0);
+
+/// What `WAYS` is.
+#[inline(always)]
+pub fn ways() -> u64 {
+    WAYS.load(Ordering::Acquire)
+}
+
+/// Capabilities to what was found have left their slots, and those who wait by them are to hear of it.
+fn settle(found: &Found) {
+    if found.kind() == abi::Kind::CNode as u64 {
+        WAYS.fetch_add(1, Ordering::SeqCst);
+    }
+    found.header().ending.settle();
+}
 
 /// Objects that capabilities may name.
 pub trait Object: Counted {
@@ -75,7 +95,7 @@ pub fn relocate(from: &Slot, found: &Found, to: Claimed<'_>) -> bool {
     let header = found.header();
     let moved = header.tree.lock().relocate(from, found, to);
     if moved {
-        header.ending.settle();
+        settle(found);
     }
     moved
 }
@@ -90,7 +110,7 @@ pub fn revoke(slot: &Slot, found: &Found, steps: usize) -> Option<Step> {
     }
     let done = (0..steps).any(|_| tree.revoke_step(slot) == Step::Done);
     drop(tree);
-    header.ending.settle();
+    settle(found);
     Some(if done { Step::Done } else { Step::More })
 }
 
@@ -110,7 +130,7 @@ pub fn delete(slot: &Slot, generation: u64, steps: usize) -> Option<Step> {
     let done = (0..steps).any(|_| tree.delete_step(slot) == Step::Done);
     let is_last = tree.capabilities() == 0;
     drop(tree);
-    header.ending.settle();
+    settle(&found);
     if done && is_last {
         header.give_up();
     }

@@ -15,7 +15,7 @@ use crate::{
 };
 use core::{
     arch::{asm, naked_asm},
-    sync::atomic::AtomicBool,
+    sync::atomic::{AtomicBool, AtomicU64, Ordering},
 };
 
 const VALID: u64 = 1;
@@ -36,7 +36,7 @@ pub(super) const MAIR: u64 = 0x04_FF;
 /// `TCR_EL1` without the physical size: 48 bits each way, walks write-back and inner shareable, 4 KiB (D17.2.131).
 pub(super) const TCR: u64 = 16 | 0b11_01_01 << 8 | 16 << 16 | 0b11_01_01 << 24 | 2 << 30;
 /// The ASID that all programs share; the kernel's is 0.
-const USER_ASID: u64 = 1 << 48;
+const SHARED_ASID: u64 = 1 << ASID_SHIFT;
 
 /// A program's root table has nothing of the kernel.
 pub const SHARED_ROOT: bool = false;
@@ -161,13 +161,40 @@ unsafe extern "C" fn replace_kernel_root(root: PhysAddr, empty: PhysAddr) {
     naked_asm!("msr ttbr1_el1, x1", "isb", "tlbi vmalle1", "dsb nsh", "isb", "msr ttbr1_el1, x0", "isb", "ret",)
 }
 
+/// A bit for each ASID in use; the first is the kernel's, and the second is shared by those who find no other.
+static ASIDS: [AtomicU64; 4] = [AtomicU64::new(3), AtomicU64::new(0), AtomicU64::new(0), AtomicU64::new(0)];
+const ASID_SHIFT: u32 = 48;
+
+/// What `activate_user` takes: a value of `TTBR0_EL1`, with an ASID of eight bits, which all CPUs have.
+pub fn user_root(root: PhysAddr) -> PhysAddr {
+    let claim = |word: &AtomicU64| {
+        word.fetch_update(Ordering::Acquire, Ordering::Relaxed, |used| (used != u64::MAX).then_some(used | (used + 1)))
+            .ok()
+    };
+    let own = (0..).zip(&ASIDS).find_map(|(index, word)| Some(index * 64 + u64::from(claim(word)?.trailing_ones())));
+    PhysAddr(root.0 | (own.map_or(SHARED_ASID, |asid| asid << ASID_SHIFT)) as usize)
+}
+
+/// The tables of `root` end: every CPU forgets what it has kept of them, before the ASID is anybody else's.
+pub fn forget_user(root: PhysAddr) {
+    let asid = root.0 as u64 >> ASID_SHIFT << ASID_SHIFT;
+    // SAFETY: dropping translations changes nothing but time.
+    unsafe { asm!("dsb ishst", "tlbi aside1is, {}", "dsb ish", in(reg) asid, options(nostack, preserves_flags)) };
+    let asid = asid >> ASID_SHIFT;
+    if asid != SHARED_ASID >> ASID_SHIFT {
+        ASIDS[asid as usize / 64].fetch_and(!(1 << (asid % 64)), Ordering::Release);
+    }
+}
+
 /// Programs' addresses go through `root`. What another program left under the shared ASID is forgotten while no
 /// program's table is active, so that no walk can bring it back.
 pub fn activate_user(root: PhysAddr) {
-    set_user_root(empty_root().0 as u64);
-    // SAFETY: dropping translations changes nothing but time.
-    unsafe { asm!("tlbi aside1, {}", "dsb nsh", in(reg) USER_ASID, options(nostack, preserves_flags)) };
-    set_user_root(root.0 as u64 | USER_ASID);
+    if root.0 as u64 >> ASID_SHIFT == SHARED_ASID >> ASID_SHIFT {
+        set_user_root(empty_root().0 as u64);
+        // SAFETY: as in `forget_user`.
+        unsafe { asm!("tlbi aside1, {}", "dsb nsh", in(reg) SHARED_ASID, options(nostack, preserves_flags)) };
+    }
+    set_user_root(root.0 as u64);
 }
 
 /// Forgets everything, on every CPU, since the instruction can.

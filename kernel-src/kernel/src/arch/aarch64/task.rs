@@ -7,6 +7,7 @@ use core::{
     arch::{asm, naked_asm},
     fmt,
     mem::offset_of,
+    sync::atomic::AtomicU32,
 };
 
 /// `e_machine` of programs that run here (ELF for AArch64).
@@ -77,6 +78,32 @@ pub fn resume(thread: &Thread) -> ! {
     // SAFETY: a `Thread` begins with its `Frame`, which only the CPU that runs the thread uses, and that is this
     // one; its tables are active.
     unsafe { leave(core::ptr::from_ref(thread).cast()) }
+}
+
+/// The same, with the payload that is in the registers of `from`; then gives the lock back of which that is the word.
+#[unsafe(naked)]
+pub extern "C" fn resume_with(thread: &Thread, from: &Thread, lock: &AtomicU32) -> ! {
+    naked_asm!(
+        "mov x10, x2",
+        pairs!("ldp", "x1": 2 3, 4 5, 6 7, 8 9),
+        "stlr wzr, [x10]",
+        "mrs x10, tpidr_el1",
+        "ldr x10, [x10, #{stack_top}]",
+        "mov sp, x10",
+        "ldp x10, x11, [x0, #{sp}]",
+        "msr sp_el0, x10",
+        "msr elr_el1, x11",
+        "ldp x10, x11, [x0, #{state}]",
+        "msr spsr_el1, x10",
+        "msr tpidr_el0, x11",
+        pairs!("ldp", "x0": 10 11, 12 13, 14 15, 16 17, 18 19, 20 21, 22 23, 24 25, 26 27, 28 29),
+        "ldr x30, [x0, #240]",
+        "ldp x0, x1, [x0]",
+        "eret",
+        stack_top = const offset_of!(PerCpu, stack_top),
+        sp = const offset_of!(Frame, sp),
+        state = const offset_of!(Frame, state),
+    )
 }
 
 /// The way out. An FIQ or SError in between never comes back, so it may overwrite what `eret` takes.

@@ -138,7 +138,8 @@ global_asm!(
     "mrs x29, esr_el1",
     "lsr x29, x29, #26",
     "cmp x29, #{svc}",
-    "ccmp x10, #{last_simple}, #2, eq", // neither: as if higher
+    "b.ne 3f",
+    "cmp x10, #{last_simple}",
     "b.hi 2f",
     // A call that is a C function. Its results stay in x0 and x1; what it left in other registers is put back.
     pairs!("stp", "sp": 2 3, 4 5, 6 7, 8 9, 10 11, 12 13, 14 15, 16 17),
@@ -154,6 +155,11 @@ global_asm!(
     "ldp x29, x30, [sp], #{call_frame}",
     "eret",
     "2:",
+    save_user!(),
+    "mrs x0, tpidr_el1",
+    "ldr x1, [x0, #{current}]",
+    "b {system_call}",
+    "3:",
     save_user!(),
     "mrs x0, esr_el1",
     "mrs x1, far_el1",
@@ -176,6 +182,7 @@ global_asm!(
     sp = const offset_of!(Frame, sp),
     state = const offset_of!(Frame, state),
     simple = sym syscall::SIMPLE,
+    system_call = sym trap::system_call,
     user_sync = sym user_sync,
     user_irq = sym user_irq,
     user_fiq = sym user_fiq,
@@ -270,9 +277,6 @@ const fn other(cause: Cause, syndrome: u64, pc: u64) -> Fault {
 }
 
 extern "C" fn user_sync(syndrome: u64, address: u64) -> ! {
-    if syndrome >> 26 == CLASS_SVC {
-        trap::system_call()
-    }
     let pc = read_register!("elr_el1");
     let mut fault = decode(syndrome, address, pc);
     if syndrome >> 26 == CLASS_UNKNOWN && is_privileged(pc) {

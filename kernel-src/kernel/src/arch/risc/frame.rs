@@ -42,12 +42,19 @@ impl Frame {
         self.x[ARGUMENT + 1] = outcome.value;
     }
 
-    pub fn set_message(&mut self, status: u64, badge: u64, info: u64, words: [u64; MESSAGE_WORDS]) {
+    /// What a receive gives, but for the words.
+    pub const fn set_received(&mut self, status: u64, badge: u64, info: u64) {
         self.set_result(Outcome { status, value: info });
         self.x[NUMBER] = badge;
-        for (register, word) in WORDS.into_iter().zip(words) {
-            self.x[register] = word;
-        }
+    }
+
+    pub fn set_words(&mut self, words: [u64; MESSAGE_WORDS]) {
+        WORDS.into_iter().zip(words).for_each(|(register, word)| self.x[register] = word);
+    }
+
+    pub fn set_message(&mut self, status: u64, badge: u64, info: u64, words: [u64; MESSAGE_WORDS]) {
+        self.set_received(status, badge, info);
+        self.set_words(words);
     }
 
     /// Moves the pc behind the call instruction again.

@@ -118,12 +118,21 @@ pub fn activate_kernel(root: PhysAddr) {
     unsafe { asm!("csrw satp, {}", "sfence.vma", in(reg) satp(root), options(nostack)) };
 }
 
+/// What `activate_user` takes: a value of `satp`.
+pub fn user_root(root: PhysAddr) -> PhysAddr {
+    PhysAddr(satp(root) as usize)
+}
+
+/// The tables of `_root` end; no CPU has kept anything of them.
+pub const fn forget_user(_root: PhysAddr) {}
+
 /// Switches to a program's tables. Mappings of the kernel are global and stay; the program's are of ASID 0.
 pub fn activate_user(root: PhysAddr) {
     // SAFETY: as in `activate_kernel`: a user's root shares the kernel's half.
-    unsafe { asm!("csrw satp, {0}", "sfence.vma zero, {1}", in(reg) satp(root), in(reg) 0, options(nostack)) };
+    unsafe { asm!("csrw satp, {0}", "sfence.vma zero, {1}", in(reg) root.0, in(reg) 0, options(nostack)) };
     let written = CODE_GENERATION.load(Ordering::Acquire);
-    if cpu::this_arch().code_generation.replace(written) != written {
+    if cpu::this_arch().code_generation.get() != written {
+        cpu::this_arch().code_generation.set(written);
         // SAFETY: orders this hart's fetches after all writes that it has seen (Unprivileged, Zifencei).
         unsafe { asm!("fence.i", options(nostack)) };
     }

@@ -3,7 +3,7 @@
 use super::trap::exit_stage;
 use crate::{addr::VirtAddr, arch::risc::frame::write_registers, object::Thread};
 use abi::MESSAGE_WORDS;
-use core::{arch::naked_asm, fmt, mem::offset_of};
+use core::{arch::naked_asm, fmt, mem::offset_of, sync::atomic::AtomicU32};
 
 /// `e_machine` of RISC-V (psABI).
 pub const ELF_MACHINE: u16 = 243;
@@ -71,6 +71,29 @@ pub extern "C" fn resume(thread: &Thread) -> ! {
         "csrw sepc, t0",
         exit_stage!(),
         ".irp n, 1,2,3,4,5,6,7,8,9,11,12,13,14,15,16,17,18,19,20,21,22,23,24,25,26,27,28,29,30,31",
+        "ld x\\n, (\\n - 1) * 8(a0)",
+        ".endr",
+        "ld a0, 9 * 8(a0)",
+        "sret",
+        pc = const PC,
+    )
+}
+
+/// The same, with the payload that is in the registers of `from`: `a2` to `a7`, `t1`, `t2`; then gives the lock back of
+/// which that is the word.
+#[unsafe(naked)]
+pub extern "C" fn resume_with(thread: &Thread, from: &Thread, lock: &AtomicU32) -> ! {
+    naked_asm!(
+        "mv t3, a2",
+        "ld t0, {pc}(a0)",
+        "csrw sepc, t0",
+        exit_stage!(),
+        ".irp n, 6,7,12,13,14,15,16,17",
+        "ld x\\n, (\\n - 1) * 8(a1)",
+        ".endr",
+        "fence rw, w",
+        "sw zero, 0(t3)",
+        ".irp n, 1,2,3,4,5,8,9,11,18,19,20,21,22,23,24,25,26,27,28,29,30,31",
         "ld x\\n, (\\n - 1) * 8(a0)",
         ".endr",
         "ld a0, 9 * 8(a0)",

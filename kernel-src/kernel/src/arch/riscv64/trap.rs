@@ -113,6 +113,8 @@ pub unsafe extern "C" fn entry() {
         "sd t0, 8(sp)",
         "csrrw t0, sscratch, zero",
         "sd t0, 24(sp)",
+        "mv a0, tp",
+        "mv a1, sp",
         "ld sp, {stack_top}(tp)",
         "li s0, 0",
         "li ra, 0",

@@ -101,6 +101,14 @@ pub fn activate_kernel(root: PhysAddr) {
 }
 pub use activate_kernel as activate_user;
 
+/// What `activate_user` takes.
+pub const fn user_root(root: PhysAddr) -> PhysAddr {
+    root
+}
+
+/// The tables of `_root` end; no CPU has kept anything of them.
+pub const fn forget_user(_root: PhysAddr) {}
+
 /// Forgets everything on this CPU, global translations too: clearing CR4.PGE does (SDM vol. 3A, 4.10.4.1).
 pub fn flush_all() {
     let cr4 = cpu::cr4();

@@ -3,7 +3,12 @@
 use super::{cpu, trap};
 use crate::{addr::VirtAddr, object::Thread, percpu::PerCpu};
 use abi::MESSAGE_WORDS;
-use core::{arch::naked_asm, fmt, mem::offset_of};
+use core::{
+    arch::naked_asm,
+    fmt,
+    mem::offset_of,
+    sync::atomic::{AtomicU32, Ordering},
+};
 
 /// `e_machine` of programs that run here (System V ABI, AMD64 supplement).
 pub const ELF_MACHINE: u16 = 62;
@@ -145,10 +150,19 @@ impl Frame {
         self.registers.kept[RDX] = outcome.value;
     }
 
-    pub fn set_message(&mut self, status: u64, badge: u64, info: u64, words: [u64; MESSAGE_WORDS]) {
+    /// What a receive gives, but for the words.
+    pub const fn set_received(&mut self, status: u64, badge: u64, info: u64) {
         let kept = &mut self.registers.kept;
         [kept[RAX], kept[RDI], kept[RSI]] = [status, badge, info];
-        WORDS.iter().zip(words).for_each(|(&register, word)| kept[register] = word);
+    }
+
+    pub fn set_words(&mut self, words: [u64; MESSAGE_WORDS]) {
+        WORDS.iter().zip(words).for_each(|(&register, word)| self.registers.kept[register] = word);
+    }
+
+    pub fn set_message(&mut self, status: u64, badge: u64, info: u64, words: [u64; MESSAGE_WORDS]) {
+        self.set_received(status, badge, info);
+        self.set_words(words);
     }
 
     pub const fn set_call_number(&mut self, number: u64) {
@@ -199,6 +213,65 @@ pub fn resume(thread: &Thread) -> ! {
     // SAFETY: a `Thread` begins with its `Frame`, which only the CPU that runs the thread uses, and that is this
     // one; its tables are active. The frame's pc is checked there.
     unsafe { leave(core::ptr::from_ref(thread).cast()) }
+}
+
+/// The same, with the payload that is in the registers of `from`; then gives the lock back of which that is the word. The
+/// thread has come by a system call.
+pub fn resume_with(thread: &Thread, from: &Thread, lock: &AtomicU32) -> ! {
+    // SAFETY: as in `resume`.
+    unsafe { leave_with(core::ptr::from_ref(thread).cast(), core::ptr::from_ref(from).cast(), lock) }
+}
+
+#[unsafe(naked)]
+unsafe extern "C" fn leave_with(frame: *const Frame, from: *const Frame, lock: &AtomicU32) -> ! {
+    naked_asm!(
+        "mov rcx, [rdi + {rip}]",
+        "shr rcx, {lower_half_bits}",
+        "jnz 3f",
+        "mov rbp, [rsi + 8 * {RDX}]",
+        ".set place, 6",
+        ".irp register, r8, r9, r10, r12, r13, r14, r15",
+        "mov \\register, [rsi + 8 * place]",
+        ".set place, place + 1",
+        ".endr",
+        "mov dword ptr [rdx], 0",
+        "mov eax, [rdi + {fs_base}]",
+        "mov edx, [rdi + {fs_base} + 4]",
+        "mov ecx, {msr_fs_base}",
+        "wrmsr",
+        "mov rcx, [rdi + {rip}]",
+        "mov r11, [rdi + {rflags}]",
+        "mov rsp, [rdi + {rsp}]",
+        "mov rbx, [rdi + 8 * {RBX}]",
+        "mov rdx, rbp",
+        "mov rbp, [rdi + 8 * {RBP}]",
+        "mov rax, [rdi]",
+        "mov rsi, [rdi + 8 * {RSI}]",
+        "mov rdi, [rdi + 8 * {RDI}]",
+        trap::exit_stage!(),
+        "sysretq",
+        "3:",
+        "call {bad_pc_with}",
+        "ud2",
+        RDX = const RDX,
+        RSI = const RSI,
+        RDI = const RDI,
+        RBX = const RBX,
+        RBP = const RBP,
+        lower_half_bits = const LOWER_HALF_BITS,
+        msr_fs_base = const cpu::MSR_FS_BASE,
+        rip = const offset_of!(Registers, rip),
+        rflags = const offset_of!(Registers, rflags),
+        rsp = const offset_of!(Registers, rsp),
+        fs_base = const offset_of!(Frame, fs_base),
+        bad_pc_with = sym bad_pc_with,
+    )
+}
+
+extern "C" fn bad_pc_with(frame: &mut Frame, from: &Frame, lock: &AtomicU32) -> ! {
+    frame.set_words(from.message_words());
+    lock.store(0, Ordering::Release);
+    trap::bad_pc()
 }
 
 /// The way out. Behind `swapgs` only NMI and machine check can come, which look where GS points.

@@ -10,6 +10,7 @@ mod deadlines;
 mod ends;
 mod fuzz;
 mod help;
+mod names;
 mod replies;
 mod rights;
 mod roles;

@@ -1,6 +1,6 @@
 //! What this program does in a process of its own, at another process's wish. Slots 0 and on hold what that one gave.
 
-use crate::{fuzz, help};
+use crate::{fuzz, help, names};
 use alloc::vec::Vec;
 use rt::{
     abi::{Error, SPAWN_CAPABILITIES},
@@ -39,6 +39,8 @@ pub enum Role {
     Fuzz,
     /// Tries to send by what slot 0 holds, without end; a message to endpoint 1 ends the process.
     SendUntilTold,
+    /// Calls endpoints 0 and 1 by names that lead through CNodes; tells endpoint 2 first on which CPU.
+    Nested,
 }
 
 /// Threads of one process of [`Role::Crowd`], and calls of each.
@@ -46,7 +48,7 @@ pub const CROWD_THREADS: u64 = 8;
 pub const CROWD_CALLS: u64 = 150;
 
 impl Role {
-    const ALL: [Self; 9] = [
+    const ALL: [Self; 10] = [
         Self::Forward,
         Self::CallUntilTold,
         Self::KeepReply,
@@ -56,6 +58,7 @@ impl Role {
         Self::ServerUntilKilled,
         Self::Fuzz,
         Self::SendUntilTold,
+        Self::Nested,
     ];
 
     /// The role that a program's argument means, if it is not the number of a case.
@@ -97,6 +100,7 @@ impl Role {
                 }
             }),
             Self::Fuzz => fuzz::child(u64::from(value)),
+            Self::Nested => names::nested(),
             Self::SendUntilTold => beside(|| {
                 loop {
                     let _ = call::send(Capability(0), Message::empty(1), Until::Done);
