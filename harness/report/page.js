@@ -120,7 +120,7 @@ function changes() {
   for (const test of DATA.tests) {
     seen.add(test.id);
     const old = before[test.id];
-    if (!old) found.push({ kind: "new", rank: 3, test, said: `new, ${test.outcome}` });
+    if (!old) found.push({ kind: "new", rank: test.outcome === "failed" ? 0 : 3, test, said: `new, ${test.outcome}` });
     else if (old[0] !== test.outcome) {
       const red = test.outcome === "failed";
       found.push({ kind: red ? "broken" : "changed", rank: red ? 0 : 4, test, said: `was ${old[0]}, now ${test.outcome}` });
@@ -318,7 +318,7 @@ function matrix() {
 /** A select of values; "" is all. */
 function choice(label, values, value, onchange, names = {}) {
   return el("select", { "aria-label": label, onchange: (event) => onchange(event.target.value) },
-    el("option", { value: "" }, `${label}: all`), values.map((one) => el("option", { value: one, selected: one === value }, names[one] || one)));
+    el("option", { value: "" }, names[""] || `${label}: all`), values.map((one) => el("option", { value: one, selected: one === value }, names[one] || one)));
 }
 
 function searched(words, onchange, label) {
@@ -658,7 +658,7 @@ VIEWS.coverage = (params) => {
     el("span", { cls: "meter", "aria-hidden": "true" }, el("i", { style: { width: `${row.share * 100}%` } })), el("span", { cls: "side" }, `${(row.share * 100).toFixed(1)} %`)) });
   return [
     el("h1", {}, `${((run / Math.max(lines, 1)) * 100).toFixed(1)} % of ${fmt.format(lines)} lines executed`),
-    filters("coverage", params, (state, set) => [searched(state.q, set("q"), "Find files"), choice("order", ["least", "file"], state.o, set("o"), { least: "least covered first", file: "by name" })], (state) => {
+    filters("coverage", params, (state, set) => [searched(state.q, set("q"), "Find files"), choice("order", ["least"], state.o, set("o"), { "": "by name", least: "least covered first" })], (state) => {
       const found = rows.filter((row) => !state.q || matches(state.q, row.file)).sort(by((row) => (state.o === "least" ? row.share : row.file)));
       list.set(found);
       return plural(found.length, "file");
