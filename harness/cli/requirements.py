@@ -16,6 +16,7 @@ from pathlib import Path
 
 from harness.build.artifacts import TOP
 from harness.build.errors import BuildError
+from harness.report.requirements import read_rows
 
 SUMMARY = "list each requirement with the tests that prove it and their last verdicts"
 PASSES_ON = False
@@ -26,37 +27,12 @@ HOST_TEST = "testsuites.harness.test_build_checks::test_the_kernels_pure_parts_p
 
 
 @dataclass(frozen=True, slots=True)
-class Row:
-    """One requirement: its id, its words, and how Quoin reads them (empty: as they stand)."""
-
-    id: str
-    text: str
-    reading: str
-
-
-@dataclass(frozen=True, slots=True)
 class Proof:
     """A test that says that it proves `requirement`. `key` is its name in a JUnit file, mostly without parameters."""
 
     requirement: str
     test: str
     key: str
-
-
-def read_rows(path: Path) -> list[Row]:
-    """The requirements. Raises BuildError when the file is missing or has no such columns."""
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except OSError as error:
-        raise BuildError(f"requirements at {path}", error.strerror or str(error)) from error
-    columns = lines[0].split("\t") if lines else []
-    if not {"id", "requirement", "reading"} <= set(columns):
-        raise BuildError(f"columns id, requirement and reading in {path}", ", ".join(columns) or "an empty file")
-    rows = []
-    for line in lines[1:]:
-        cells = dict(zip(columns, line.split("\t") + [""] * len(columns), strict=False))
-        rows.append(Row(cells["id"], cells["requirement"], cells["reading"]))
-    return rows
 
 
 def marks_in(source: str, name: str) -> Iterator[Proof]:

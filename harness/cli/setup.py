@@ -139,12 +139,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace, rest: Sequence[str]) -> int:
     """Find what is missing and install it, or say how."""
     ensure(install=not args.check)
-    by = None if args.check or not _boards_lack() else privilege()
+    wanted = without()
+    by = None if args.check or not wanted else privilege()
     if by is not None:
-        for command in apt_commands([_boards_lack()]):
+        for command in apt_commands([list(wanted)]):
             _apt([*by, *command])
-    if wanted := _boards_lack():
-        print(f"setup: some boards are skipped; they need: sudo apt-get install {' '.join(wanted)}")
+    for package, lost in without().items():
+        print(f"setup: {lost} are skipped; they need: sudo apt-get install {package}")
     from harness.build.toolchain import discover
 
     for line in optional(install=args.optional and not args.check):
@@ -154,8 +155,10 @@ def run(args: argparse.Namespace, rest: Sequence[str]) -> int:
     return 0
 
 
-def _boards_lack() -> list[str]:
-    return [package for package, file in BOARDS.items() if not file.exists()]
+def without() -> dict[str, str]:
+    """Packages that are missing and without which only some tests are skipped: what those are."""
+    lost = {package: "some boards" for package, file in BOARDS.items() if not file.exists()}
+    return lost if shutil.which("chromium") else {**lost, "chromium": "tests of the report in a browser"}
 
 
 def optional(*, install: bool) -> list[str]:

@@ -51,10 +51,10 @@ def run_pytest(arguments: Sequence[str], junit: Path) -> int:
     try:
         return process.wait()
     finally:
-        _end(process)
+        end(process)
 
 
-def _end(process: subprocess.Popen[bytes]) -> None:
+def end(process: subprocess.Popen[bytes]) -> None:
     """Let pytest tear down, as a Ctrl-C of its own would; what does not end is ended."""
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGKILL):
         if process.poll() is not None:

@@ -53,7 +53,8 @@ class Session:
         self.unsaved: str | None = None
         self._sinks = sinks
         self._closed = False
-        self._log = LogFile(log, time.monotonic())
+        self.started_s = time.monotonic()
+        self._log = LogFile(log, self.started_s)
         if self._log.fault is not None:
             raise _log_fault(log, self._log.fault)
         try:

@@ -24,8 +24,8 @@ if TYPE_CHECKING:
 
 __all__ = ["artifacts", "board", "boot", "console", "count", "fresh_machine", "fresh_target", "lab", "machine"]
 
-# By name, not by import: what measures stands on this plugin.
-pytest_plugins = ("harness.measure.plugin",)
+# By name, not by import: what measures and what reports stand on this plugin.
+pytest_plugins = ("harness.measure.plugin", "harness.report.plugin")
 
 DEFAULT_BOARDS = "qemu-x86_64,qemu-aarch64,qemu-riscv64"
 KERNEL_TESTS = "kernel-tests.yaml"

@@ -122,6 +122,8 @@ class KernelTestItem(pytest.Item):
         self.board = board
         self.timeout_s = timeout_s
         self.console_lines: list[str] = []
+        # When the first and the last of them came: the target runs ahead of pytest.
+        self.console_times: tuple[float, float] | None = None
         self.add_marker(pytest.mark.requirement(*record.requirements))
         if record.needs:
             self.add_marker(pytest.mark.needs(*record.needs))
@@ -144,6 +146,7 @@ class KernelTestItem(pytest.Item):
             lines = run.lines_of(self.record.case)
             _write_log(log, lines)
             self.console_lines = [text for _, text in lines]
+            self.console_times = (lines[0][0], lines[-1][0]) if lines else None
             shown = "\n".join(self.console_lines)
             if shown:
                 self.add_report_section("call", "console", shown)

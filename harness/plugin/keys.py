@@ -26,5 +26,17 @@ class Taken:
     log: Path
 
 
+@dataclass(frozen=True, slots=True)
+class Told:
+    """What a failure's text says, for who keeps it: `replay` is empty where the machine cannot be reopened."""
+
+    verdict: str
+    cause: str
+    rerun: str
+    postmortem: Path | None = None
+    replay: str = ""
+
+
 MACHINES: pytest.StashKey[list[Taken]] = pytest.StashKey()
 TAKES_BOARD: pytest.StashKey[Board] = pytest.StashKey()
+TOLD: pytest.StashKey[Told] = pytest.StashKey()

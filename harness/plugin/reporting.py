@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import shlex
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from harness.board import LabError
 from harness.console import ConsoleError, Session
-from harness.plugin.keys import LAB, MACHINES, TAKES_BOARD, Taken
+from harness.plugin.keys import LAB, MACHINES, TAKES_BOARD, TOLD, Taken, Told
 from harness.verdict import Finding, Verdict, describe, judge
 
 
@@ -48,6 +49,7 @@ def add_verdict(item: pytest.Item, call: pytest.CallInfo[None], report: pytest.T
     _property(item, report, finding.verdict)
     log = None if taken is None else taken.log
     text = describe(finding, session, log, rerun_command(item))
+    item.stash[TOLD] = Told(finding.verdict.value, finding.cause, rerun_command(item))
     if session is not None and finding.verdict not in (Verdict.LAB_FAULT, Verdict.STARVED):
         text += f"\n{_postmortem(item, session, finding, text, _in_test(item, call) or finding.cause)}"
     report.sections.append((f"Verdict: {finding.verdict.value}", text))
@@ -69,7 +71,9 @@ def _postmortem(item: pytest.Item, session: Session, finding: Finding, text: str
         folder = write(root, session, finding, images, test=item.nodeid, text=text, place=place, keep_running=busy)
     except (OSError, LabError) as error:
         return f"no postmortem: {error}"
-    again = f"reopen it: ./quoin replay {folder.name}" if reopens(folder) else "it cannot be reopened; README says why"
+    replay = f"./quoin replay {folder.name}" if reopens(folder) else ""
+    item.stash[TOLD] = replace(item.stash[TOLD], postmortem=folder, replay=replay)
+    again = f"reopen it: {replay}" if replay else "it cannot be reopened; README says why"
     return f"postmortem: {folder / 'README'}\n{again}"
 
 

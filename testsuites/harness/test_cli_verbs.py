@@ -11,8 +11,9 @@ import pytest
 
 from harness.build.artifacts import TOP
 from harness.cli import VERBS, parser
-from harness.cli.requirements import HOST_TEST, host_proofs, marks_in, proofs, read_rows, verdicts
+from harness.cli.requirements import HOST_TEST, host_proofs, marks_in, proofs, verdicts
 from harness.cli.suites import board_of, read_junit, table
+from harness.report.requirements import read_rows
 from support.checkout import Checkout, make_checkout, set_rustc
 
 LIMIT_S = 60.0
