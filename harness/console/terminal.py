@@ -15,9 +15,10 @@ from pathlib import Path
 
 from harness.console.session import Session
 from harness.hardware import PhysicalMachine
-from harness.machine import QemuMachine
+from harness.machine import Event, Kind, QemuMachine
 
 LEAVE = b"\x1d"
+_LAST_WORDS_S = 10.0
 
 
 def interact(machine: QemuMachine | PhysicalMachine, log: Path | None = None) -> int:
@@ -43,8 +44,8 @@ def attach_terminal(session: Session, stdin: int = 0, stdout: int = 1) -> int:
     def show(text: bytes) -> None:
         write_text(stdout, text)
 
-    def wake(_event: object) -> None:
-        if session.broker.ended is not None or not session.machine.running:
+    def wake(event: Event) -> None:
+        if event.name == "SHUTDOWN" or event.kind is Kind.EXIT:
             os.write(ending, b"e")
 
     saved = termios.tcgetattr(stdin) if os.isatty(stdin) else None
@@ -68,7 +69,9 @@ def attach_terminal(session: Session, stdin: int = 0, stdout: int = 1) -> int:
 def _pump(session: Session, stdin: int, ended: int) -> None:
     while session.broker.ended is None:
         ready, _, _ = select.select([stdin, ended], [], [])
-        if ended in ready:
+        if ended in ready:  # what the target printed before is read, and shown, first
+            with session.broker.changed:
+                session.broker.changed.wait_for(lambda: session.broker.ended is not None, _LAST_WORDS_S)
             return
         typed = os.read(stdin, 4096)
         before, leave, _ = typed.partition(LEAVE)
