@@ -72,9 +72,10 @@ def test_cost_of_a_call_and_its_reply_by_size(count: Callable[..., Counted], met
 def test_cost_of_a_capability_and_of_an_object(count: Callable[..., Counted], metric: Metric) -> None:
     counted = count(smp=1, icount=True, args=AWAKE)
     counted.run("bench:capabilities_come_and_go")
-    on = counted.session.board
-    for pair, name in ((COPY, "caps.copy_delete"), (ENDPOINT, "caps.endpoint_create_delete")):
-        spans = [totals(span) for span in counted.spans(*pair)]
+    copies, endpoints = ([totals(span) for span in counted.spans(*pair)] for pair in (COPY, ENDPOINT))
+    for spans in (copies, endpoints):
         assert len(spans) == TIMES
         assert all(span.user > 8 and span.kernel > span.user for span in spans)
-        metric.samples(name, [span.total for span in spans], unit="instructions", board=on)
+    on = counted.session.board
+    metric.samples("caps.copy_delete", [span.total for span in copies], unit="instructions", board=on)
+    metric.samples("caps.endpoint_create_delete", [span.total for span in endpoints], unit="instructions", board=on)
