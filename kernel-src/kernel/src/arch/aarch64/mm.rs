@@ -143,7 +143,7 @@ const ASID_SHIFT: u32 = 48;
 /// What `activate_user` takes: a value of `TTBR0_EL1`, with an ASID of eight bits, which all CPUs have.
 pub fn user_root(root: PhysAddr) -> PhysAddr {
     let claim = |word: &AtomicU64| {
-        word.fetch_update(Ordering::Acquire, Ordering::Relaxed, |used| (used != u64::MAX).then_some(used | (used + 1)))
+        word.fetch_update(Ordering::Acquire, Ordering::Relaxed, |used| (used != u64::MAX).then(|| used | (used + 1)))
             .ok()
     };
     let own = (0..).zip(&ASIDS).find_map(|(index, word)| Some(index * 64 + u64::from(claim(word)?.trailing_ones())));

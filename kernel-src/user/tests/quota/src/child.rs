@@ -21,7 +21,7 @@ pub const SPINNER: u64 = 3 * ROLES;
 pub const GREEDY: u64 = 4 * ROLES;
 /// Destroys the quota in slot 2, which is its own.
 pub const SUICIDE: u64 = 5 * ROLES;
-/// Destroys the quota in slot 2, until it is ended by its other thread after some turns: the low bits say how many.
+/// Takes so many steps at destroying the quota in slot 2 as the low bits say, and ends.
 pub const DESTROYER: u64 = 6 * ROLES;
 /// Receives a call by slot 1, makes a Reply of it, and waits for ever.
 pub const DEBTOR: u64 = 7 * ROLES;
@@ -104,12 +104,10 @@ fn greedy() -> u32 {
 }
 
 fn destroyer(turns: u64) -> u32 {
-    assert_ok!(thread::spawn(move || -> u32 {
-        (0..turns).for_each(|_| call::yield_now());
-        call::exit(ENDED)
-    }));
-    while assert_ok!(call::quota_destroy_step(QUOTA)) != 0 {
-        call::yield_now();
+    for _ in 0..turns {
+        if assert_ok!(call::quota_destroy_step(QUOTA)) == 0 {
+            return DONE;
+        }
     }
-    DONE
+    ENDED
 }
