@@ -179,7 +179,7 @@ errors! {
     /// The message wants a buffer page, and its sender has none.
     NoBuffer = 20,
     /// The quota that is to pay has not so much left, or is being destroyed.
-    OverQuota = 25,
+    OverQuota = 21,
 }
 
 impl Error {
