@@ -117,6 +117,7 @@ def test_a_folder_without_git_is_told(option: str, tmp_path: Path) -> None:
 CASES = ("boot:unknown_calls_are_refused", "boot:errors_are_typed")
 
 
+@pytest.mark.needs("release")
 @pytest.mark.requirement("TST-30")
 def test_what_runs_at_boot_later_or_never_is_told_apart(board: Board, tmp_path: Path) -> None:
     """Once where the boot is recorded, and once where it is known and recording begins when the machine is ready."""
