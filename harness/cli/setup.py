@@ -142,8 +142,13 @@ def run(args: argparse.Namespace, rest: Sequence[str]) -> int:
     wanted = without()
     by = None if args.check or not wanted else privilege()
     if by is not None:
-        for command in apt_commands([list(wanted)]):
-            _apt([*by, *command])
+        from harness.build.errors import BuildError
+
+        try:
+            for command in apt_commands([list(wanted)]):
+                _apt([*by, *command])
+        except BuildError as error:
+            print(f"setup: {error}")
     for package, lost in without().items():
         print(f"setup: {lost} are skipped; they need: sudo apt-get install {package}")
     from harness.build.toolchain import discover
