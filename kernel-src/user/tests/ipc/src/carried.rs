@@ -112,7 +112,8 @@ fn by_a_call(cpu: u64, capability: Capability, slot: Capability) -> Capability {
     name
 }
 
-fn by_a_reply(cpu: u64, capability: Capability, slot: Capability) -> Capability {
+/// A call whose answer carries the capability; `answer` gives it, of that label.
+fn by_an_answer(cpu: u64, capability: Capability, slot: Capability, label: u64, answer: impl FnOnce()) -> Capability {
     let endpoint = assert_ok!(call::endpoint_create());
     help::buffered(0).give(0, capability);
     let caller = assert_ok!(thread::spawn_on(cpu, move || {
@@ -121,30 +122,26 @@ fn by_a_reply(cpu: u64, capability: Capability, slot: Capability) -> Capability 
         (assert_ok!(call::call(endpoint, Message::empty(1))), page.given(0))
     }));
     assert_ok!(call::receive(endpoint));
-    let left = raw_message(Call::Reply as u64, OWED, 0, carrying(4, 1).info.0, carrying(4, 1).words);
-    kernel_assert_eq!((left.status, left.info), (0, MessageInfo::new(0, 0).with_capabilities(1).0));
+    answer();
     let (message, name) = assert_ok!(caller.join());
-    kernel_assert_eq!(message, carrying(4, 1));
+    kernel_assert_eq!(message, carrying(label, 1));
     assert_ok!(call::close(endpoint));
     name
 }
 
+fn by_a_reply(cpu: u64, capability: Capability, slot: Capability) -> Capability {
+    by_an_answer(cpu, capability, slot, 4, || {
+        let left = raw_message(Call::Reply as u64, OWED, 0, carrying(4, 1).info.0, carrying(4, 1).words);
+        kernel_assert_eq!((left.status, left.info), (0, MessageInfo::new(0, 0).with_capabilities(1).0));
+    })
+}
+
 fn by_a_saved_reply(cpu: u64, capability: Capability, slot: Capability) -> Capability {
-    let endpoint = assert_ok!(call::endpoint_create());
-    help::buffered(0).give(0, capability);
-    let caller = assert_ok!(thread::spawn_on(cpu, move || {
-        let page = help::buffered(1);
-        receive_at(page, &[slot]);
-        (assert_ok!(call::call(endpoint, Message::empty(1))), page.given(0))
-    }));
-    assert_ok!(call::receive(endpoint));
-    let saved = assert_ok!(call::save_reply());
-    assert_ok!(call::reply_to(saved, carrying(5, 1)));
-    assert_ok!(call::close(saved));
-    let (message, name) = assert_ok!(caller.join());
-    kernel_assert_eq!(message, carrying(5, 1));
-    assert_ok!(call::close(endpoint));
-    name
+    by_an_answer(cpu, capability, slot, 5, || {
+        let saved = assert_ok!(call::save_reply());
+        assert_ok!(call::reply_to(saved, carrying(5, 1)));
+        assert_ok!(call::close(saved));
+    })
 }
 
 const WAYS: [Way; 5] = [by_a_send_to_one_who_waits, by_a_send_that_waits, by_a_call, by_a_reply, by_a_saved_reply];

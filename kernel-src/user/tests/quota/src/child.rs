@@ -23,15 +23,12 @@ pub const GREEDY: u64 = 4 * ROLES;
 pub const SUICIDE: u64 = 5 * ROLES;
 /// Takes so many steps at destroying the quota in slot 2 as the low bits say, and ends.
 pub const DESTROYER: u64 = 6 * ROLES;
-/// Receives a call by slot 1, makes a Reply of it, and waits for ever.
-pub const DEBTOR: u64 = 7 * ROLES;
-
 /// Waits at the endpoint in slot 1.
-pub const WAITER: u64 = 8 * ROLES;
+pub const WAITER: u64 = 7 * ROLES;
 
 /// Status of a role that went as it should.
 pub const DONE: u32 = 0xD09E;
-/// Status of a role that others ended.
+/// Status of a role that ended half way.
 pub const ENDED: u32 = 2;
 
 /// By which it is heard of.
@@ -62,11 +59,6 @@ pub fn main(argument: u64) -> u32 {
             assert_ok!(call::quota_destroy(QUOTA));
         },
         DESTROYER => destroyer(argument % ROLES),
-        DEBTOR => {
-            assert_ok!(call::receive(CONTROL));
-            assert_ok!(call::save_reply());
-            wait_for_ever()
-        }
         _ => u32::MAX,
     }
 }
