@@ -193,10 +193,6 @@ impl Thread {
         ThreadInfo { id: self.id, state: state.into(), object }
     }
 
-    pub fn is_waiting(&self) -> bool {
-        self.state.load(Ordering::Acquire) != State::Runnable as u32
-    }
-
     /// The current thread waits from here on; it leaves its CPU when the kernel does. Whoever wakes it finds it through
     /// a list whose lock the caller holds.
     pub fn begin_wait(&self, state: State) {
