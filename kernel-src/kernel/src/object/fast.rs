@@ -217,7 +217,7 @@ fn call<const FIRST: bool, const LONG: bool>(
     }
     // From here on there is no way back: the server's wait is over, by this call alone.
     // SAFETY: it was in front, and this CPU has the lock.
-    let server = unsafe { queues.receivers.pop(server) };
+    let server = unsafe { queues.receivers.0.take_out(server) };
     server.listed.let_go();
     let token = caller.begin_call();
     caller.wait_on(State::Replying);

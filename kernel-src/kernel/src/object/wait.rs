@@ -12,7 +12,7 @@ pub struct Waiting;
 
 /// Threads by priority, and within one in the order of their coming. One whose wait has ended otherwise stays listed
 /// until it runs, or is passed over.
-pub struct WaitList(List<Ref<Thread>, Waiting>);
+pub struct WaitList(pub(super) List<Ref<Thread>, Waiting>);
 
 impl WaitList {
     pub const fn new() -> Self {
@@ -41,17 +41,6 @@ impl WaitList {
 
     pub fn front(&self) -> Option<&Thread> {
         self.0.front()
-    }
-
-    /// Takes out the one that was found in front.
-    ///
-    /// # Safety
-    /// `front` is what that method has just given.
-    #[allow(unsafe_code)]
-    #[inline(always)]
-    pub unsafe fn pop(&mut self, front: &Thread) -> Ref<Thread> {
-        // SAFETY: as asked.
-        unsafe { self.0.take_out(front) }
     }
 
     pub fn wake_all(&mut self) {
