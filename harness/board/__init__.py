@@ -6,6 +6,7 @@ from harness.board.files import find_boards, known_boards, read_board
 from harness.board.leases import Holder, Lease, holder_of, stale_of
 from harness.board.model import Board, Wires, memory_mib, memory_text
 from harness.board.needs import lacks
+from harness.board.yaml_file import read_yaml
 
 __all__ = [
     "Admission",
@@ -27,5 +28,6 @@ __all__ = [
     "memory_mib",
     "memory_text",
     "read_board",
+    "read_yaml",
     "stale_of",
 ]

@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import difflib
 import fnmatch
+import importlib.util
 import math
 import re
 import shlex
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,7 @@ from harness.board.model import Board, Wires, memory_mib
 
 DRIVER = "QuoinQemuDriver"
 STRATEGY = "QuoinStrategy"
+CPU_ONLINE = "cpu-online"
 ARCHITECTURES = ("x86_64", "aarch64", "riscv64")
 
 _TOP_KEYS = frozenset({"imports", "targets", "images", "options", "tools", "paths"})
@@ -41,27 +43,75 @@ _OPTIONAL: Mapping[str, Any] = {
     "firmware": None,
     "firmware_vars": None,
     "cmdline": "",
+    "cpu_online": "",
     "exclusive": False,
+    "device_tree": None,
+    "fixed": False,
+    "initrd_at": 0,
+    "monitor_cpus": 0,
+    "oldest_qemu": "7.2",
 }
 # Of a physical board's QuoinStrategy; how it is reached stands in labgrid's own resources and drivers.
 _WIRED_REQUIRED = frozenset({"arch", "smp", "memory", "ready", "off_time_s"})
 _WIRED_OPTIONAL: Mapping[str, Any] = {
-    **{key: _OPTIONAL[key] for key in ("panic", "stage", "prompt", "boot_timeout_s", "kernel", "initrd", "cmdline")},
+    **{
+        key: _OPTIONAL[key]
+        for key in ("panic", "stage", "prompt", "boot_timeout_s", "kernel", "initrd", "cmdline", "cpu_online")
+    },
     "load": [],
     "firmware": "",
     "image_id": "",
+    "oldest_firmware": "",
+    "log_ring": "",
     "card": None,
     "wires": "",
 }
-_SERIAL_PORTS = ("NetworkSerialPort", "RawSerialPort", "USBSerialPort")
+_PLACE = "RemotePlace"
+_SERIAL_PORTS = ("NetworkSerialPort", "RawSerialPort", "USBSerialPort", _PLACE)
+_LOADERS = ("UBootDriver", "QuoinGrubDriver")
 _TYPES: Mapping[str, tuple[type, ...]] = {
     "smp": (int,),
     "max_smp": (int,),
+    "initrd_at": (int,),
+    "monitor_cpus": (int,),
+    "fixed": (bool,),
     "boot_timeout_s": (int, float),
     "args": (list,),
     "exclusive": (bool,),
     "off_time_s": (int, float),
     "load": (list,),
+}
+
+
+def _power_models() -> list[str]:
+    """The switches that labgrid knows; found without an import of labgrid, which takes half a second."""
+    spec = importlib.util.find_spec("labgrid")
+    folders = [] if spec is None else spec.submodule_search_locations or []
+    return sorted(path.stem for folder in folders for path in Path(folder, "driver", "power").glob("[!_]*.py"))
+
+
+def _number(least: int, most: float = math.inf) -> Callable[[Any], str | None]:
+    wanted = f"a number from {least}" + (" on" if most == math.inf else f" to {most}")
+    return lambda value: None if type(value) is int and least <= value <= most else wanted
+
+
+def _one_of(choices: Callable[[], Iterable[str]]) -> Callable[[Any], str | None]:
+    return lambda value: None if value in (known := list(choices())) or not known else f"one of {', '.join(known)}"
+
+
+# Of labgrid's resources what it tells as an error of Python's, if at all: what each wants, where a value is not that.
+_RESOURCES: Mapping[str, Mapping[str, Callable[[Any], str | None]]] = {
+    "NetworkSerialPort": {
+        "port": _number(1, 65535),
+        "speed": _number(1),
+        "protocol": _one_of(lambda: ("raw", "rfc2217")),
+    },
+    "RawSerialPort": {"speed": _number(1)},
+    "USBSerialPort": {"speed": _number(1)},
+    "NetworkPowerPort": {
+        "model": _one_of(_power_models),
+        "index": lambda value: _number(0)(int(value) if str(value).isdecimal() else value),
+    },
 }
 
 
@@ -179,11 +229,15 @@ def _board(
             driver.line_of("arch"),
             f"unknown arch {value['arch']!r}; known: {', '.join(ARCHITECTURES)}",
         )
-    for key in {"ready", "panic", "stage", "prompt", "firmware", "image_id"} & value.keys():
+    for key in {"ready", "panic", "stage", "prompt", "firmware", "image_id", "log_ring"} & value.keys():
         try:
             re.compile(value[key] or "")
         except re.error as error:
             raise driver.fault(driver.line_of(key), f"{key!r} is no regular expression: {error}") from error
+    for key in ("ready", "panic"):
+        if re.search(value[key], ""):
+            found = repr(value[key])
+            raise driver.fault(driver.line_of(key), f"{key!r} wants a pattern that not every line fits, not {found}")
     if not 0 < value["boot_timeout_s"] < math.inf:
         found = value["boot_timeout_s"]
         raise driver.fault(driver.line_of("boot_timeout_s"), f"'boot_timeout_s' must be more than 0, not {found}")
@@ -191,18 +245,33 @@ def _board(
         memory = memory_mib(value["memory"])
     except BoardError as error:
         raise driver.fault(driver.line_of("memory"), str(error)) from error
-    wires = _wires(target, driver, value) if required is _WIRED_REQUIRED else None
+    options = top.plain("options") or {}
+    if not isinstance(options, dict):
+        raise top.fault(top.line_of("options"), f"'options' must be a mapping of names to values, not {options!r}")
+    wires = _wires(target, driver, value, options) if required is _WIRED_REQUIRED else None
     if wires is not None:  # what there is stands there: nothing is built, and one has it at a time
         value |= {"binary": "", "machine": "", "cpu": "", "max_smp": value["smp"], "args": [], "exclusive": True}
-        value |= {"firmware": None, "firmware_vars": None}
+        value |= {"firmware": None, "firmware_vars": None, "device_tree": None}
+        value |= {"fixed": True, "initrd_at": 0, "monitor_cpus": 0, "oldest_qemu": "7.2"}
+    for key in ("monitor_cpus", "initrd_at"):
+        if value[key] < 0:
+            raise driver.fault(driver.line_of(key), f"{key!r} is 0 or more, not {value[key]}")
+    for word in value["args"]:
+        if type(word) not in (str, int, float):
+            raise driver.fault(driver.line_of("args"), f"'args' are QEMU's words (in quotes, if need be), not {word!r}")
+    if not re.fullmatch(r"\d+\.\d+", value["oldest_qemu"]):
+        raise driver.fault(driver.line_of("oldest_qemu"), f"'oldest_qemu' is as '10.0', not {value['oldest_qemu']!r}")
     if value["firmware_vars"] is not None and value["firmware"] is None:
         raise driver.fault(driver.line_of("firmware_vars"), "'firmware_vars' stands without 'firmware', whose they are")
+    cpu_online = value["cpu_online"] or ""
+    if cpu_online and not all(word in cpu_online for word in ("{cpu}", "{online}")):
+        raise driver.fault(driver.line_of("cpu_online"), f"'cpu_online' lacks {{cpu}} or {{online}}: {cpu_online!r}")
     images = top.plain("images") or {}
     if not isinstance(images, dict) or not all(isinstance(image, str) for image in images.values()):
         raise top.fault(top.line_of("images"), f"'images' must be a mapping of names to paths, not {images!r}")
     features = target.plain("features") or []
-    if not isinstance(features, list):
-        raise target.fault(target.line_of("features"), f"'features' must be a list, not {features!r}")
+    if not isinstance(features, list) or not all(isinstance(feature, str) for feature in features):
+        raise target.fault(target.line_of("features"), f"'features' must be a list of words, not {features!r}")
     board = Board(
         name=path.stem,
         path=path,
@@ -219,14 +288,21 @@ def _board(
         stage=value["stage"],
         prompt=value["prompt"],
         boot_timeout_s=float(value["boot_timeout_s"]),
-        features=frozenset(str(feature) for feature in features),
+        # That it can is said by the command, and by nothing else.
+        features=frozenset(features) - {CPU_ONLINE} | ({CPU_ONLINE} if cpu_online else set()),
         args=tuple(str(arg) for arg in value["args"]),
         kernel=_image(driver, images, "kernel", value["kernel"]),
         initrd=_image(driver, images, "initrd", value["initrd"]),
         firmware=_image(driver, images, "firmware", value["firmware"]),
         firmware_vars=_image(driver, images, "firmware_vars", value["firmware_vars"]),
+        device_tree=_image(driver, images, "device_tree", value["device_tree"]),
         cmdline=value["cmdline"] or "",
         exclusive=value["exclusive"],
+        has_fixed_size=value["fixed"],
+        initrd_at=value["initrd_at"],
+        monitor_cpus=value["monitor_cpus"],
+        oldest_qemu=tuple(int(part) for part in value["oldest_qemu"].split(".")),
+        cpu_online=cpu_online,
         wires=wires,
     )
     try:
@@ -235,14 +311,24 @@ def _board(
         raise driver.fault(driver.line_of("smp"), str(error)) from error
 
 
-def _wires(target: _Mapping, driver: _Mapping, value: Mapping[str, Any]) -> Wires:
+def _wires(target: _Mapping, driver: _Mapping, value: Mapping[str, Any], options: Mapping[str, Any]) -> Wires:
     """What is said of a physical board's wires, checked as far as that can be done without labgrid."""
     resources, drivers = target.child("resources"), target.child("drivers")
     if sum(port in resources.values for port in _SERIAL_PORTS) != 1:
         raise resources.fault(resources.line, f"a physical board has one console: one of {', '.join(_SERIAL_PORTS)}")
-    if value["load"] and "UBootDriver" not in drivers.values:
-        raise driver.fault(driver.line_of("load"), "'load' are commands for U-Boot, but drivers: has no UBootDriver")
-    for key, group in (("firmware", "version"), ("image_id", "id")):
+    for name in resources.values.keys() & _RESOURCES.keys():
+        resource = resources.child(name)
+        for key in resource.values.keys() & _RESOURCES[name].keys():
+            node, line = resource.values[key]
+            # What has a tag is labgrid's to make, such as `!template $LG_PORT`.
+            if not node.tag.startswith("!") and (wanted := _RESOURCES[name][key](resource.plain(key))) is not None:
+                raise resource.fault(line, f"{key!r} of {name} is {wanted}, not {resource.plain(key)!r}")
+    if value["load"] and not any(loader in drivers.values for loader in _LOADERS):
+        wanted = " and no ".join(_LOADERS)
+        raise driver.fault(
+            driver.line_of("load"), f"'load' are commands for a boot loader, but drivers: has no {wanted}"
+        )
+    for key, group in (("firmware", "version"), ("image_id", "id"), ("log_ring", "at")):
         if value[key] and group not in re.compile(value[key]).groupindex:
             raise driver.fault(driver.line_of(key), f"{key!r} lacks the group (?P<{group}>...)")
     if not 0 <= value["off_time_s"] < math.inf:
@@ -251,8 +337,13 @@ def _wires(target: _Mapping, driver: _Mapping, value: Mapping[str, Any]) -> Wire
     words = {"python": sys.executable, "board": str(driver.path.absolute())}
     try:
         command = tuple(word.format(**words) for word in shlex.split(value["wires"] or ""))
-    except (ValueError, LookupError) as error:
+    except (ValueError, LookupError, AttributeError) as error:
         raise driver.fault(driver.line_of("wires"), f"'wires' is no command: {error}") from error
+    if value["oldest_firmware"] and not value["firmware"]:
+        raise driver.fault(
+            driver.line_of("oldest_firmware"), "'oldest_firmware' needs 'firmware', which finds a version"
+        )
+    place = resources.child(_PLACE).plain("name", "") if _PLACE in resources.values else ""
     return Wires(
         load=tuple(str(line) for line in value["load"]),
         firmware=value["firmware"] or "",
@@ -260,6 +351,10 @@ def _wires(target: _Mapping, driver: _Mapping, value: Mapping[str, Any]) -> Wire
         off_time_s=float(value["off_time_s"]),
         card=None if value["card"] is None else (driver.path.parent / value["card"]).resolve(),
         command=command,
+        oldest_firmware=value["oldest_firmware"] or "",
+        log_ring=value["log_ring"] or "",
+        place=str(place),
+        coordinator=str(options.get("coordinator_address", "")),
     )
 
 
@@ -270,7 +365,10 @@ def _image(driver: _Mapping, images: Mapping[str, str], key: str, name: str | No
     if name not in images:
         known = ", ".join(sorted(images)) or "none"
         raise driver.fault(driver.line_of(key), f"{key!r} names {name!r}, which images: lacks; it has: {known}")
-    return (driver.path.parent / Path(images[name]).expanduser()).resolve()
+    try:
+        return (driver.path.parent / Path(images[name]).expanduser()).resolve()
+    except (OSError, RuntimeError, ValueError) as error:  # no such user, a loop of links, no name of a file
+        raise driver.fault(driver.line_of(key), f"{key!r} names {images[name]!r}, which is no file: {error}") from error
 
 
 def known_boards(directory: Path) -> list[str]:

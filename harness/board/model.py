@@ -12,6 +12,8 @@ from pathlib import Path
 
 from harness.board.errors import BoardError
 
+# QEMU keeps a seed in 64 bits (softmmu/vl.c, QEMU_OPTION_seed; util/guest-random.c).
+LAST_SEED = 2**64 - 1
 _UNITS_MIB = {"M": 1, "G": 1024}
 
 
@@ -33,8 +35,10 @@ class Wires:
     """What a physical board's file says beside labgrid's own resources and drivers.
 
     `load` are the boot loader's commands, the last of which starts the kernel. `firmware` and `image_id` are
-    regular expressions with the groups `version` and `id`, or empty. `command` makes the wires and keeps them as
-    long as its input is open. `card` is a file or a block device.
+    regular expressions with the groups `version` and `id`, or empty; so is `log_ring`, with the group `at`.
+    `oldest_firmware` is the least version that is trusted, or empty. `command` makes the wires and keeps them as long
+    as its input is open. `card` is a file or a block device. `place` is a place of labgrid's coordinator that has the
+    wires; `coordinator` says which one, where that is said.
     """
 
     load: tuple[str, ...]
@@ -43,6 +47,10 @@ class Wires:
     off_time_s: float
     card: Path | None
     command: tuple[str, ...]
+    oldest_firmware: str = ""
+    log_ring: str = ""
+    place: str = ""
+    coordinator: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,12 +82,21 @@ class Board:
     initrd: Path | None = None
     firmware: Path | None = None
     firmware_vars: Path | None = None
+    device_tree: Path | None = None
     cmdline: str = ""
     exclusive: bool = False
     icount: bool = False
     debug: bool = False
     seed: int | None = None
     wires: Wires | None = None
+    has_fixed_size: bool = False
+    initrd_at: int = 0
+    """Where the archive is put in memory, and the device tree says that it is; 0 for the emulator's own way."""
+    monitor_cpus: int = 0
+    """CPUs of the machine beside `smp`, on which no kernel runs."""
+    oldest_qemu: tuple[int, ...] = (7, 2)
+    cpu_online: str = ""
+    """The shell command by which its kernel switches the CPU `{cpu}` on (`{online}` is 1) or off (0)."""
 
     @property
     def id(self) -> str:
@@ -116,8 +133,8 @@ class Board:
         if not 1 <= cpus <= self.max_smp:
             raise BoardError(f"{self.name} takes 1 to {self.max_smp} CPUs, not {cpus} ({self.path})")
         chosen = self.seed if seed is None else seed
-        if chosen is not None and chosen < 1:
-            raise BoardError(f"a seed is a number from 1 on, not {chosen}")
+        if chosen is not None and not 1 <= chosen <= LAST_SEED:
+            raise BoardError(f"a seed is a number from 1 to {LAST_SEED}, not {chosen}")
         seeded = chosen is not None
         counting = seeded or (self.icount if icount is None else icount)
         debugging = seeded or (self.debug if debug is None else debug)
@@ -143,13 +160,16 @@ class Board:
         args: tuple[str, ...] = (),
         seed: int | None = None,
     ) -> str | None:
-        """Why this board cannot be built that way, where it is not built but stands there."""
+        """Why this board cannot be built that way, where it is not built but stands there, or models one that does."""
+        if not self.has_fixed_size:
+            return None
+        kind = "a model of a real board" if self.wires is None else "a physical board"
+        if smp not in (None, self.smp):
+            return f"{self.name} is {kind}: it has {self.smp} CPUs, not {smp}"
+        if memory is not None and memory_mib(memory) != self.memory_mib:
+            return f"{self.name} is {kind}: it has {memory_text(self.memory_mib)}, not {memory}"
         if self.wires is None:
             return None
-        if smp not in (None, self.smp):
-            return f"{self.name} is a physical board: it has {self.smp} CPUs, not {smp}"
-        if memory is not None and memory_mib(memory) != self.memory_mib:
-            return f"{self.name} is a physical board: it has {memory_text(self.memory_mib)}, not {memory}"
         if icount or args or seed is not None:
             return f"{self.name} is a physical board: it counts no instructions, and takes no QEMU arguments or seeds"
         return None

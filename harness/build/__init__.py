@@ -37,7 +37,18 @@ from harness.build.errors import BuildError
 from harness.build.images import Elf, boot_image, cpio, read_elf, section_sizes, stripped
 from harness.build.toolchain import Toolchain, discover
 
-__all__ = ["ARCHES", "PREBUILT", "PROFILES", "Arch", "Artifacts", "BuildError", "Profile", "build", "load", "programs_of"]
+__all__ = [
+    "ARCHES",
+    "PREBUILT",
+    "PROFILES",
+    "Arch",
+    "Artifacts",
+    "BuildError",
+    "Profile",
+    "build",
+    "load",
+    "programs_of",
+]
 
 # A folder of builds that another machine made (harness.build.packing); nothing is built where it is set.
 PREBUILT = "QUOIN_PREBUILT"

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from io import FileIO
 from pathlib import Path
 from typing import Any, Literal, cast, get_args
 
@@ -21,6 +23,7 @@ PROFILES: tuple[Profile, ...] = get_args(Profile)
 TOP = Path(__file__).resolve().parents[2]
 SOURCE = TOP / "kernel-src"
 MANIFEST = "manifest.json"
+_PIECE = 4096
 
 
 @dataclass(frozen=True)
@@ -46,6 +49,37 @@ class Artifacts:
 def directory_of(arch: Arch, profile: Profile, top: Path = TOP, *, own_target: bool = False) -> Path:
     """Where the build of `arch` and `profile` lives."""
     return top / "build" / f"{arch}-{profile}{'-own-target' if own_target else ''}"
+
+
+def append_line(path: Path, line: str) -> None:
+    """Add a line to a file, whole or not at all, under a lock that processes share.
+
+    A line without an end, which a kill has cut, goes. Raises OSError; then nothing was added.
+    """
+    with path.open("a+b", buffering=0) as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        whole = _whole(file)
+        file.truncate(whole)
+        data = memoryview(f"{line}\n".encode())
+        try:
+            while data:
+                data = data[file.write(data) :]
+        except BaseException:
+            file.truncate(whole)
+            raise
+
+
+def _whole(file: FileIO) -> int:
+    """How many bytes of a file end with a line."""
+    end = file.seek(0, os.SEEK_END)
+    while end:
+        begin = max(end - _PIECE, 0)
+        file.seek(begin)
+        last = file.read(end - begin).rfind(b"\n")
+        if last >= 0:
+            return begin + last + 1
+        end = begin
+    return 0
 
 
 def write_atomically(path: Path, data: bytes) -> None:

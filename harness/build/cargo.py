@@ -134,9 +134,7 @@ def build_workspace(
     return binaries(messages, source)
 
 
-def run_host_test(
-    toolchain: Toolchain, name: str, on_line: OnLine, source: Path = SOURCE
-) -> tuple[int, list[str]]:
+def run_host_test(toolchain: Toolchain, name: str, on_line: OnLine, source: Path = SOURCE) -> tuple[int, list[str]]:
     """`cargo test` of one file of the kernel's tests, on this machine: exit status and output."""
     command: list[str | Path] = [
         toolchain.cargo,

@@ -42,7 +42,10 @@ def pack(builds: Sequence[Artifacts], out: Path, *, revision: str, durations: Ma
         gzip.GzipFile(fileobj=packed, mode="wb", mtime=0, compresslevel=6) as zipped,
         tarfile.open(fileobj=zipped, mode="w", format=tarfile.GNU_FORMAT) as archive,
     ):
-        for name, content in {_FACTS: json.dumps(facts, sort_keys=True).encode(), **dict(sorted(files.items()))}.items():
+        for name, content in {
+            _FACTS: json.dumps(facts, sort_keys=True).encode(),
+            **dict(sorted(files.items())),
+        }.items():
             member = tarfile.TarInfo(name)
             member.size, member.mode = len(content), 0o644
             archive.addfile(member, io.BytesIO(content))
@@ -69,7 +72,9 @@ def unpack(path: Path, into: Path, *, revision: str) -> tuple[Path, dict[str, fl
     except (tarfile.TarError, EOFError, ValueError, KeyError, TypeError) as error:
         raise BuildError(f"a whole pack of builds in {path}", repr(error), next_step=_NEXT) from error
     if facts["revision"] != revision:
-        raise BuildError(f"builds of revision {revision}, as this tree is", f"{facts['revision']} in {path}", next_step=_NEXT)
+        raise BuildError(
+            f"builds of revision {revision}, as this tree is", f"{facts['revision']} in {path}", next_step=_NEXT
+        )
     bad = sorted(
         name
         for name in members.keys() | hashes.keys()
@@ -78,7 +83,9 @@ def unpack(path: Path, into: Path, *, revision: str) -> tuple[Path, dict[str, fl
         or hashlib.sha256(members.get(name, b"")).hexdigest() != hashes.get(name)
     )
     if bad:
-        raise BuildError(f"files in {path} that have the hashes it tells", f"others: {', '.join(bad[:3])}", next_step=_NEXT)
+        raise BuildError(
+            f"files in {path} that have the hashes it tells", f"others: {', '.join(bad[:3])}", next_step=_NEXT
+        )
     folder = into / hashlib.sha256(content).hexdigest()[:16]
     shutil.rmtree(folder, ignore_errors=True)
     for name, data in members.items():

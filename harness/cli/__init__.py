@@ -27,6 +27,7 @@ from harness.cli import (
     doctor,
     flash,
     gdb,
+    lab,
     matrix,
     mutants,
     power,
@@ -49,7 +50,7 @@ class Verb(Protocol):
     """What a verb's module offers."""
 
     SUMMARY: str
-    PASSES_ON: bool  # whether arguments that it does not know go to pytest
+    PASSES_ON: bool  # whether `run` takes arguments that it does not know, for pytest mostly
 
     def add_arguments(self, parser: argparse.ArgumentParser) -> None: ...
 
@@ -67,6 +68,7 @@ VERBS: dict[str, Verb] = {
     "replay": replay,
     "gdb": gdb,
     "boards": boards,
+    "lab": lab,
     "doctor": doctor,
     "setup": setup,
     "bench": bench,

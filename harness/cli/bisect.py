@@ -25,6 +25,12 @@ _PATHS = {"tree": (), "kernel": ("kernel-src",), "lab": ("harness",)}
 _MEASURED = 10
 # Runs that the host spoilt are run again, up to so many times as many as are wanted.
 _PATIENCE = 3
+# Lines of pytest that say why no test ran.
+_WORDS = 5
+_UNTRIED = (
+    "{} is said to be {}, and the test cannot be run there, as told above; "
+    "correct the test's id and pytest's arguments, or name another revision"
+)
 _FORGIVEN = frozenset({"starved", "lab-fault"})
 
 
@@ -97,11 +103,17 @@ def bisect(
     known = False
     steps = math.ceil(math.log2(max(len(candidates) - 1, 1)))
     if rate is None:
-        told = [trial(candidates[-1]) for _ in range(_MEASURED)]
-        failures = told.count(False)
-        if failures == 0 or None in told:
-            what = "cannot run the test" if None in told else f"did not fail in {_MEASURED} runs"
-            raise LabError(f"{candidates[-1]} is said to be bad and {what}; name another --bad, or tell --flake-rate")
+        failures = 0
+        for _ in range(_MEASURED):
+            passed = trial(candidates[-1])
+            if passed is None:
+                raise LabError(_UNTRIED.format(candidates[-1], "bad"))
+            failures += not passed
+        if failures == 0:
+            raise LabError(
+                f"{candidates[-1]} is said to be bad and did not fail in {_MEASURED} runs; "
+                "name another --bad, or tell --flake-rate"
+            )
         from harness.plugin.soak import wilson
 
         rate = wilson(failures, _MEASURED)[0]
@@ -120,9 +132,15 @@ def bisect(
         print(f"bisect: {candidate}: passed {count} times", flush=True)
         return False
 
-    if not known and not bad(candidates[-1]):
+    def is_bad(end: Candidate, said: str) -> bool:
+        answer = bad(end)
+        if answer is None:
+            raise LabError(_UNTRIED.format(end, said))
+        return answer
+
+    if not known and not is_bad(candidates[-1], "bad"):
         raise LabError(f"{candidates[-1]} is said to be bad, and is not; name another --bad, or a lower --flake-rate")
-    if bad(candidates[0]) is not False:
+    if is_bad(candidates[0], "good"):
         raise LabError(f"{candidates[0]} is said to be good, and is not; name an older --good")
     found = first_bad(candidates, bad)
     what = "the first bad one" if len(found) == 1 else f"one of these {len(found)}, between which none can be tried,"
@@ -199,16 +217,19 @@ def trials(
 
 
 def attempt(tree: Path, arguments: Sequence[str], env: Mapping[str, str]) -> bool | None:
-    """Run the test once in `tree`: whether it passed, None where it cannot run there.
+    """Run the test once in `tree`: whether it passed, None where it cannot run there, which is told in pytest's words.
 
-    What the host spoilt is run again. Raises LabError where nothing else comes.
+    A failure that the quarantine forgives is one all the same. What the host spoilt is run again. Raises LabError where
+    nothing else comes.
     """
     from harness.board import LabError
+    from harness.build.process import bound
     from harness.cli.suites import end, read_junit
 
     junit, log = tree / "build" / "bisect.xml", tree / "build" / "bisect.log"
     junit.parent.mkdir(exist_ok=True)
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", f"--junitxml={junit}", *arguments]
+    options = ["-q", "-rs", "-p", "no:cacheprovider", f"--junitxml={junit}"]
+    command = bound([sys.executable, "-m", "pytest", *options, *arguments])
     for _ in range(_PATIENCE):
         junit.unlink(missing_ok=True)
         kept = {key: value for key, value in os.environ.items() if not key.startswith("PYTEST_")}
@@ -226,10 +247,13 @@ def attempt(tree: Path, arguments: Sequence[str], env: Mapping[str, str]) -> boo
                 status = process.wait()
             finally:
                 end(process)
-        ran = [result for result in read_junit(junit) if result.outcome != "skipped"] if junit.exists() else []
+        told = read_junit(junit) if junit.exists() else []
+        ran = [result for result in told if result.outcome != "skipped" or result.xfailed]
         if status not in (0, 1) or not ran:
+            words = log.read_text(errors="replace").strip().splitlines()[-_WORDS:]
+            print("\n".join([f"bisect: no test ran (pytest's status {status}):", *(f"  {line}" for line in words)]))
             return None
-        failed = [result.verdict for result in ran if result.outcome == "failed"]
+        failed = [result.verdict for result in ran if result.outcome != "passed"]
         if not failed or not _FORGIVEN.issuperset(failed):
             return not failed
     raise LabError(f"the host spoils each run ({', '.join(failed)}); free it, and begin again; log: {log}")

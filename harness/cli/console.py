@@ -33,12 +33,12 @@ def add_boot_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace, rest: Sequence[str]) -> int:
     """Build for the board, boot it, hand the terminal over."""
-    from harness.board import find_boards
     from harness.build.artifacts import TOP
     from harness.console.switch_on import machine_of
     from harness.console.terminal import interact
+    from harness.hardware import places
 
-    board = find_boards([args.board], TOP / "boards")[0].variant(smp=args.smp, memory=args.memory)
+    board = places.boards([args.board], TOP / "boards")[0].variant(smp=args.smp, memory=args.memory)
     files = boot_files(args, board.arch)
     log = TOP / "build" / "logs" / "console" / f"{board.id}-{time.strftime('%Y%m%d-%H%M%S')}.log"
     log.parent.mkdir(parents=True, exist_ok=True)

@@ -9,6 +9,7 @@ status is 1 where something that is needed is missing.
 from __future__ import annotations
 
 import argparse
+import difflib
 import importlib
 import importlib.metadata
 import os
@@ -18,7 +19,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -258,19 +259,75 @@ def budget(_: Place) -> Iterator[Finding]:
 def examine_board(place: Place, name: str) -> Iterator[Finding]:
     """What is wrong with one board: its file, emulator, images, and whether it is free."""
     try:
-        from harness.board import LabError, find_boards
+        from harness.board import LabError
+        from harness.hardware import places
     except ImportError as error:
-        yield Finding("PyYAML, to read board files", str(error), "./quoin setup")
+        yield Finding("PyYAML and pyserial, to read board files", str(error), "./quoin setup")
         return
     try:
-        boards = find_boards([name], place.tree / "boards")
+        boards = places.boards([name], place.tree / "boards")
     except LabError as error:
-        yield Finding(f"a board file for {name}", str(error), "docs/boards.md describes every key")
+        told = re.search(r"^wanted (.*?); found: (.*?); next: (.*)$", str(error), re.DOTALL)
+        if told is not None:
+            yield Finding(told[1], told[2], told[3])
+        else:
+            yield Finding(f"a board file for {name}", str(error), "docs/boards.md describes every key")
         return
-    checks: tuple[Callable[[Board], Iterator[Finding]], ...] = (board_emulator, board_images, board_room, board_lease)
+    checks: tuple[Callable[[Board], Iterator[Finding]], ...] = (
+        board_features,
+        board_emulator,
+        board_images,
+        board_room,
+        board_lease,
+    )
+    from harness.cli.doctor_wires import board_wires
+
     for board in boards:
-        for check in checks:
-            yield from check(board)
+        found = [finding for check in checks for finding in check(board)]
+        yield from found
+        if not any(finding.needed for finding in found):
+            yield from board_starts(board)
+        yield from board_wires(board)
+
+
+# What the lab's own verbs and this tree's suites ask for.
+_FEATURES = (
+    *("qmp", "gdbstub", "reset", "snapshot", "icount", "debug", "release", "nmi", "machine-check", "rtc"),
+    *("cpu-hotplug", "cpu-online", "no-reboot", "stays-on", "jtag"),
+)
+
+
+def board_features(board: Board) -> Iterator[Finding]:
+    """A project may have features of its own; one that is nearly the lab's is a slip."""
+    for feature in sorted(board.features.difference(_FEATURES)):
+        if near := difflib.get_close_matches(feature, _FEATURES, n=1):
+            wanted = f"features of {board.name} that tests ask for, such as {near[0]!r}"
+            yield Finding(wanted, repr(feature), f"mend features: in {board.path}", needed=False)
+
+
+def board_starts(board: Board) -> Iterator[Finding]:
+    """QEMU takes all that the file says, for the architecture that it names; no instruction is executed."""
+    from harness.board import LabError
+    from harness.machine import BootFiles, QemuMachine
+    from harness.machine.events import Kind
+
+    if board.wires is not None:
+        return
+    files = BootFiles(board.kernel, board.initrd)
+    machine = QemuMachine(replace(board, exclusive=False), files, paused=True, admit="at once")
+    try:
+        machine.on()
+        arch = machine.qmp("query-target")["arch"]
+    except LabError as error:
+        said = [event.name for event in machine.events if event.kind is Kind.STDERR and event.name]
+        found = f"{board.binary} says: {' / '.join(said)}" if said else str(error).partition("\n")[0]
+        yield Finding(f"a machine as in {board.path}", found, "mend what it names there")
+    else:
+        if arch != board.arch:
+            wanted = f"an emulator of {board.arch} for {board.name}"
+            yield Finding(wanted, f"{board.binary}, which is one of {arch}", f"mend arch: or binary: in {board.path}")
+    finally:
+        machine.off()
 
 
 def board_emulator(board: Board) -> Iterator[Finding]:
@@ -343,7 +400,7 @@ def board_lease(board: Board) -> Iterator[Finding]:
     """Nobody else has it."""
     from harness.board import holder_of, stale_of
 
-    if not board.exclusive:
+    if not board.exclusive or (board.wires is not None and board.wires.place):
         return
     holder = holder_of(board.name)
     if holder is not None:

@@ -19,11 +19,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace, rest: Sequence[str]) -> int:
     """Build, and flash; an emulated board reads the build itself."""
-    from harness.board import find_boards
     from harness.build.artifacts import TOP
-    from harness.hardware import PhysicalMachine
+    from harness.hardware import PhysicalMachine, places
 
-    board = find_boards([args.board], TOP / "boards")[0]
+    board = places.boards([args.board], TOP / "boards")[0]
     files = boot_files(args, board.arch)
     if board.wires is None:
         files.check(board.arch)

@@ -6,7 +6,9 @@ import argparse
 import json
 import os
 import re
+import shlex
 import shutil
+import subprocess
 import sys
 import tempfile
 import time
@@ -15,6 +17,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
+from harness.cli.arguments import positive
 from harness.cli.side_by_side import side_by_side
 
 if TYPE_CHECKING:
@@ -37,7 +40,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--only", action="append", default=[], metavar="AXIS=GLOB[,GLOB]", help="cells of these only")
     parser.add_argument("--mode", choices=("full", "pairwise"), help="in place of the file's")
     parser.add_argument("--shard", metavar="N/M", help="the N-th of M shares of the tests, cut by measured seconds")
-    parser.add_argument("--jobs", type=int, metavar="N", help="runs of pytest side by side (as many as cores)")
+    parser.add_argument("--jobs", type=positive, metavar="N", help="runs of pytest side by side (as many as cores)")
     parser.add_argument("--list", action="store_true", help="show what would run, and run nothing")
     parser.add_argument("--resume", nargs="?", const="", metavar="RUN", help="go on with a run that was cut short")
     parser.add_argument("--build-only", action="store_true", help="build what the matrix boots, and run nothing")
@@ -59,13 +62,15 @@ def run(args: argparse.Namespace, rest: Sequence[str]) -> int:
     from harness.measure.tools import revision
     from harness.report.figures import kept_durations, measured_durations
     from harness.report.matrix import MatrixError, read_matrix, share, unique
-    from harness.report.run import digest
+    from harness.report.run import digest, held
 
     partial = bool(args.only or args.shard or rest or args.mode)
     if args.keep_figures and partial:
         raise MatrixError("--keep-figures is of a full run: without --only, --mode, --shard and pytest's arguments")
     if args.pack and not args.build_only:
         raise MatrixError("--pack goes with --build-only")
+    for path in filter(None, (args.pack, args.packed)):
+        _check_place(TOP, path)
     jobs = args.jobs or len(os.sched_getaffinity(0))
     matrix = read_matrix(args.file, TOP / "boards", args.only, args.mode)
     # The store's change with each run, and with them where a share is cut.
@@ -80,19 +85,23 @@ def run(args: argparse.Namespace, rest: Sequence[str]) -> int:
         builds = build_all(matrix, matrix.units())
         if args.build_only:
             return _pack(builds, args.pack, durations)
-    if args.resume is not None:
-        writer, units = resumed(TOP, args.resume or None, _kind(matrix, args, rest), args.shard or "")
-    else:
-        units = unique(collected(TOP, matrix.units(), rest, jobs))
-        plan = [test for unit in units for test in unit.tests]
-        if args.shard:
-            units = share(units, *_shard(args.shard), durations)
-        if args.list:
-            return listed(units, durations)
-        facts = {"plan": digest(plan), "tests": len(plan), "shard": args.shard or ""}
-        writer = begun(TOP, _kind(matrix, args, rest), units, facts)
-    execute(TOP, writer, units, jobs, Progress(writer, units, durations, sys.stdout))
-    found = finish(TOP, writer)
+    units = unique(collected(TOP, matrix.units(), rest, jobs))
+    plan = [f"{test} {shlex.join(unit.options)}" for unit in units for test in unit.tests]
+    facts = {"plan": digest(plan), "tests": len(plan), "shard": args.shard or ""}
+    if args.shard:
+        units = share(units, *_shard(args.shard), durations)
+    if not units:
+        what = f"--shard {args.shard} has none of {len(plan)}" if plan else "pytest found none"
+        raise MatrixError(f"{args.file}: wanted tests to run, and {what}; ask for fewer shards, or leave out filters")
+    if args.list:
+        return listed(units, durations)
+    kind = _kind(TOP, matrix, args, rest)
+    again = args.resume is not None
+    writer = resumed(TOP, args.resume or None, kind, facts) if again else begun(TOP, kind, units, facts)
+    with held(writer.folder) as handle:
+        units = left(writer) if again else units
+        execute(TOP, writer, units, jobs, Progress(writer, units, durations, sys.stdout), inherited=[handle])
+        found = finish(TOP, writer)
     if args.keep_figures:
         from harness.report.figures import write_figures
 
@@ -123,12 +132,27 @@ def _pack(builds: Sequence[Artifacts], out: Path | None, durations: Mapping[str,
     return 0
 
 
+def _check_place(top: Path, path: Path) -> None:
+    """Raises MatrixError for a pack that would be a new file of the tree, and so make another revision of it."""
+    from harness.report.matrix import MatrixError
+
+    path = path.resolve()
+    # 1: git does not ignore it (git-check-ignore(1)).
+    ignored = ["git", "check-ignore", "--quiet", str(path)]
+    if path.is_relative_to(top) and subprocess.run(ignored, cwd=top, capture_output=True, check=False).returncode == 1:
+        raise MatrixError(
+            f"{path} would be a change of the tree that it is of; wanted a pack outside of {top}, or in {top / 'build'}"
+        )
+
+
 # The plan.
 
 
-def _kind(matrix: Matrix, args: argparse.Namespace, rest: Sequence[str]) -> str:
+def _kind(top: Path, matrix: Matrix, args: argparse.Namespace, rest: Sequence[str]) -> str:
+    path = matrix.path.resolve()
+    name = str(path.relative_to(top) if path.is_relative_to(top) else path)
     words = [f"--only={one}" for one in args.only] + ([f"--mode={args.mode}"] if args.mode else [])
-    return " ".join(["matrix", matrix.path.name, *words, *rest])
+    return " ".join(["matrix", name, *words, *rest])
 
 
 def listed(units: Sequence[Unit], durations: Mapping[str, float]) -> int:
@@ -144,39 +168,52 @@ def listed(units: Sequence[Unit], durations: Mapping[str, float]) -> int:
 
 def begun(top: Path, kind: str, units: Sequence[Unit], facts: Mapping[str, Any]) -> Writer:
     """A new run, with what it has to do on disk."""
+    from harness.build.artifacts import write_atomically
     from harness.measure.tools import revision
     from harness.report.plugin import host
     from harness.report.run import Writer, new_name
 
     writer = Writer.begin(top, new_name(), kind, revision=revision(top), host=host(), command=f"quoin {kind}", **facts)
-    (writer.folder / _PLAN).write_text(json.dumps([asdict(unit) for unit in units]), encoding="utf-8")
+    write_atomically(writer.folder / _PLAN, json.dumps([asdict(unit) for unit in units]).encode())
     return writer
 
 
-def resumed(top: Path, name: str | None, kind: str, shard: str = "") -> tuple[Writer, list[Unit]]:
-    """A run that was cut short, and its units with what is left. Raises RunError where the tree is another now."""
-    from harness.measure.tools import revision
-    from harness.report.matrix import read_plan
-    from harness.report.run import RunError, Writer, find, folders, read_events, read_head
+def resumed(top: Path, name: str | None, kind: str, facts: Mapping[str, Any]) -> Writer:
+    """A run that was cut short.
 
+    Raises RunError where the matrix, its plan, its share or the tree is another now.
+    """
+    from harness.measure.tools import revision
+    from harness.report.run import RunError, Writer, find, heads
+
+    shard = facts.get("shard", "")
     if name is None:
-        heads = [read_head(folder) for folder in reversed(folders(top))]
-        name = next((head.name for head in heads if (head.kind, head.shard) == (kind, shard)), None)
+        name = next((head.name for head in reversed(heads(top)) if (head.kind, head.shard) == (kind, shard)), None)
         if name is None:
             raise RunError(f"no run of `quoin {kind}` to go on with; see: quoin report --list")
     writer = Writer(find(top, name))
-    if (writer.head.kind, writer.head.revision) != (kind, revision(top)):
+    head = writer.head
+    if (head.kind, head.revision, head.plan, head.shard) != (kind, revision(top), facts["plan"], shard):
         raise RunError(
-            f"{writer.head.name} is `{writer.head.kind}` of {writer.head.revision}, "
-            f"and this is `{kind}` of {revision(top)}; begin a new one, without --resume"
+            f"{head.name} is `{head.kind}` of {head.revision}, plan {head.plan}, shard {head.shard or '1/1'}, and this "
+            f"is `{kind}` of {revision(top)}, plan {facts['plan']}, shard {shard or '1/1'}; "
+            "begin a new one, without --resume"
         )
+    return writer
+
+
+def left(writer: Writer) -> list[Unit]:
+    """The units of a run that goes on, with what is left of them. Raises RunError and MatrixError."""
+    from harness.report.matrix import read_plan
+    from harness.report.run import read_events
+
     plan = read_plan(writer.folder / _PLAN)
     done = {test.id for test in read_events(writer.folder).tests}
-    left = [replace(unit, tests=tuple(test for test in unit.tests if test not in done)) for unit in plan]
+    units = [replace(unit, tests=tuple(test for test in unit.tests if test not in done)) for unit in plan]
     writer.resumed()
-    more = sum(len(unit.tests) for unit in left)
+    more = sum(len(unit.tests) for unit in units)
     print(f"matrix: {writer.head.name} goes on: {len(done)} tests have ended, {more} are left")
-    return writer, [unit for unit in left if unit.tests]
+    return [unit for unit in units if unit.tests]
 
 
 def _shard(text: str) -> tuple[int, int]:
@@ -283,8 +320,13 @@ class Progress:
         return measured_s(tests, self._durations)
 
 
-def execute(top: Path, writer: Writer, units: Sequence[Unit], jobs: int, progress: Progress) -> None:
-    """Run all units, the longest rows of tests first; what cannot be told by pytest is told as a fault of the run."""
+def execute(
+    top: Path, writer: Writer, units: Sequence[Unit], jobs: int, progress: Progress, inherited: Sequence[int] = ()
+) -> None:
+    """Run all units, the longest rows of tests first; what cannot be told by pytest is told as a fault of the run.
+
+    Each pytest has the descriptors `inherited`.
+    """
     from harness.build import PREBUILT
     from harness.report.matrix import HOST
 
@@ -306,7 +348,8 @@ def execute(top: Path, writer: Writer, units: Sequence[Unit], jobs: int, progres
     def log(name: str) -> Path:
         return parts / f"{name}.log"
 
-    for name, status in side_by_side(commands, jobs, cwd=top, log=log, env=environment, look=progress.look):
+    ends = side_by_side(commands, jobs, cwd=top, log=log, env=environment, look=progress.look, inherited=inherited)
+    for name, status in ends:
         progress.ended(name, status, log(name))
         if status < 0:
             writer.add(f"{name}: pytest was ended by signal {-status}; log: {log(name)}")

@@ -6,13 +6,13 @@ import argparse
 import os
 import select
 import signal
-import subprocess
 import sys
 import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from harness.cli.console import add_boot_arguments, boot_files
+from harness.cli.holder import Asker, start_holder
 
 if TYPE_CHECKING:
     from harness.board import Board
@@ -36,10 +36,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace, rest: Sequence[str]) -> int:
     """Do it, and say what the board is then."""
-    from harness.board import find_boards
     from harness.build.artifacts import TOP
+    from harness.hardware import places
 
-    board = find_boards([args.board], TOP / "boards")[0]
+    board = places.boards([args.board], TOP / "boards")[0]
     if args.what == "hold":
         return _hold(board, args)
     if args.what in ("off", "cycle"):
@@ -66,13 +66,14 @@ def _hold(board: Board, args: argparse.Namespace) -> int:
     from harness.console import Session
     from harness.console.switch_on import machine_of
 
+    asker = Asker()
     machine = machine_of(board, boot_files(args, board.arch), on_reset="restart")
     machine.admit = "at once"
     log = TOP / "build" / "logs" / "power" / f"{board.id}-{time.strftime('%Y%m%d-%H%M%S')}.log"
     log.parent.mkdir(parents=True, exist_ok=True)
     with Session(machine, log) as session:
         (machine.scratch / _MARK).touch()
-        print("on", flush=True)
+        asker.tell("on")
         with session.broker.changed:
             session.broker.changed.wait_for(lambda: session.broker.ended is not None)
     return 0
@@ -80,23 +81,8 @@ def _hold(board: Board, args: argparse.Namespace) -> int:
 
 def _on(rest: Sequence[str], board: Board) -> None:
     """Start a process that has it on. Raises LabError with that one's words."""
-    from harness.board import LabError
-
     words = ["hold" if word in ("on", "cycle") else word for word in rest]
-    command = [sys.executable, "-m", "harness.cli", *words]
-    holder = subprocess.Popen(
-        command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True
-    )
-    assert holder.stdout is not None
-    said, deadline = b"", time.monotonic() + _STARTS_S
-    while not said.endswith(b"on\n"):
-        ready = select.select([holder.stdout], [], [], max(deadline - time.monotonic(), 0))[0]
-        piece = os.read(holder.stdout.fileno(), 4096) if ready else b""
-        if not piece:
-            holder.terminate()
-            holder.wait(_ENDS_S)
-            raise LabError(f"{board.name} was not switched on: {said.decode(errors='replace').strip() or 'no answer'}")
-        said += piece
+    start_holder(words, "on", f"{board.name} was not switched on", limit_s=_STARTS_S, environment={})
 
 
 def _off(board: Board) -> None:

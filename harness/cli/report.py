@@ -27,11 +27,14 @@ def run(args: argparse.Namespace, rest: Sequence[str]) -> int:
     """Write the page and say where; 1 where shards that were put together are red."""
     from harness.build.artifacts import TOP
     from harness.report.page import write_page
-    from harness.report.run import find, folders, read
+    from harness.report.run import RunError, find, folders, read
 
     if args.list:
         for folder in folders(TOP):
-            print(told(read(folder)))
+            try:
+                print(told(read(folder)))
+            except RunError as error:
+                print(f"{folder.name}  cannot be read: {error}")
         return 0
     folder = merge(TOP, args.merge) if args.merge else find(TOP, args.run)
     found = read(folder)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
@@ -12,12 +13,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from harness.board import LabError
-from harness.build.process import END_LIMIT_S, end_group
+from harness.build.process import END_LIMIT_S, bound, end_group
 
 if TYPE_CHECKING:
     from harness.measure.store import Record
 
 _RUN = "compare"
+_TREES = Path("build") / "compare"
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,9 +71,13 @@ def measured(top: Path, commit: str, arguments: Sequence[str]) -> list[Record]:
 
 @contextmanager
 def worktree(top: Path, commit: str) -> Iterator[Path]:
-    """The files of a commit, in a folder that is removed after. Raises LabError in git's words."""
-    tree = top / "build" / "compare" / f"{commit[:12]}-{os.getpid()}"
+    """The files of a commit, in a folder that is removed after. Raises LabError in git's words.
+
+    The folders of processes that were killed go first.
+    """
+    tree = top / _TREES / f"{commit[:12]}-{os.getpid()}"
     tree.parent.mkdir(parents=True, exist_ok=True)
+    sweep(top)
     made = _git(top, "worktree", "add", "--detach", "--quiet", str(tree), commit)
     if made.returncode != 0:
         raise LabError(f"no worktree for {commit[:12]} in {tree}: {made.stderr.strip()}; try: git worktree prune")
@@ -81,12 +87,22 @@ def worktree(top: Path, commit: str) -> Iterator[Path]:
         _git(top, "worktree", "remove", "--force", str(tree))
 
 
+def sweep(top: Path) -> None:
+    """Remove the worktrees of processes that are no more, and git's entries of them."""
+    for tree in (top / _TREES).glob("*-*"):
+        pid = tree.name.rpartition("-")[2]
+        if pid.isdecimal() and tree.is_dir() and not Path("/proc", pid).exists():
+            _git(top, "worktree", "remove", "--force", "--force", str(tree))
+            shutil.rmtree(tree, ignore_errors=True)  # where git does not know it
+    _git(top, "worktree", "prune")
+
+
 def _pytest(tree: Path, arguments: Sequence[str], log: Path) -> int:
     """pytest in the worktree, importing the lab from there."""
     environment = {key: value for key, value in os.environ.items() if not key.startswith("PYTEST_")}
     with log.open("w") as file:
         process = subprocess.Popen(
-            [sys.executable, "-m", "pytest", *arguments],
+            bound([sys.executable, "-m", "pytest", *arguments]),
             cwd=tree,
             env=environment | {"PYTHONPATH": str(tree), "PYTHONDONTWRITEBYTECODE": "1"},
             stdin=subprocess.DEVNULL,

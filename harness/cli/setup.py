@@ -27,7 +27,14 @@ BOARDS = {
     "ovmf": Path("/usr/share/OVMF/OVMF_CODE_4M.fd"),
     "u-boot-qemu": Path("/usr/lib/u-boot/qemu_arm64/u-boot.bin"),
     "ser2net": Path("/usr/sbin/ser2net"),
+    "dnsmasq-base": Path("/usr/sbin/dnsmasq"),
+    "iproute2": Path("/usr/sbin/ip"),
     "mtools": Path("/usr/bin/mtype"),
+    "grub-common": Path("/usr/bin/grub-mkrescue"),
+    "grub-pc-bin": Path("/usr/lib/grub/i386-pc/multiboot2.mod"),
+    "grub-efi-amd64-bin": Path("/usr/lib/grub/x86_64-efi/multiboot2.mod"),
+    "xorriso": Path("/usr/bin/xorriso"),
+    "device-tree-compiler": Path("/usr/bin/dtc"),
 }
 EMULATORS = {
     "qemu-system-x86_64": "qemu-system-x86",

@@ -8,6 +8,7 @@ import subprocess
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
+from harness.build.process import bound
 from harness.cli.suites import end
 
 _LOOK_S = 1.0
@@ -21,10 +22,12 @@ def side_by_side(
     log: Callable[[str], Path],
     env: Callable[[str], Mapping[str, str]] = lambda name: os.environ,
     look: Callable[[Sequence[str]], None] = lambda names: None,
+    inherited: Sequence[int] = (),
 ) -> Iterator[tuple[str, int]]:
     """Name and exit status of each command as it ends; `log` says where its output goes.
 
-    `look` is called each second with the names of those that run. All are ended where the caller goes away.
+    `look` is called each second with the names of those that run. They have the descriptors `inherited`. All are ended
+    where the caller goes away, and killed where it is killed.
     """
     waiting = list(commands)
     running: dict[int, tuple[str, subprocess.Popen[bytes]]] = {}
@@ -35,13 +38,14 @@ def side_by_side(
                     name = waiting.pop(0)
                     with log(name).open("wb") as file:
                         process = subprocess.Popen(
-                            commands[name],
+                            bound(commands[name]),
                             cwd=cwd,
                             env=dict(env(name)),
                             stdin=subprocess.DEVNULL,
                             stdout=file,
                             stderr=subprocess.STDOUT,
                             process_group=0,
+                            pass_fds=inherited,
                         )
                     # Readable when the process has ended (pidfd_open(2)).
                     descriptor = os.pidfd_open(process.pid)

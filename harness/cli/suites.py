@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Literal
 
 from harness.build.artifacts import TOP
 from harness.build.errors import BuildError
+from harness.build.process import bound
 
 if TYPE_CHECKING:
     from xml.etree import ElementTree
@@ -34,6 +35,8 @@ class Result:
     outcome: Outcome
     verdict: str
     seconds: float
+    # Whether it is skipped because its failure is known: it ran, and failed.
+    xfailed: bool = False
 
 
 def run_pytest(arguments: Sequence[str], junit: Path) -> int:
@@ -43,7 +46,7 @@ def run_pytest(arguments: Sequence[str], junit: Path) -> int:
     machines; an interactive debugger needs the terminal's group, and keeps it.
     """
     junit.parent.mkdir(parents=True, exist_ok=True)
-    command = [sys.executable, "-m", "pytest", f"--junitxml={junit}", *arguments]
+    command = bound([sys.executable, "-m", "pytest", f"--junitxml={junit}", *arguments])
     sys.stdout.flush()
     if any(argument in _INTERACTIVE for argument in arguments):
         return subprocess.call(command, cwd=TOP)
@@ -89,6 +92,7 @@ def _result(case: ElementTree.Element) -> Result:
         outcome=outcome,
         verdict=verdict,
         seconds=float(case.get("time", "0")),
+        xfailed=any(skipped.get("type") == "pytest.xfail" for skipped in case.iter("skipped")),
     )
 
 

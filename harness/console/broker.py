@@ -11,6 +11,7 @@ import itertools
 import os
 import select
 import selectors
+import socket
 import threading
 import time
 from collections import deque
@@ -109,6 +110,9 @@ class Broker:
         # The host's time, in which the target is not held; no wait is much longer than its limit by this one.
         self.host_clock: Callable[[], float] = time.monotonic
         self.received = 0
+        # What becomes of bytes on their way from and to the target (harness.console.noise).
+        self.hear: Callable[[bytes], bytes] | None = None
+        self.speak: Callable[[bytes], bytes] | None = None
         self.serial_line = transport if isinstance(transport, SerialLine) else None
         self._transport = transport
         self._away = False
@@ -124,7 +128,7 @@ class Broker:
         self._small_pieces = 0
         self._read_s = 0.0
         self._waker = Waker()
-        self._ending = False
+        self._ending = self._cutting = False
         self._thread = threading.Thread(target=self._run, name="console-broker", daemon=True)
         os.set_blocking(transport.fileno(), False)
 
@@ -208,12 +212,17 @@ class Broker:
         `said` is what logs tell of it: the same, unless somebody else types.
         """
         with self.changed:
-            self._outgoing += data
+            self._outgoing += data if self.speak is None else self.speak(data)
             self._small_pieces = 0
             now = time.monotonic()
             if said is None or said:
                 self._publish(Lines((said or data).rstrip(b"\n") + b"\n", now, Direction.TO_TARGET))
             self._flush()
+        self._waker.wake()
+
+    def cut(self) -> None:
+        """Break the line, as if somebody had pulled its plug; a serial line comes back by itself, as after that."""
+        self._cutting = True
         self._waker.wake()
 
     def note(self, text: str) -> None:
@@ -303,6 +312,12 @@ class Broker:
             selector.register(fd, selectors.EVENT_READ)
             selector.register(self._waker, selectors.EVENT_READ)
             while not self._ending:
+                if self._cutting:
+                    self._cutting = False
+                    if self.serial_line is None:
+                        with socket.socket(fileno=os.dup(fd)) as line:
+                            line.shutdown(socket.SHUT_RDWR)
+                    return "it was cut"
                 with self.changed:
                     writing = bool(self._outgoing)
                 mask = selectors.EVENT_READ | (selectors.EVENT_WRITE if writing else 0)
@@ -380,6 +395,8 @@ class Broker:
         self.changed.notify_all()
 
     def _take(self, piece: bytes, now: float) -> None:
+        if self.hear is not None:
+            piece = self.hear(piece)
         close = len(piece) < _SMALL and now - self._read_s < _CLOSE_S
         self._small_pieces, self._read_s = self._small_pieces + 1 if close else 0, now
         with self.changed:

@@ -25,8 +25,8 @@ class CleanPoint:
     memory: Contents
     broker: Mark
     sequence: int
-    unseen: int
-    """Bytes at the end of the text that `expect` has not passed: the prompt."""
+    unseen: bytes
+    """The text that `expect` has not passed: the prompt, and what stands between it and the ready line."""
 
 
 def wait_idle(session: Session) -> None:

@@ -125,15 +125,16 @@ class Console:
             self.broker.forgive()
 
     @property
-    def unseen(self) -> int:
-        """Bytes of text that no `expect` has passed."""
+    def unseen(self) -> bytes:
+        """Text that no `expect` has passed; set, it is all that the next one sees of what has come so far."""
         with self.broker.changed:
-            return self.broker.window.end - self._cursor
+            return bytes(self.broker.window.text[max(self._cursor - self.broker.window.start, 0) :])
 
     @unseen.setter
-    def unseen(self, count: int) -> None:
+    def unseen(self, text: bytes) -> None:
         with self.broker.changed:
-            self._cursor = self.broker.window.end - count
+            self.broker.window.add(b"\n" + text)
+            self._cursor = self.broker.window.end - len(text)
 
     def last_lines(self, count: int = 20) -> list[Line]:
         """The newest lines, frames left out."""

@@ -100,7 +100,8 @@ class LineCutter:
     """Cuts lines once, as bytes come in; how the stream was cut into pieces changes nothing.
 
     A frame's SOH begins a line wherever it stands, because a prompt has no line
-    end and a frame may follow it. A longer line than `LONGEST` is cut.
+    end and a frame may follow it. A carriage return where a line begins is none of
+    it. A longer line than `LONGEST` is cut.
     """
 
     def __init__(self, rest: bytes = b"") -> None:
@@ -113,7 +114,9 @@ class LineCutter:
 
     def cut(self, piece: bytes) -> bytes:
         """Lines completed by `piece`, each with `\\n` for its line end."""
-        data = self._rest + piece
+        data = (self._rest + piece).lstrip(b"\r")
+        while b"\n\r" in data:  # GRUB ends its lines so
+            data = data.replace(b"\n\r", b"\n")
         if SOH in piece:
             # Before each SOH a line end, but no second one, and none before the first byte.
             begins = data.startswith(SOH)

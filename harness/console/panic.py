@@ -9,7 +9,18 @@ from harness.console.lines import Line, Lines
 from harness.console.patterns import text_in
 
 _LOCATED = re.compile(r"(?P<who>.*?): (?P<message>.*) at (?P<file>[^\s:]+):(?P<line>\d+):\d+$")
-_END = "PANIC end"
+# The last line of a panic, of each kernel that is known.
+_END = re.compile(r"^PANIC end$|---\[ end Kernel panic")
+# What a kernel's own words come to, where they do not say it. Linux's: init/do_mounts.c, init/main.c, kernel/exit.c.
+_CAUSES = {
+    r"Kernel panic.*VFS: Unable to mount root fs": (
+        "it has no root file system: give it an initrd with /init, or root= and the driver of that disk"
+    ),
+    r"Kernel panic.*No working init found": (
+        "its root file system has no program that it can start: give it /init, built for this machine"
+    ),
+    r"Kernel panic.*Attempted to kill init!": "its first process has ended: see what that said before",
+}
 _MOST_LINES = 2000
 
 
@@ -27,6 +38,12 @@ class PanicReport:
     @property
     def message(self) -> str:
         return self.lines[0]
+
+    @property
+    def cause(self) -> str:
+        """The message, and what it comes to where the lab knows a kernel's words better than they say."""
+        known = next((cause for words, cause in _CAUSES.items() if re.search(words, self.message)), None)
+        return self.message if known is None else f"{self.message}: {known}"
 
     @property
     def location(self) -> tuple[str, int] | None:
@@ -67,7 +84,8 @@ class PanicWatcher:
                 text = text[prompt.end() :]
                 found = self._pattern.search(text)
             if found is not None:
-                self.report = PanicReport(line.at_s, [text])
+                # Without what a kernel puts before each line, such as its clock: the same panic reads the same.
+                self.report = PanicReport(line.at_s, [text[found.start() :]])
         elif not self.report.complete and len(self.report.lines) < _MOST_LINES:
             self.report.lines.append(text)
-            self.report.complete = text == _END
+            self.report.complete = _END.search(text) is not None

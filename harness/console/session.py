@@ -21,6 +21,7 @@ from harness.console.lines import Direction, Lines
 from harness.console.log import LogFile, Sink
 from harness.console.panic import PanicReport, PanicWatcher
 from harness.hardware import PhysicalMachine, State
+from harness.hardware.physical import LOST
 from harness.machine import Event, GdbStub, Kind, QemuMachine
 
 if TYPE_CHECKING:
@@ -46,6 +47,8 @@ class Session:
         self.dirty: str | None = None
         self.ready_line: str | None = None
         self.reset_expected = False
+        # Whether a test has cut its console: then the end of that is none of the machine's.
+        self.cut_expected = False
         # Called once, when the machine has become ready and before a test knows.
         self.when_ready: Callable[[], None] | None = None
         self.clean_point: CleanPoint | None = None
@@ -72,8 +75,11 @@ class Session:
             self.broker.attach(sink)
         self.broker.note(machine.shell_command())
         machine.listen(self._on_event)
+        self._first_line = _FirstLine(self.machine)
         if self.physical is not None:
             self.broker.attach(_Firmware(self.physical))
+        else:
+            self.broker.attach(self._first_line)
         self.hang_clock = HangClock(self.machine)
         self.broker.clock, self.broker.host_clock = self.hang_clock.now, self.hang_clock.host
         self.broker.start()
@@ -83,7 +89,11 @@ class Session:
             self._attach = AttachServer(self.broker, machine.scratch / SOCKET, hold=clock.hold, release=clock.release)
         except OSError as error:
             self.broker.note(f"nobody can attach to this session: {error}")
-        machine.record(log)
+        try:
+            machine.record(log)
+        except BaseException:
+            self.close()
+            raise
         self._load()
 
     def __enter__(self) -> Session:
@@ -149,7 +159,9 @@ class Session:
         self.dirty = why
 
     def check_log(self) -> None:
-        """Raise LabError where the log could not be written, a full disk for example."""
+        """Raise LabError where the log could not be written, a full disk for example, or the board is lost."""
+        if self.physical is not None and self.physical.lost is not None:
+            raise self.physical.lost
         if self._log.fault is not None:
             raise _log_fault(self.log_path, self._log.fault)
 
@@ -209,8 +221,26 @@ class Session:
             self.broker.panic = PanicWatcher(self.board.panic, self.board.prompt)
         self.console.skip()
         self.machine.reset()
+        if self.physical is None:
+            self.broker.drain()  # what it had said before
+            self._first_line.awaited = True
         self.broker.restart_frames()
         self._load()
+
+    def log_ring(self) -> str:
+        """What a physical board's kernel had last written, read after a reset; the board stands in its loader then.
+
+        Raises LabError or ConsoleError.
+        """
+        if self.physical is None:
+            raise LabError(f"{self.board.name} is emulated: its memory is read as it stands")
+        self.mark_dirty("it was reset to read its log")
+        before = self.first_lines
+        with self.broker.changed:
+            self.broker.panic = PanicWatcher(self.board.panic, self.board.prompt)
+        self.console.skip()
+        self.broker.restart_frames()
+        return self.physical.read_log(self.console, before)
 
     def _load(self) -> None:
         """Bring a physical board through its boot loader. Raises HardwareError, with the board off."""
@@ -233,9 +263,27 @@ class Session:
             self.broker.restart_frames()
         if event.name not in _QUIET_EVENTS and not event.data.get("asked"):
             self.broker.note(str(event))
-        stopping = event.name == "SHUTDOWN" or event.kind is Kind.EXIT
+        if event.name == LOST:
+            self.mark_dirty("the board is lost")
+        stopping = event.name in ("SHUTDOWN", LOST) or event.kind is Kind.EXIT
         if stopping and not event.data.get("asked"):
             self.broker.stop(str(event))
+
+
+class _FirstLine:
+    """Tells a machine that was reset when its kernel speaks, where that is awaited."""
+
+    def __init__(self, machine: QemuMachine) -> None:
+        self.awaited = False
+        self._machine = machine
+
+    def see(self, lines: Lines) -> None:
+        if self.awaited and lines.direction is Direction.FROM_TARGET:
+            self.awaited = False
+            self._machine.booted()
+
+    def flush(self) -> None:
+        pass
 
 
 class _Firmware:

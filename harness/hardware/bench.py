@@ -6,7 +6,9 @@ A process of its own, of which the lab sees wires alone: a tty or a ser2net that
 serves it, a power switch that answers HTTP (labgrid's models `rest` and
 `simplerest`), a reset line, a folder that TFTP serves, a file that is the SD card.
 The tty is a pty that the bench keeps; QEMU, which is the board, joins it when the
-power is switched on and leaves it when it is cut. TFTP is QEMU's own (slirp).
+power is switched on and leaves it when it is cut. TFTP comes from a server of a
+network of their own (harness.hardware.tap) where that can be had, else it is QEMU's
+own (slirp); the bench says which, and why not the other.
 
 Which wires there are stands in the board file, under `resources:`; what the board
 is made of under `options: bench:`, which the lab does not read:
@@ -14,6 +16,7 @@ is made of under `options: bench:`, which the lab does not read:
     qemu     the command line of the board, without console and network
     device   its network device, such as virtio-net-device
     card     the device that the card of `QuoinStrategy` is put into
+    tftp     `slirp`, where it is not to be looked for another
 
 It says `ready` when all wires are there, and takes them away when its input ends.
 """
@@ -43,6 +46,8 @@ from urllib.parse import urlsplit
 import yaml
 
 from harness.board import AdmissionError, Place, admission
+from harness.build.process import bound
+from harness.hardware import tap
 from harness.hardware.errors import HardwareError
 
 _STARTS_S = 30.0
@@ -53,8 +58,10 @@ _SER2NET = "/usr/sbin/ser2net"  # not in everybody's PATH
 class FakeBoard:
     """A QEMU that is on or off, with its console on a pty that stays."""
 
-    def __init__(self, command: list[str], cpus: int, console: int) -> None:
+    def __init__(self, command: list[str], cpus: int, console: int, inside: list[str]) -> None:
+        """`inside` stands before what is to run in the board's network."""
         self._command = command
+        self._inside = inside
         self._cpus = cpus
         self._console = console
         self._process: subprocess.Popen[bytes] | None = None
@@ -79,7 +86,7 @@ class FakeBoard:
         wires += ["-mon", "chardev=monitor,mode=readline"]
         try:
             self._process = subprocess.Popen(
-                ["setpriv", "--pdeathsig", "KILL", "--", *self._command, *wires],
+                [*self._inside, *bound([*self._command, *wires])],
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
                 pass_fds=[self._console, theirs.fileno()],
@@ -172,7 +179,7 @@ def ser2net(device: str, port: int, protocol: str, baud: int) -> Iterator[None]:
         # ser2net wants an anchor at each connection, as its name.
         config.write_text(f"connection: &board {json.dumps(connection)}\n", encoding="utf-8")
         process = subprocess.Popen(
-            ["setpriv", "--pdeathsig", "KILL", "--", binary, "-n", "-d", "-c", str(config)],
+            bound([binary, "-n", "-d", "-c", str(config)]),
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
@@ -201,6 +208,23 @@ def _listened(port: int) -> bool:
     return any(line[1].endswith(f":{port:04X}") and line[3] == "0A" for line in lines)
 
 
+def lan(stack: ExitStack, folder: Path, wanted: str | None) -> tuple[str, list[str]]:
+    """The board's network, with TFTP on a folder: QEMU's netdev, and what stands before QEMU's command."""
+    why = f"the board file wants {wanted}"
+    if wanted is None:
+        try:
+            inside = stack.enter_context(tap.tftp(folder))
+        except HardwareError as error:
+            why = str(error)
+        else:
+            print(f"bench: TFTP is dnsmasq on {folder}, through a tap in a network namespace")
+            return f"tap,ifname={tap.INTERFACE},script=no,downscript=no", inside
+    elif wanted != "slirp":
+        raise HardwareError(f"options: bench: tftp: is slirp or left out, not {wanted!r}")
+    print(f"bench: TFTP is QEMU's own (slirp) on {folder}; no tap in a network namespace: {why}")
+    return f"user,restrict=on,tftp={folder}", []
+
+
 def serve(path: Path) -> None:
     """Be the bench of one board file until standard input ends."""
     file = yaml.safe_load(path.read_text(encoding="utf-8"))
@@ -208,19 +232,20 @@ def serve(path: Path) -> None:
     resources, made_of = target["resources"], file["options"]["bench"]
     strategy = target["drivers"]["QuoinStrategy"]
     command = [str(word) for word in made_of["qemu"].split()]
-    if tftp := resources.get("TFTPProvider"):
-        folder = (path.parent / tftp["internal"]).resolve()
-        folder.mkdir(parents=True, exist_ok=True)
-        print(f"bench: TFTP is QEMU's own (slirp) on {folder}")
-        command += ["-netdev", f"user,id=lan,restrict=on,tftp={folder}", "-device", f"{made_of['device']},netdev=lan"]
     if card := strategy.get("card"):
         image = (path.parent / card).resolve()
         command += ["-drive", f"if=none,id=card,format=raw,file={image}", "-device", f"{made_of['card']},drive=card"]
     with ExitStack() as stack:
+        inside: list[str] = []
+        if provider := resources.get("TFTPProvider"):
+            folder = (path.parent / provider["internal"]).resolve()
+            folder.mkdir(parents=True, exist_ok=True)
+            netdev, inside = lan(stack, folder, made_of.get("tftp"))
+            command += ["-netdev", f"{netdev},id=lan", "-device", f"{made_of['device']},netdev=lan"]
         console, device = pty.openpty()
         tty.setraw(device)
         os.set_blocking(console, False)
-        board = FakeBoard(command, int(strategy["smp"]), console)
+        board = FakeBoard(command, int(strategy["smp"]), console, inside)
         stack.callback(board.off)
         if network := resources.get("NetworkSerialPort"):
             served = ser2net(os.ttyname(device), network["port"], network["protocol"], network["speed"])

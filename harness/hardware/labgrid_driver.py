@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import attr
-from labgrid.driver import Driver
+from labgrid.driver import Driver, UBootDriver
 from labgrid.driver.consoleexpectmixin import ConsoleExpectMixin
 from labgrid.factory import target_factory
 from labgrid.protocol import ConsoleProtocol, PowerProtocol, ResetProtocol
@@ -103,6 +103,12 @@ class QuoinResetDriver(Driver, ResetProtocol):
 
 @target_factory.reg_driver
 @attr.s(eq=False)
+class QuoinGrubDriver(UBootDriver):
+    """GRUB's shell on the console, spoken to as U-Boot is; it boots from the card, and is on it (`hardware.grub`)."""
+
+
+@target_factory.reg_driver
+@attr.s(eq=False)
 class QuoinStrategy(Strategy):
     """A physical board's way from off to ready, for labgrid's own tools: `labgrid-client -c FILE -s ready console`.
 
@@ -126,6 +132,8 @@ class QuoinStrategy(Strategy):
     load: Any = attr.ib(factory=list)
     firmware: Any = attr.ib(default=None)
     image_id: Any = attr.ib(default=None)
+    oldest_firmware: Any = attr.ib(default=None)
+    log_ring: Any = attr.ib(default=None)
     off_time_s: Any = attr.ib(default=None)
     card: Any = attr.ib(default=None)
     wires: Any = attr.ib(default=None)
@@ -174,9 +182,12 @@ class _Talk:
 
     def __init__(self, console: Any) -> None:
         self._console = console
+        self.before = b""
 
     def expect_any(self, patterns: list[str], timeout_s: float) -> tuple[int, re.Match[bytes]]:
-        index, _, match, _ = self._console.expect([f"(?m){pattern}" for pattern in patterns], timeout=timeout_s)
+        index, self.before, match, _ = self._console.expect(
+            [f"(?m){pattern}" for pattern in patterns], timeout=timeout_s
+        )
         return index, match
 
     def send(self, text: str | bytes) -> None:

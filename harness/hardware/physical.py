@@ -25,15 +25,18 @@ from pathlib import Path
 from typing import NoReturn
 
 from harness.board import Board, LabError, Lease
-from harness.hardware import sd_image, staging
+from harness.hardware import log_ring, sd_image, staging
 from harness.hardware.errors import HardwareError
 from harness.hardware.lab_target import LabTarget, SerialPort
+from harness.hardware.places import HeldPlace
 from harness.hardware.staging import ARCHIVE, IMAGE
 from harness.hardware.uboot import Talk, UBoot
 from harness.machine import BootFiles, Event, Kind, MachineError
 from harness.machine.attach import Running, record
 from harness.machine.scratch import Scratch
 
+# The event by which a session hears that its board is lost.
+LOST = "LOST"
 _WIRES_S = 60.0
 _LET_GO_S = 10.0
 
@@ -72,6 +75,9 @@ class PhysicalMachine:
         self.firmware: str | None = None
         """The firmware's version, as it said it on this boot."""
         self.admit = "at once"  # the host has nothing to do for it
+        self.lost: HardwareError | None = None
+        """Why it is not the lab's any more: its place's exporter is gone, perhaps."""
+        self._place: HeldPlace | None = None
         self._target: LabTarget | None = None
         self._loader: UBoot | None = None
         self._port: SerialPort | None = None
@@ -95,12 +101,20 @@ class PhysicalMachine:
         if self._target is not None:
             raise HardwareError(f"{self.board.id} is on already")
         self.events.clear()
-        self.lease = Lease(self.board.name)
-        self.lease.take(tell=self._say)
+        self.lost = None
+        if not self.wires.place:
+            self.lease = Lease(self.board.name)
+            self.lease.take(tell=self._say)
         with self._or_off(State.OFF):
             self._directory = Scratch()
-            self.reach(LabTarget(self.board))
+            if self.wires.place:
+                self._place = HeldPlace(self.wires.place, self.wires.coordinator, self._say, self._lose)
+            self.reach(LabTarget(self.board, resources=None if self._place is None else self._place.resources))
             self.cut_power()
+
+    def _lose(self, why: str) -> None:
+        self.lost = HardwareError(why)
+        self._tell(Event(Kind.LAB, LOST, time.monotonic(), {"why": why}))
 
     def prepare(self) -> None:
         """`take`, and flash the board. Raises LabError, with the board off."""
@@ -119,7 +133,7 @@ class PhysicalMachine:
     def reach(self, target: LabTarget) -> None:
         """Use these wires, made by the command that the board file names."""
         if self.wires.command:
-            self._wires, said = _start_wires(self.board)
+            self._wires, said = start_wires(self.board)
             for line in said:
                 self._tell(Event(Kind.LAB, line, time.monotonic()))
         self._target = target
@@ -155,11 +169,12 @@ class PhysicalMachine:
         if tftp is not None:
             staging.stage(there, tftp[0])
         card = self.wires.card
+        write = sd_image.write if self._loader is None else self._loader.write_card
         if card is not None:
-            sd_image.write(card, there)
+            write(card, there)
         elif tftp is None and there:
             image = self.scratch / "card"
-            sd_image.write(image, there)
+            write(image, there)
             if not self._lab.write_storage(image):
                 raise HardwareError(
                     f"{self.board.path} names no place for boot files; "
@@ -186,17 +201,23 @@ class PhysicalMachine:
 
     def load(self, console: Talk) -> None:
         """Bring it from the boot loader to `booting`. Raises LabError, or what `console` raises."""
+        words = " ".join(filter(None, [self.board.cmdline, self.files.cmdline]))
         if self._loader is None or not self.wires.load:
+            if words:
+                raise HardwareError(f"{self.board.path} has no load: by which its kernel could be told {words!r}")
             self.state = State.BOOTING
             return
         tftp = self._lab.tftp()
         before = "" if tftp is None else tftp[1]
-        words = " ".join(filter(None, [self.board.cmdline, self.files.cmdline]))
         initrd = None if self.files.initrd is None else before + ARCHIVE
         commands = staging.commands(self.wires.load, {"image": before + IMAGE, "initrd": initrd, "cmdline": words})
         self.stop_loader(console)
         self._loader.boot(console, commands)
         self.state = State.BOOTING
+
+    @property
+    def has_loader(self) -> bool:
+        return self._loader is not None
 
     def stop_loader(self, console: Talk) -> None:
         """Keep the boot loader from booting by itself, where there is one."""
@@ -225,6 +246,8 @@ class PhysicalMachine:
                 f"health: no line since power on matches firmware: {self.wires.firmware!r}; "
                 "was the board switched off at all, and is that its firmware?"
             )
+        if (fault := old_firmware(self.board, self.firmware)) is not None:
+            raise HardwareError(f"health: {fault}")
         return self.firmware
 
     def _image_id(self, lines: Sequence[str]) -> str:
@@ -267,7 +290,10 @@ class PhysicalMachine:
                 target.close()
             process, self._wires = self._wires, None
             if process is not None:
-                _end_wires(process)
+                end_wires(process)
+            place, self._place = self._place, None
+            if place is not None:
+                place.close()
             # The console's reader has closed it, where there was one; a second time does no harm.
             port, self._port = self._port, None
             if port is not None:
@@ -292,6 +318,23 @@ class PhysicalMachine:
                 self.power_on()
         except HardwareError as error:
             raise self.fail(State.LOADER, error) from error
+
+    def read_log(self, console: Talk, first_lines: Sequence[str]) -> str:
+        """What the kernel had last written to its log ring, read by the boot loader after a reset; it stays there.
+
+        The kernel told on this boot where the ring is: among `first_lines`. Raises LabError, or what `console` raises.
+        """
+        pattern = re.compile(self.wires.log_ring)
+        told = [match["at"] for line in first_lines if (match := pattern.search(line))] if self.wires.log_ring else []
+        if not isinstance(self._loader, UBoot) or not told or not self._lab.has_reset_line:
+            raise HardwareError(
+                f"the log ring of {self.board.name} cannot be read: it takes U-Boot, a reset line, and a line of the "
+                f"kernel's that matches log_ring: {self.wires.log_ring!r}"
+            )
+        self._start(self._lab.reset)
+        loader = self._loader
+        loader.stop(console)
+        return log_ring.read(lambda address, count: loader.read_memory(console, address, count), int(told[-1], 16))
 
     # What a session asks of a machine.
 
@@ -372,7 +415,23 @@ class PhysicalMachine:
         self._tell(Event(Kind.LAB, text, time.monotonic()))
 
 
-def _start_wires(board: Board) -> tuple[subprocess.Popen[bytes], list[str]]:
+def old_firmware(board: Board, version: str) -> str | None:
+    """Says so where a board's firmware is older than its file wants; versions are compared by their numbers."""
+    assert board.wires is not None
+    oldest = board.wires.oldest_firmware
+    if not oldest or _numbers(version) >= _numbers(oldest):
+        return None
+    return (
+        f"{board.name}: wanted firmware of at least {oldest}; found: {version}; next: flash a newer one, "
+        "docs/bring-up.md says how"
+    )
+
+
+def _numbers(version: str) -> list[int]:
+    return [int(number) for number in re.findall(r"\d+", version)]
+
+
+def start_wires(board: Board) -> tuple[subprocess.Popen[bytes], list[str]]:
     """Run the command that makes the board's wires, until it says `ready`; and what it said before."""
     assert board.wires is not None
     wanted = f"{board.name}: wanted the wires that `{' '.join(board.wires.command)}` makes"
@@ -389,13 +448,13 @@ def _start_wires(board: Board) -> tuple[subprocess.Popen[bytes], list[str]]:
             os.read(process.stdout.fileno(), 4096) if select.select([process.stdout], [], [], max(left, 0))[0] else b""
         )
         if not piece:
-            _end_wires(process)
+            end_wires(process)
             raise HardwareError(f"{wanted}; it said: {said.decode(errors='replace').strip() or 'nothing'}")
         said += piece
     return process, said.decode(errors="replace").splitlines()[:-1]
 
 
-def _end_wires(process: subprocess.Popen[bytes]) -> None:
+def end_wires(process: subprocess.Popen[bytes]) -> None:
     assert process.stdin is not None
     assert process.stdout is not None
     process.stdin.close()

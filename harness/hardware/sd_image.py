@@ -44,8 +44,15 @@ class _File:
         return -(-len(self.content) // _CLUSTER)
 
 
+def is_unplugged(card: Path) -> bool:
+    """Whether a card is a device that is not there; a file in its place would be taken for one that was written."""
+    return card.is_relative_to("/dev") and not card.is_relative_to("/dev/shm") and not card.exists()
+
+
 def write(card: Path, files: Mapping[str, Path]) -> None:
     """Write a card with `files` in its root folder, by name. Raises HardwareError."""
+    if is_unplugged(card):
+        raise HardwareError(f"wanted to write the card {card}; found: no such device; next: plug it in")
     try:
         placed = _placed({name: path.read_bytes() for name, path in files.items()})
         clusters = max(_LEAST, sum(file.clusters for file in placed) + _ROOM_CLUSTERS)

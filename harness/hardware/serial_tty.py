@@ -7,7 +7,9 @@ port is opened by its stable name, and opened again by it.
 
 from __future__ import annotations
 
+import contextlib
 import errno
+import os
 import termios
 import time
 from collections.abc import Callable
@@ -70,7 +72,20 @@ class SerialTty:
         try:
             self._serial.open()
         except (OSError, termios.error) as error:
-            raise HardwareError(f"wanted the serial port {self.port}; found: {_why(error)}") from error
+            raise HardwareError(f"wanted the serial port {self.port}; found: {_why(error, self._node)}") from error
+
+
+def holders(node: Path) -> list[str]:
+    """Other processes that have a device open, as far as this user may see: `picocom (process 4711)`."""
+    found = []
+    for process in Path("/proc").glob("[0-9]*"):
+        # What ends meanwhile, or is somebody else's, is left out.
+        with contextlib.suppress(OSError):
+            if int(process.name) != os.getpid() and any(
+                link.is_symlink() and link.readlink() == node for link in (process / "fd").iterdir()
+            ):
+                found.append(f"{(process / 'comm').read_text().strip()} (process {process.name})")
+    return found
 
 
 _BY_ID = "; an adapter may come back under another name: name it by its link in /dev/serial/by-id"
@@ -80,14 +95,19 @@ def _alias(port: Path, node: Path) -> str:
     return "" if node == port else f" ({node})"
 
 
-def _why(error: Exception) -> str:
+def _why(error: Exception, node: Path) -> str:
     # pyserial's may have a text alone, and termios' have the number as an argument alone.
     match getattr(error, "errno", None) or error.args[0]:
         case errno.ENOENT | errno.ENODEV | errno.ENXIO | errno.EIO:
             links = sorted(Path("/dev/serial/by-id").glob("*"))
-            return f"no such device; there are: {', '.join(map(str, links)) or 'none in /dev/serial/by-id'}"
+            there = ", ".join(map(str, links)) or "none in /dev/serial/by-id"
+            return f"no such device; there are: {there}; next: plug the adapter in, or mend port: of the board file"
         case errno.EACCES:
-            return "no permission; next: join the group that owns it, often dialout"
-        case errno.EAGAIN:
-            return "another process has it; next: `fuser -v` with its name says which"
+            group = "dialout"
+            with contextlib.suppress(OSError, KeyError):
+                group = node.group()
+            return f"no permission; next: join its group, `sudo usermod -aG {group} $USER`, and log in again"
+        case errno.EAGAIN | errno.EBUSY:
+            who = ", ".join(holders(node)) or "one that this user may not see"
+            return f"another process has it: {who}; next: end that, or wait for it"
     return str(error)

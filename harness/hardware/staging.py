@@ -38,7 +38,7 @@ def commands(load: Sequence[str], values: Mapping[str, str | None]) -> list[str]
             if value is None:
                 raise HardwareError(f"the loader's command {line!r} wants {key!r}, and there is none to boot with")
             if any(character in value for character in "'\n\r\0"):
-                raise HardwareError(f"U-Boot cannot be given {value!r} for {key!r}: it has no way to quote it")
+                raise HardwareError(f"the boot loader cannot be given {value!r} for {key!r}: it has no way to quote it")
             line = line.replace(f"{{{key}}}", value)
         filled.append(line)
     return filled

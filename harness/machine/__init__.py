@@ -1,6 +1,6 @@
 """Emulated boards: the QEMU process, its monitor, its gdb stub."""
 
-from harness.machine.errors import ImageError, MachineError, QemuDied, QemuMissing
+from harness.machine.errors import ImageError, MachineError, Misuse, QemuDied, QemuMissing
 from harness.machine.events import Event, Kind
 from harness.machine.gdbstub import GdbStub
 from harness.machine.image import check_image, image_arch
@@ -14,6 +14,7 @@ __all__ = [
     "ImageError",
     "Kind",
     "MachineError",
+    "Misuse",
     "QemuDied",
     "QemuMachine",
     "QemuMissing",

@@ -56,10 +56,13 @@ class Running:
 
 
 def record(machine: Running) -> None:
-    """Tell other processes of a machine that is on."""
+    """Tell other processes of a machine that is on. Raises MachineError where the disk does not take it."""
     facts = {key: str(value) if isinstance(value, Path) else value for key, value in asdict(machine).items()}
     new = machine.folder / f"{_RECORD}.new"
-    new.write_text(json.dumps(facts), encoding="utf-8")
+    try:
+        new.write_text(json.dumps(facts), encoding="utf-8")
+    except OSError as error:
+        raise MachineError(f"{new} cannot be written: {error.strerror}; make room on that disk") from error
     new.rename(machine.folder / _RECORD)
 
 

@@ -1,4 +1,4 @@
-"""Firmware in flash, such as OVMF: code that machines share, variables that each has for itself.
+"""Firmware in flash, such as OVMF: code that machines share, variables that each has for itself; and device trees.
 
 The variables are a qcow2 copy, made anew when the machine is switched on: what
 firmware writes is seen by no other machine, and QEMU can save the machine,
@@ -7,6 +7,7 @@ which it refuses while anything that can be written is raw.
 
 from __future__ import annotations
 
+import shlex
 import subprocess
 from pathlib import Path
 
@@ -18,7 +19,8 @@ _COPY_TIMEOUT_S = 20.0
 
 def check(board: Board) -> None:
     """Raise ImageError where a file of the board's firmware is missing."""
-    for what, path in (("firmware", board.firmware), ("firmware variables", board.firmware_vars)):
+    files = {"firmware": board.firmware, "firmware variables": board.firmware_vars, "device tree": board.device_tree}
+    for what, path in files.items():
         if path is not None and not path.is_file():
             raise ImageError(
                 f"{path}: no such {what}; for OVMF `apt-get install ovmf`, or mend images: in {board.path}"
@@ -48,6 +50,33 @@ def own_variables(board: Board, folder: Path) -> list[str]:
     except subprocess.CalledProcessError as error:
         raise MachineError(f"qemu-img did not copy {board.firmware_vars}: {error.stderr.strip()}") from error
     return ["-drive", _flash(1, "format=qcow2", copy)]
+
+
+def tree_by_hand(board: Board) -> tuple[str, list[str]]:
+    """What to do before QEMU is started, for a shell, and QEMU's words for a machine whose firmware gives no tree."""
+    if board.device_tree is None:
+        return "", []
+    made = f"{board.name}.dtb"
+    return shlex.join(_compiler(board.device_tree, Path(made))) + " && ", ["-dtb", made]
+
+
+def own_tree(board: Board, folder: Path) -> list[str]:
+    """QEMU's words for a device tree, compiled into `folder`. Raises MachineError."""
+    if board.device_tree is None:
+        return []
+    made = folder / "board.dtb"
+    try:
+        command = _compiler(board.device_tree, made)
+        subprocess.run(command, check=True, capture_output=True, text=True, timeout=_COPY_TIMEOUT_S)
+    except FileNotFoundError:
+        raise MachineError("dtc, which compiles device trees, is not installed; run `quoin setup`") from None
+    except subprocess.CalledProcessError as error:
+        raise MachineError(f"dtc did not compile {board.device_tree}: {error.stderr.strip()}") from error
+    return ["-dtb", str(made)]
+
+
+def _compiler(source: Path, made: Path) -> list[str]:
+    return ["dtc", "-I", "dts", "-O", "dtb", "-o", str(made), str(source)]
 
 
 def _flash(unit: int, how: str, path: Path) -> str:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 import socket
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -61,9 +61,13 @@ class GdbStub:
     ) -> None:
         self.close()
 
+    @property
+    def open(self) -> bool:
+        return self._socket.fileno() >= 0
+
     def close(self) -> None:
         """Detach: the machine goes on."""
-        if self._socket.fileno() < 0:
+        if not self.open:
             return
         try:
             if self._running:
@@ -118,6 +122,14 @@ class GdbStub:
         """Whether addresses are physical from now on (QEMU's own extension)."""
         self._checked(f"Qqemu.PhyMemMode:{int(on)}")
 
+    def write_device(self, address: int, value: int) -> None:
+        """Write 32 bits to a device's register, at a physical address; it need not read as the same afterwards."""
+        self.physical(True)
+        try:
+            self._checked(f"M{address:x},4:{value.to_bytes(4, 'little').hex()}")
+        finally:
+            self.physical(False)
+
     # Registers.
 
     def select(self, cpu: int) -> None:
@@ -168,9 +180,9 @@ class GdbStub:
     def clear_breakpoint(self, address: int) -> None:
         self._checked(f"z0,{address:x},4")
 
-    def resume(self) -> None:
-        """Let all CPUs run."""
-        self._send("c")
+    def resume(self, cpus: Iterable[int] | None = None) -> None:
+        """Let all CPUs run, or these alone, from 0; the others stand still."""
+        self._send("c" if cpus is None else "".join(["vCont", *(f";c:{cpu + 1:x}" for cpu in cpus)]))
         self._running = True
 
     def wait_stop(self, timeout_s: float) -> str:

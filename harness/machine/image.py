@@ -28,7 +28,9 @@ def image_arch(path: Path) -> str:
         with path.open("rb") as file:
             head = file.read(_ENOUGH)
     except FileNotFoundError:
-        raise ImageError(f"{path}: no such image; build it with `quoin build`") from None
+        raise ImageError(
+            f"{path}: no such image; build it with `quoin build`, or, where images: names it, as it is built"
+        ) from None
     except OSError as error:
         raise ImageError(f"{path}: cannot be read: {error.strerror}") from error
     if head[:4] == b"\x7fELF" and len(head) >= 20:

@@ -66,6 +66,11 @@ class QuoinQemuDriver(ConsoleExpectMixin, Driver, PowerProtocol, ConsoleProtocol
     firmware_vars: Any = attr.ib(default=None)
     cmdline: Any = attr.ib(default=None)
     exclusive: Any = attr.ib(default=False)
+    device_tree: Any = attr.ib(default=None)
+    fixed: Any = attr.ib(default=False)
+    initrd_at: Any = attr.ib(default=0)
+    monitor_cpus: Any = attr.ib(default=0)
+    oldest_qemu: Any = attr.ib(default=None)
 
     def __attrs_post_init__(self) -> None:
         super().__attrs_post_init__()

@@ -30,12 +30,13 @@ from typing import TYPE_CHECKING, Any, Literal
 from harness.board import Board, Lease, Place, admission, memory_text
 from harness.machine import firmware, loop
 from harness.machine.attach import MONITOR, Running, held, record
-from harness.machine.errors import ImageError, MachineError, QemuDied
+from harness.machine.errors import ImageError, MachineError, Misuse, QemuDied, QemuRefused
 from harness.machine.events import Event, Kind
 from harness.machine.gdbstub import GdbStub
 from harness.machine.image import check_image
 from harness.machine.memory import GuestMemory
 from harness.machine.qemu_binary import find_qemu
+from harness.machine.qmp_end import disconnect, let_be, outcome
 from harness.machine.scratch import Scratch
 
 if TYPE_CHECKING:
@@ -100,11 +101,13 @@ class QemuMachine:
         self._stderr = b""
         self._stderr_fd: int | None = None
         self._stopping = False
+        self._resetting, self._booted = False, 0
         self._slots: Place | None = None
         self._made_way = False
         self.lease: Lease | None = None
         self._directory: Scratch | None = None
         self._memory: GuestMemory | None = None
+        self._stub: GdbStub | None = None
         self.started_s = 0.0
 
     # Power.
@@ -116,7 +119,7 @@ class QemuMachine:
         """
         if self._process is not None:
             raise MachineError(f"{self.board.id} is on already")
-        binary = find_qemu(self.board.binary)
+        binary = find_qemu(self.board.binary, self.board.oldest_qemu)
         guard = shutil.which("setpriv")
         if guard is None:
             raise MachineError(
@@ -125,6 +128,7 @@ class QemuMachine:
         self.files.check(self.board.arch)
         firmware.check(self.board)
         self.events.clear()
+        self._resetting, self._booted = False, 0
         if self.board.exclusive:
             self.lease = Lease(self.board.name)
             self.lease.take(tell=self._say)
@@ -154,6 +158,7 @@ class QemuMachine:
     def off(self) -> None:
         """End QEMU and free what it held. Does nothing when it is off."""
         self._stopping = True
+        self._stub = None
         process, self._process = self._process, None
         try:
             if process is not None:
@@ -182,7 +187,7 @@ class QemuMachine:
             os.killpg(process.pid, signal.SIGKILL)
         process.wait(_STOP_TIMEOUT_S)
         if self._qmp is not None:
-            loop.run(_disconnect(self._qmp, self._watcher), _STOP_TIMEOUT_S)
+            loop.run(disconnect(self._qmp, self._watcher), _STOP_TIMEOUT_S)
             self._qmp = self._watcher = None
         with self._changed:
             self._changed.wait_for(lambda: self._exited is None or self._exited.done(), 1.0)
@@ -194,13 +199,28 @@ class QemuMachine:
 
     def reset(self) -> None:
         """Press the reset button: the machine starts again in the same process."""
+        since = len(self.events)
         self.qmp("set-action", reboot="reset")
+        self._resetting = True
         self.qmp("system_reset")
-        self.wait_event("RESET", COMMAND_TIMEOUT_S)
+        self.wait_event("RESET", COMMAND_TIMEOUT_S, since=since)
         if self.status() != "running":
             self.qmp("cont")
-        if self._on_reset == "stop":
-            self.qmp("set-action", reboot="shutdown")
+        if self.board.arch != "x86_64" or self.board.firmware is not None:
+            self.booted()
+
+    def booted(self) -> None:
+        """Say that a kernel has spoken since the reset button was pressed: resets from now on are the guest's own.
+
+        Until then SeaBIOS may reset the machine some times more: it finds that it has run before, and puts its ROM
+        back (SeaBIOS 1.16.2, src/resume.c, tryReboot). Does not wait, so that who reads the console may call it.
+        """
+        if not self._resetting:
+            return
+        self._resetting, self._booted = False, len(self.events)
+        if self._on_reset == "stop" and self._qmp is not None:
+            action = self._qmp.execute("set-action", {"reboot": "shutdown"})
+            asyncio.run_coroutine_threadsafe(let_be(action), loop.io_loop())
 
     def pause(self) -> None:
         """Make way for a larger machine of the same thread, which waits for room; the guest's clock stands too."""
@@ -229,21 +249,21 @@ class QemuMachine:
     def console_socket(self) -> socket.socket:
         """The console: bytes from and to the guest's serial port. One reader only."""
         if self._console is None:
-            raise MachineError(f"{self.board.id} is off; its console exists while it is on")
+            raise Misuse(f"{self.board.id} is off; its console exists while it is on")
         return self._console
 
     @property
     def scratch(self) -> Path:
         """A folder that lives as long as the machine is on."""
         if self._directory is None:
-            raise MachineError(f"{self.board.id} is off; its folder exists while it is on")
+            raise Misuse(f"{self.board.id} is off; its folder exists while it is on")
         return self._directory.path
 
     @property
     def memory(self) -> GuestMemory:
         """The main memory."""
         if self._memory is None:
-            raise MachineError(f"{self.board.id} is off; its memory exists while it is on")
+            raise Misuse(f"{self.board.id} is off; its memory exists while it is on")
         return self._memory
 
     @property
@@ -273,13 +293,16 @@ class QemuMachine:
         if board.seed is not None:  # nothing of the machine may come from the host's clock or chance
             words += ["-seed", str(board.seed), "-rtc", "base=2026-01-01T00:00:00,clock=vm"]
         words += ["-cpu", board.cpu]
-        words += ["-smp", str(board.smp), "-m", memory_text(board.memory_mib)]
+        words += ["-smp", str(board.smp + board.monitor_cpus), "-m", memory_text(board.memory_mib)]
         reboot = "shutdown" if self._on_reset == "stop" else "reset"
         words += ["-action", f"reboot={reboot},shutdown=pause,panic=pause"]
         words += firmware.code(board)
         if self.files.kernel is not None:
             words += ["-kernel", str(self.files.kernel)]
-            if self.files.initrd is not None:
+            if self.files.initrd is not None and board.initrd_at:
+                archive = str(self.files.initrd).replace(",", ",,")
+                words += ["-device", f"loader,file={archive},addr={board.initrd_at:#x},force-raw=on"]
+            elif self.files.initrd is not None:
                 words += ["-initrd", str(self.files.initrd)]
             seed = "" if board.seed is None else f"seed={board.seed}"
             cmdline = " ".join(filter(None, [board.cmdline, seed, self.files.cmdline]))
@@ -291,7 +314,9 @@ class QemuMachine:
 
     def shell_command(self) -> str:
         """A line for a shell that boots the same machine with the console on the terminal."""
-        return shlex.join([*self.command(), *firmware.variables_by_hand(self.board), "-serial", "mon:stdio"])
+        before, tree = firmware.tree_by_hand(self.board)
+        words = [*self.command(), *firmware.variables_by_hand(self.board), *tree, "-serial", "mon:stdio"]
+        return before + shlex.join(words)
 
     async def _start(self, guard: str, binary: str) -> None:
         here = asyncio.get_running_loop()
@@ -303,6 +328,7 @@ class QemuMachine:
         os.set_blocking(stderr_end, True)
         command = [guard, "--pdeathsig", "KILL", "--", *self.command(binary)]
         command += firmware.own_variables(self.board, self.scratch)
+        command += firmware.own_tree(self.board, self.scratch)
         command += ["-chardev", f"socket,id=console,fd={console_end.fileno()}"]
         command += ["-serial", "chardev:console"]
         command += ["-chardev", f"socket,id=qmp,fd={monitor_end.fileno()}"]
@@ -352,7 +378,7 @@ class QemuMachine:
             return
         if not connecting.done():
             connecting.cancel()
-        if not isinstance(failure := await _outcome(connecting), (ConnectError, type(None))):
+        if not isinstance(failure := await outcome(connecting), (ConnectError, type(None))):
             raise failure
         await asyncio.wait({self._exited}, timeout=1.0)
         if self._exited.done():
@@ -454,8 +480,8 @@ class QemuMachine:
 
     @property
     def guest_reset(self) -> Event | None:
-        """The reset that the guest caused, if it did."""
-        for event in self.events:
+        """The reset that the guest caused since it was switched on or reset, if it did."""
+        for event in [] if self._resetting else self.events[self._booted :]:
             guest = event.data.get("guest") is True
             if guest and event.name == "SHUTDOWN" and event.data.get("reason") == "guest-reset":
                 return event
@@ -488,11 +514,11 @@ class QemuMachine:
     # Steering.
 
     def qmp(self, command: str, **arguments: Any) -> Any:
-        """Execute a QMP command and return its answer. Raises MachineError or QemuDied."""
+        """Execute a QMP command and return its answer. Raises MachineError (QemuRefused) or QemuDied."""
         from qemu.qmp import QMPError
 
         if self._qmp is None or self._process is None:
-            raise MachineError(f"{self.board.id} is off; {command!r} needs it on")
+            raise Misuse(f"{self.board.id} is off; {command!r} needs it on")
         try:
             return loop.run(self._qmp.execute(command, arguments or None), COMMAND_TIMEOUT_S)
         except TimeoutError as error:
@@ -500,7 +526,7 @@ class QemuMachine:
         except QMPError as error:
             if self.wait_exit(0.2):
                 raise self.death() from error
-            raise MachineError(f"QEMU refused {command!r}: {error}") from error
+            raise QemuRefused(f"QEMU refused {command!r}: {error}") from error
 
     def monitor(self, line: str) -> str:
         """Run one line of QEMU's human monitor, such as `info registers -a`."""
@@ -522,33 +548,21 @@ class QemuMachine:
     def gdb(self) -> GdbStub:
         """Open QEMU's gdb stub; the machine stops until the stub continues or is closed.
 
-        Waits while somebody's gdb has it: there is one stub.
+        Waits while somebody's gdb has it: there is one stub. Raises Misuse where we have it ourselves.
         """
+        if self._stub is not None and self._stub.open:
+            raise Misuse(
+                f"wanted the gdb stub of {self.board.id}, of which there is one; found: this test has it already; "
+                "next: leave it first; after faults.stop_cpus that is faults.start_cpus()"
+            )
         while self.held and not self.wait_exit(_LOOK_S):
             pass
         path = self.scratch / "gdb"
         answer = self.monitor(f"gdbserver unix:{path},server=on,wait=off")
         if not path.exists():
             raise MachineError(f"QEMU opened no gdb stub: {answer.strip() or 'no reason given'}")
-        return GdbStub(path, self.board.arch)
-
-
-async def _disconnect(client: QMPClient, watcher: asyncio.Task[None] | None) -> None:
-    from qemu.qmp import QMPError
-
-    # The peer was ended on purpose; a broken pipe is what that looks like.
-    with contextlib.suppress(EOFError, OSError, QMPError):
-        await client.disconnect()
-    if watcher is not None:
-        watcher.cancel()
-        await asyncio.gather(watcher, return_exceptions=True)
-
-
-async def _outcome(task: asyncio.Future[None]) -> BaseException | None:
-    (outcome,) = await asyncio.gather(task, return_exceptions=True)
-    if isinstance(outcome, asyncio.CancelledError):
-        return None
-    return outcome if isinstance(outcome, BaseException) else None
+        self._stub = GdbStub(path, self.board.arch)
+        return self._stub
 
 
 def _readable(fd: int) -> bool:

@@ -14,8 +14,8 @@ OLDEST = (7, 2)
 _PACKAGES = {"x86_64": "qemu-system-x86", "aarch64": "qemu-system-arm"}
 
 
-def find_qemu(binary: str) -> str:
-    """Full path of an emulator of at least version 7.2. Raises QemuMissing."""
+def find_qemu(binary: str, oldest: tuple[int, ...] = OLDEST) -> str:
+    """Full path of an emulator of at least version `oldest`. Raises QemuMissing."""
     path = shutil.which(binary)
     if path is None:
         arch = binary.rsplit("-", 1)[-1]
@@ -25,8 +25,8 @@ def find_qemu(binary: str) -> str:
         )
     status = Path(path).stat()
     version = _version(path, status.st_mtime_ns, status.st_size)
-    if version < OLDEST:
-        wanted, found = (".".join(map(str, v)) for v in (OLDEST, version))
+    if version < oldest:
+        wanted, found = (".".join(map(str, v)) for v in (oldest, version))
         raise QemuMissing(
             f"{path} is version {found}, but {wanted} or later is needed; install a newer QEMU and put it first in PATH"
         )

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
 
+from harness.build.artifacts import write_atomically
 from harness.measure.metrics import MetricError
 from harness.measure.store import Record
 
@@ -131,9 +132,8 @@ def write_baselines(top: Path, records: Iterable[Record]) -> list[Path]:
             if name_of_board == board
         ]
         path = top / FOLDER / f"{board}.json"
-        path.parent.mkdir(parents=True, exist_ok=True)
         text = json.dumps({"format": _FORMAT, "entries": entries}, indent=2, sort_keys=True)
-        path.write_text(text + "\n", encoding="utf-8")
+        write_atomically(path, f"{text}\n".encode())
         written.append(path)
     return written
 

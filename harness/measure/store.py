@@ -1,17 +1,17 @@
 """The numbers of a checkout: one file of JSON lines, to which each run adds.
 
-A line is written by one `write` under a lock, so runs side by side do not tear each other's.
+A line is added under a lock, so runs side by side do not tear each other's; one that a kill has cut is none.
 """
 
 from __future__ import annotations
 
-import fcntl
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from harness.build.artifacts import append_line
 from harness.measure.metrics import Metric, MetricError, Spread
 
 HOST = "host"
@@ -64,9 +64,7 @@ class Store:
         """Add a record at the end. Raises MetricError when it cannot be written."""
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            with self.path.open("a", encoding="utf-8") as file:
-                fcntl.flock(file, fcntl.LOCK_EX)
-                file.write(to_json(record) + "\n")
+            append_line(self.path, to_json(record))
         except OSError as error:
             raise MetricError(f"{self.path} cannot be written: {error.strerror}; make room on that disk") from error
 
@@ -75,7 +73,9 @@ class Store:
         if not self.path.exists():
             return []
         found = []
-        for number, line in enumerate(self.path.read_text(encoding="utf-8").splitlines(), start=1):
+        for number, line in enumerate(self.path.read_text(encoding="utf-8").splitlines(keepends=True), start=1):
+            if not line.endswith("\n"):
+                break
             try:
                 found.append(from_json(line))
             except (ValueError, KeyError, TypeError) as error:

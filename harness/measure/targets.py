@@ -16,8 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-import yaml
-
+from harness.board import LabError, read_yaml
 from harness.measure.metrics import Metric, MetricError
 from harness.measure.store import HOST, Record
 from harness.measure.tables import lines, number
@@ -65,9 +64,9 @@ def read_targets(top: Path) -> list[Target]:
     if not path.exists():
         return []
     try:
-        data = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except yaml.YAMLError as error:
-        raise MetricError(f"{path}: not YAML: {error}") from error
+        data = read_yaml(path)
+    except LabError as error:
+        raise MetricError(str(error)) from error
     if not isinstance(data, list):
         raise MetricError(f"{path}: wants a list of targets")
     return [_target(path, place, entry) for place, entry in enumerate(data, start=1)]

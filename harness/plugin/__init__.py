@@ -16,13 +16,27 @@ import pytest
 
 from harness.plugin.clean_target import fresh_target
 from harness.plugin.counting import count
+from harness.plugin.faults import SEED, faults
 from harness.plugin.fixtures import artifacts, board, boot, console, fresh_machine, lab, machine
+from harness.plugin.nodes import nodes
 
 if TYPE_CHECKING:
     from harness.board import Board
     from harness.plugin.kernel_tests import KernelTestFile
 
-__all__ = ["artifacts", "board", "boot", "console", "count", "fresh_machine", "fresh_target", "lab", "machine"]
+__all__ = [
+    "artifacts",
+    "board",
+    "boot",
+    "console",
+    "count",
+    "faults",
+    "fresh_machine",
+    "fresh_target",
+    "lab",
+    "machine",
+    "nodes",
+]
 
 # By name, not by import: what measures and what reports stand on this plugin.
 pytest_plugins = ("harness.measure.plugin", "harness.report.plugin")
@@ -42,7 +56,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         "--board",
         action="append",
         metavar="NAME[,NAME]",
-        help=f"boards to test on, names or globs of boards/*.yaml (default: {DEFAULT_BOARDS})",
+        help="boards to test on: names or globs of boards/*.yaml, place:NAME or tags (arch=riscv64) of a remote lab "
+        f"(default: {DEFAULT_BOARDS})",
     )
     group.addoption("--smp", metavar="N[,N]", help="numbers of CPUs (default: the board's own)")
     group.addoption("--memory", metavar="SIZE[,SIZE]", help="sizes of memory, such as 128M,2G (default: the board's)")
@@ -59,6 +74,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         metavar="N",
         help="run each test N times: kernel tests with the N seeds from --deterministic's (1 if not given) on",
     )
+    group.addoption("--soak-variant", metavar="ID", help="with --soak: only the variant with this in its brackets")
     group.addoption("--cold", action="store_true", help="give each fresh_target a boot instead of a snapshot")
     group.addoption("--debug-kernel", action="store_true", help="test the debug build of the kernel")
     group.addoption("--both-kernels", action="store_true", help="test the release and the debug build")
@@ -77,6 +93,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     )
     parser.addini("quarantine", "the file of tests whose failure is known (testsuites/quarantine.yaml)", default="")
     group.addoption("--no-wait", action="store_true", help="fail where a board is leased by another, and do not wait")
+    group.addoption(SEED, type=int, metavar="SEED", help="draw the faults that a test draws at random as it did before")
     group.addoption("--kernel-args", default="", metavar="WORDS", help="words for the kernel command line")
 
 
@@ -87,14 +104,14 @@ def pytest_configure(config: pytest.Config) -> None:
     seeded = config.getoption("--deterministic") is not None or config.getoption("--soak") is not None
     if asked or seeded:
         # What was asked for is checked at once, and not once in every module.
-        from harness.board import BoardError
+        from harness.board import LabError
         from harness.plugin.matrix import seeds, selected
 
         try:
             seeds(config)
             if asked:
                 selected(config)
-        except BoardError as error:
+        except LabError as error:
             raise pytest.UsageError(str(error)) from error
 
     from harness.plugin.discipline import Discipline
@@ -168,6 +185,10 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         callspec = getattr(item, "callspec", None)
         if callspec is not None and "board" in callspec.params:
             item.user_properties.append(("board", callspec.params["board"].id))
+    if (variant := config.getoption("--soak-variant")) is not None:
+        from harness.plugin.soak import keep_variant
+
+        keep_variant(config, items, variant)
     if config.getoption("--changed") or config.getoption("--changed-only"):
         from harness.board import LabError
         from harness.plugin.coverage import order

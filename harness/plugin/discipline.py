@@ -59,12 +59,14 @@ def read_quarantine(path: Path) -> list[Entry]:
     """The entries of a quarantine file; none where there is no file. Raises pytest.UsageError for a malformed one."""
     if not path.exists():
         return []
-    import yaml
+    from harness.board import LabError, read_yaml
 
     try:
-        data = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise pytest.UsageError(f"{path}: not YAML: {error}") from error
+        data = read_yaml(path)
+    except LabError as error:
+        raise pytest.UsageError(str(error)) from error
+    except OSError as error:
+        raise pytest.UsageError(f"{path}: cannot be read: {error.strerror}") from error
     if data is None:
         return []
     wanted = f"a list of entries with the keys {', '.join(_KEYS)}"

@@ -133,13 +133,19 @@ def boot(request: pytest.FixtureRequest, board: Board, lab: Lab) -> Iterator[Cal
             on_reset: Any = "stop",
             files: Any = None,
         ) -> Session:
+            from harness.board import BoardError
+            from harness.machine import Misuse
+
             unable = board.fixed(smp=smp, memory=memory, icount=bool(icount), args=args)
-            if board.wires is not None and (paused or on_reset != "stop" or unable):
+            if unable or (board.wires is not None and (paused or on_reset != "stop")):
                 pytest.skip(unable or f"{board.name} is a physical board: it is not paused, and starts again by itself")
             number = len(item.stash.get(MACHINES, []))
             name = "console.log" if number == 0 else f"console-{number + 1}.log"
             log = open_log(stack, log_folder(item) / name)
-            variant = board.variant(smp=smp, memory=memory, icount=icount)
+            try:
+                variant = board.variant(smp=smp, memory=memory, icount=icount)
+            except BoardError as error:
+                raise Misuse(str(error)) from error
             what = files if files is not None else lab.files(variant, cmdline)
             how: Any = {"extra_args": args, "paused": paused, "on_reset": on_reset, "by_hand": not ready}
             session = lab.start(variant, what, (log,), **how)

@@ -22,9 +22,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
-import yaml
 
-from harness.board import Board, LabError
+from harness.board import Board, LabError, read_yaml
 from harness.plugin.fixtures import lab_of, log_folder
 from harness.plugin.keys import COVERAGE, MACHINES, TAKES_BOARD, Taken
 from harness.plugin.matrix import kernel_test_boards, marks
@@ -79,10 +78,7 @@ class KernelTestFile(pytest.File):
             raise self.CollectError(str(error)) from error
 
     def _read(self) -> Plan:
-        try:
-            data = yaml.safe_load(self.path.read_text(encoding="utf-8"))
-        except yaml.YAMLError as error:
-            raise LabError(f"{self.path}: not YAML: {error}") from error
+        data = read_yaml(self.path)
         if not isinstance(data, dict) or not isinstance(data.get("programs"), list):
             raise LabError(f"{self.path}: wants the keys programs (a list), floor, and perhaps timeout_s")
         unknown = sorted(set(data) - _KEYS)

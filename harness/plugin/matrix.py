@@ -9,7 +9,11 @@ from typing import Any
 
 import pytest
 
-from harness.board import Board, BoardError, NeedsError, find_boards, lacks
+from harness.board import Board, BoardError, NeedsError, lacks
+from harness.board.model import LAST_SEED
+from harness.hardware import places
+from harness.machine.errors import QemuMissing
+from harness.machine.qemu_binary import OLDEST, find_qemu
 
 
 def boards_directory(config: pytest.Config) -> Path:
@@ -21,10 +25,14 @@ def selected(config: pytest.Config) -> tuple[Board, ...]:
     """The boards and variants of this run. Raises BoardError for one that does not exist."""
     from harness.plugin import DEFAULT_BOARDS
 
-    names = ",".join(config.getoption("--board") or [DEFAULT_BOARDS])
+    names = ",".join(config.getoption("--board") or [DEFAULT_BOARDS]).split(",")
+    if any("=" in name for name in names):
+        # A place for the tags, once a run: workers hear its name.
+        names = places.choose(names)
+        config.option.board = names
     return _selected(
         boards_directory(config),
-        tuple(filter(None, names.split(","))),
+        tuple(filter(None, names)),
         str(config.getoption("--smp") or ""),
         str(config.getoption("--memory") or ""),
         bool(config.getoption("--icount")),
@@ -37,7 +45,7 @@ def _selected(
     directory: Path, names: tuple[str, ...], smp: str, memory: str, icount: bool, builds: tuple[bool, ...]
 ) -> tuple[Board, ...]:
     def variants() -> Iterator[Board]:
-        for board in find_boards(names, directory):
+        for board in places.boards(names, directory):
             for cpus in smp.split(",") if smp else [None]:
                 for size in memory.split(",") if memory else [None]:
                     for debug in builds:
@@ -53,7 +61,9 @@ def seeds(config: pytest.Config) -> range:
         return range(0)
     if (first is not None and first < 1) or (rounds is not None and rounds < 1):
         raise BoardError("--deterministic takes a seed from 1 on, and --soak a number of rounds from 1 on")
-    return range(first or 1, (first or 1) + (rounds or 1))
+    if (last := (first or 1) + (rounds or 1) - 1) > LAST_SEED:
+        raise BoardError(f"wanted seeds up to {LAST_SEED}, for QEMU takes no larger one; found: {last}")
+    return range(first or 1, last + 1)
 
 
 def kernel_test_boards(config: pytest.Config) -> list[Board]:
@@ -77,6 +87,17 @@ def skip_reason(item: pytest.Item | Any, board: Board) -> str | None:
             raise NeedsError(f"{item.nodeid}: {error}") from error
         if reason is not None:
             return reason
+    return too_old(board)
+
+
+def too_old(board: Board) -> str | None:
+    """Why this host's emulator cannot be the board, where it is older than the board's model in it."""
+    if board.oldest_qemu <= OLDEST or board.wires is not None:
+        return None
+    try:
+        find_qemu(board.binary, board.oldest_qemu)
+    except QemuMissing as error:
+        return f"{board.name}: {error}"
     return None
 
 

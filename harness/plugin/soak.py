@@ -15,6 +15,7 @@ _Z = 1.959964
 _ROUND = re.compile(
     r"-seed(?P<seed>\d+)(?=\])|(?<=\[)round(?P<only>\d+)(?=\])|(?<=\[)round(?P<first>\d+)-|-round(?P<last>\d+)"
 )
+_SEEDED = re.compile(r"(?:-icount)?(?:-debug)?$")
 _SHOWN = 20
 
 
@@ -43,6 +44,28 @@ def wilson(passed: int, runs: int) -> tuple[float, float]:
     return max(0.0, middle - half), min(1.0, middle + half)
 
 
+def plain(nodeid: str) -> str:
+    """A test's id without its seed or round."""
+    return _ROUND.sub("", nodeid).replace("[]", "")
+
+
+def keep_variant(config: pytest.Config, items: list[pytest.Item], variant: str) -> None:
+    """Deselect all but the tests with `variant` in their brackets. Raises pytest.UsageError where none is left."""
+
+    def fits(nodeid: str) -> bool:
+        match = _ROUND.search(nodeid)
+        # A seeded board counts instructions and is a debug build, and does not say so.
+        wanted = _SEEDED.sub("", variant) if match and match["seed"] else variant
+        return plain(nodeid).partition("[")[2].removesuffix("]") == wanted
+
+    kept = [item for item in items if fits(item.nodeid)]
+    if items and not kept:
+        found = ", ".join(list(dict.fromkeys(plain(item.nodeid) for item in items))[:_SHOWN])
+        raise pytest.UsageError(f"wanted a test with [{variant}]; found: {found}; next: name one of these")
+    config.hook.pytest_deselected(items=list(set(items).difference(kept)))
+    items[:] = kept
+
+
 def tallies(reports: list[Any]) -> dict[str, Tally]:
     """Tests by their ids without seed or round; the reports are of passed calls and of all failures."""
     found: dict[str, Tally] = {}
@@ -50,7 +73,7 @@ def tallies(reports: list[Any]) -> dict[str, Tally]:
         match = _ROUND.search(report.nodeid)
         if match is None:
             continue
-        tally = found.setdefault(_ROUND.sub("", report.nodeid).replace("[]", ""), Tally())
+        tally = found.setdefault(plain(report.nodeid), Tally())
         tally.seeded = match["seed"] is not None
         number = int(next(filter(None, match.groups())))
         if report.passed:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 from collections.abc import Mapping
@@ -63,5 +64,6 @@ def measured_durations(top: Path) -> Mapping[str, float]:
     """Seconds by test: what the tree keeps, and over it what this checkout's newest runs measured."""
     found = dict(kept_durations(top))
     for folder in folders(top)[-_ASKED:]:
-        found |= {test.id: test.seconds for test in read(folder).tests if test.outcome == "passed"}
+        with contextlib.suppress(RunError):  # damaged, or of another version
+            found |= {test.id: test.seconds for test in read(folder).tests if test.outcome == "passed"}
     return found

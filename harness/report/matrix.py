@@ -22,14 +22,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
-
-from harness.board import LabError, find_boards
+from harness.board import LabError, find_boards, read_yaml
 
 AXES = ("board", "cpus", "variant", "suite")
 HOST = "host"
 _KEYS = {"boards", "cpus", "variants", "suites", "mode", "exclude", "host"}
 _DEBUG = "--debug-kernel"
+_SUCH = {"boards": "qemu-riscv64", "suites": "testsuites/boot", "host": "testsuites/harness"}
 # A test that was never measured.
 _UNKNOWN_S = 0.2
 
@@ -101,23 +100,17 @@ def read_matrix(path: Path, boards: Path, only: Sequence[str] = (), mode: str | 
     before the file's. Raises MatrixError, and BoardError for what is no board or takes no such CPUs.
     """
     try:
-        data = yaml.safe_load(path.read_text(encoding="utf-8"))
+        data = read_yaml(path)
     except OSError as error:
         raise MatrixError(f"{path}: no matrix file: {error.strerror}; testsuites/nightly.yaml is one") from error
-    except yaml.YAMLError as error:
-        raise MatrixError(f"{path}: not YAML: {error}") from error
-    if (
-        not isinstance(data, dict)
-        or set(data) - _KEYS
-        or not all(data.get(key) for key in ("boards", "cpus", "suites"))
-    ):
-        raise MatrixError(
-            f"{path}: wants boards, cpus and suites, and perhaps {', '.join(sorted(_KEYS))}; nothing else"
-        )
+    except LabError as error:
+        raise MatrixError(str(error)) from error
+    try:
+        _check(data)
+    except MatrixError as error:
+        raise MatrixError(f"{path}: {error}; testsuites/nightly.yaml is an example") from None
     variants = {str(k): tuple(map(str, v or ())) for k, v in (data.get("variants") or {"release": []}).items()}
     known = find_boards(tuple(map(str, data["boards"])), boards)
-    for board, cpus in itertools.product(known, data["cpus"]):
-        board.variant(smp=cpus)
     chosen = mode or data.get("mode", "full")
     if chosen not in ("full", "pairwise"):
         raise MatrixError(f"{path}: mode is full or pairwise, not {chosen!r}")
@@ -131,6 +124,9 @@ def read_matrix(path: Path, boards: Path, only: Sequence[str] = (), mode: str | 
         for cell in (Cell(*choice) for choice in itertools.product(names, data["cpus"], variants, data["suites"]))
         if not any(cell.fits(rule) for rule in rules)
     ]
+    by_name = {board.name: board for board in known}
+    for board, cpus in {(cell.board, cell.cpus) for cell in allowed}:
+        by_name[board].variant(smp=cpus)
     cells = allowed if chosen == "full" else pairwise(allowed)
     wanted = filters(only)
     # Suites of the host have no board, CPUs or variant that a filter could ask for.
@@ -139,6 +135,40 @@ def read_matrix(path: Path, boards: Path, only: Sequence[str] = (), mode: str | 
     if not cells and not host:
         raise MatrixError(f"{path}: no cell is left by {', '.join(only) or 'exclude'}")
     return Matrix(path, tuple(cells), variants, tuple(host))
+
+
+def _check(data: Any) -> None:
+    """Raises MatrixError for what is no matrix."""
+    needed = ("boards", "cpus", "suites")
+    perhaps = ", ".join(sorted(_KEYS.difference(needed)))
+    wanted = f"wants the keys {', '.join(needed)}, and perhaps {perhaps}"
+    if not isinstance(data, dict):
+        raise MatrixError(f"{wanted}; found {_found(data)}")
+    unknown = sorted(map(str, set(data) - _KEYS))
+    if unknown:
+        raise MatrixError(f"{wanted}, and nothing else; found {', '.join(unknown)}")
+    missing = [key for key in needed if not data.get(key)]
+    if missing:
+        raise MatrixError(f"{wanted}; {', '.join(missing)} is missing, or empty")
+    for key in ("boards", "suites", "host"):
+        value = data.get(key) or []
+        if not isinstance(value, list) or not all(isinstance(one, str) for one in value):
+            raise MatrixError(f"{key} is a list of texts such as [{_SUCH[key]}]; found {_found(value)}")
+    cpus = data["cpus"]
+    if not isinstance(cpus, list) or not all(type(one) is int and one > 0 for one in cpus):
+        raise MatrixError(f"cpus is a list of numbers from 1 on such as [1, 4]; found {_found(cpus)}")
+    variants = data.get("variants") or {}
+    if not isinstance(variants, dict) or not all(isinstance(one or [], list) for one in variants.values()):
+        raise MatrixError(
+            f"variants is names with lists of pytest's options such as {{debug: [{_DEBUG}]}}; found {_found(variants)}"
+        )
+    if not isinstance(data.get("exclude") or [], list):
+        raise MatrixError(f"exclude is a list of rules such as [{{cpus: 1}}]; found {_found(data['exclude'])}")
+
+
+def _found(value: Any) -> str:
+    kinds: dict[type, str] = {dict: "keys with values", list: "the list", str: "the text"}
+    return f"{kinds.get(type(value), 'the value')} {json.dumps(value, default=str)}"
 
 
 def filters(only: Sequence[str]) -> dict[str, list[str]]:

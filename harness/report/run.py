@@ -8,6 +8,7 @@ that is resumed after a reboot is put together by the host's wall clock.
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 import fcntl
 import hashlib
@@ -15,20 +16,23 @@ import json
 import os
 import shutil
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 from harness.board import LabError
-from harness.build.artifacts import write_atomically
+from harness.build.artifacts import append_line, write_atomically
 
 FOLDER = Path("build") / "reports"
 RUN, EVENTS, HEAD = "run.json", "events.jsonl", "head.json"
 JUNIT, CONSOLES, PAGE = "junit.xml", "consoles.json", "index.html"
 # Runs that are kept; the last good one of each kind besides.
 KEPT = 40
+_OWNER = "owner"
 _FORMAT = 1
+# What comes of reading a file that is damaged, or of another version.
+_DAMAGE = (ValueError, KeyError, TypeError, AttributeError)
 _NEXT = "take another run, or run the tests again with --report"
 
 _T = TypeVar("_T")
@@ -169,11 +173,8 @@ class Writer:
     def add(self, event: Case | Machine | str) -> None:
         """Keep a test, a machine, or a fault of the run itself. Raises RunError when it cannot be written."""
         kind = type(event).__name__.lower() if not isinstance(event, str) else "fault"
-        line = json.dumps({kind: event if isinstance(event, str) else asdict(event)}) + "\n"
         try:
-            with (self.folder / EVENTS).open("a", encoding="utf-8") as file:
-                fcntl.flock(file, fcntl.LOCK_EX)
-                file.write(line)
+            append_line(self.folder / EVENTS, json.dumps({kind: event if isinstance(event, str) else asdict(event)}))
         except OSError as error:
             raise RunError(f"{self.folder} cannot be written: {error.strerror}; make room on that disk") from error
 
@@ -205,6 +206,27 @@ class Writer:
         return run
 
 
+@contextlib.contextmanager
+def held(folder: Path) -> Iterator[int]:
+    """Have a run until the block ends and all have who inherit the descriptor that it gives.
+
+    Raises RunError where another process has it.
+    """
+    with (folder / _OWNER).open("a+", encoding="utf-8") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            file.seek(0)
+            raise RunError(
+                f"process {file.read() or '?'} has run {folder.name}, or a pytest that it began has it still; "
+                "wait until it has ended, or end it, and call this again"
+            ) from None
+        file.truncate(0)
+        file.write(str(os.getpid()))
+        file.flush()
+        yield file.fileno()
+
+
 def write(folder: Path, run: Run) -> None:
     """Write `run.json`."""
     write_atomically(folder / RUN, json.dumps({"format": _FORMAT, **asdict(run)}, separators=(",", ":")).encode())
@@ -230,23 +252,27 @@ def read_events(folder: Path) -> Run:
     machines: dict[str, Machine] = {}
     faults: list[str] = []
     try:
-        text = (folder / EVENTS).read_text(encoding="utf-8")
+        text = (folder / EVENTS).read_bytes()
     except OSError as error:
         raise RunError(f"no events of a run in {folder}: {error.strerror}; {_NEXT}") from error
-    for line in text.splitlines(keepends=True):
-        if not line.endswith("\n"):
+    for number, line in enumerate(text.splitlines(keepends=True), 1):
+        if not line.endswith(b"\n"):
             break  # cut by a kill, or being written
-        event = json.loads(line)
-        if "case" in event:
-            test = _case(event["case"])
-            tests.pop(test.id, None)
-            tests[test.id] = test
-        elif "machine" in event:
-            machines[event["machine"]["name"]] = Machine(**event["machine"])
-        elif "resumed" in event:
-            faults.clear()
-        else:
-            faults.append(event["fault"])
+        try:
+            event = json.loads(line)
+            if "case" in event:
+                test = _case(event["case"])
+                tests.pop(test.id, None)
+                tests[test.id] = test
+            elif "machine" in event:
+                machine = Machine(**event["machine"])
+                machines[machine.name] = machine
+            elif "resumed" in event:
+                faults.clear()
+            else:
+                faults.append(str(event["fault"]))
+        except _DAMAGE as error:
+            raise RunError(f"{folder / EVENTS}:{number}: no event of a run ({error!r}); {_NEXT}") from error
     return Run(head, tuple(tests.values()), tuple(machines.values()), faults=tuple(faults))
 
 
@@ -272,6 +298,15 @@ def find(top: Path, name: str | None) -> Path:
 def folders(top: Path) -> list[Path]:
     """All runs of a checkout, the oldest first."""
     return [path.parent for path in sorted((top / FOLDER).glob(f"*/{HEAD}"))]
+
+
+def heads(top: Path) -> list[Head]:
+    """What the runs of a checkout are, the oldest first; damaged ones, and those of another version, are left out."""
+    found = []
+    for folder in folders(top):
+        with contextlib.suppress(RunError):
+            found.append(read_head(folder))
+    return found
 
 
 def last_good(top: Path, run: Run) -> Run | None:
@@ -363,7 +398,7 @@ def _parsed(path: Path, make: Callable[[Any], _T]) -> _T:
         return make(json.loads(path.read_text(encoding="utf-8")))
     except OSError as error:
         raise RunError(f"{path} cannot be read: {error.strerror}; {_NEXT}") from error
-    except (ValueError, KeyError, TypeError) as error:
+    except _DAMAGE as error:
         raise RunError(f"{path} is not of a run ({error!r}); {_NEXT}") from error
 
 

@@ -162,7 +162,7 @@ class _Handler(BaseHTTPRequestHandler):
         if not self.server.token or not hmac.compare_digest(given.encode(), self.server.token.encode()):
             return self._text(HTTPStatus.FORBIDDEN, "typing wants the token that `quoin serve --token` prints")
         size = self.headers.get("Content-Length", "")
-        if not size.isdecimal() or int(size) > LONGEST_TYPED:
+        if not size.isdecimal() or len(size) > len(str(LONGEST_TYPED)) or int(size) > LONGEST_TYPED:
             return self._text(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, f"at most {LONGEST_TYPED} bytes at once")
         typed = self.rfile.read(int(size))
         connection, _ = visit(self._machine(words).folder / SOCKET, typing=True)

@@ -49,9 +49,9 @@ class Image:
     def has(self, block: Block) -> bool:
         """Whether this image has that code at that address."""
         return any(
-            start <= block.address and code[block.address - start :].startswith(block.code)
+            code.startswith(block.code, block.address - start)
             for start, code in self._code
-            if block.address < start + len(code)
+            if start <= block.address < start + len(code)
         )
 
     def keep_lines(self, folder: Path) -> None:
@@ -102,7 +102,7 @@ class Images:
     def __init__(self, kernel: Path, programs: Sequence[Path]) -> None:
         self._kernel = Image(kernel)
         self._programs = [Image(path) for path in programs]
-        self._placed: dict[Block, tuple[tuple[Image, ...], str]] = {}
+        self._placed: dict[int | None, dict[Block, tuple[tuple[Image, ...], str]]] = {}
 
     def __iter__(self) -> Iterator[Image]:
         return iter((self._kernel, *self._programs))
@@ -113,23 +113,23 @@ class Images:
         A program's block belongs to the program that has its bytes. Where several have, those count that
         also ran a block that none other has.
         """
-        kernel = () if slide is None else (self._kernel,)
-        found = [
-            (kernel, f"{block.address - (slide or 0):x}+{block.size:x}")
-            if block.address >= _UPPER_HALF
-            else self._placed.get(block) or self._place(block)
-            for block in blocks
-        ]
-        ran = {owners[0] for owners, _ in found if len(owners) == 1}
+        known = self._placed.setdefault(slide, {})
+        found: dict[tuple[Image, ...], list[str]] = {}
+        for block in blocks:
+            owners, text = known.get(block) or known.setdefault(block, self._place(block, slide))
+            found.setdefault(owners, []).append(text)
+        ran = {owners[0] for owners in found if len(owners) == 1}
         placed: Ran = {}
-        for owners, text in found:
+        for owners, pieces in found.items():
             for image in owners if len(owners) < 2 else [image for image in owners if image in ran] or owners:
-                placed.setdefault(image.key, set()).add(text)
+                placed.setdefault(image.key, set()).update(pieces)
         return placed
 
-    def _place(self, block: Block) -> tuple[tuple[Image, ...], str]:
-        owners = tuple(image for image in self._programs if image.has(block))
-        return self._placed.setdefault(block, (owners, f"{block.address:x}+{block.size:x}"))
+    def _place(self, block: Block, slide: int | None) -> tuple[tuple[Image, ...], str]:
+        if block.address >= _UPPER_HALF:
+            kernel = () if slide is None else (self._kernel,)
+            return kernel, f"{block.address - (slide or 0):x}+{block.size:x}"
+        return tuple(image for image in self._programs if image.has(block)), f"{block.address:x}+{block.size:x}"
 
 
 class LineTables:
@@ -144,7 +144,8 @@ class LineTables:
         found: Covered = {}
         for key, pieces in ran.items():
             table = self._table(key)
-            table.name(set().union(*map(table.__getitem__, pieces)), found)
+            sets = set().union(*map(table.__getitem__, pieces))
+            table.name(set().union(*(table.sets[number] for number in sets)), found)
         return found
 
     def all_lines(self, keys: Iterable[str]) -> Covered:
@@ -165,20 +166,20 @@ class LineTables:
 
 
 class _Table(dict[str, frozenset[int]]):
-    """Numbers of the lines that made each piece of an image that was asked for."""
+    """Numbers of the sets of lines that made each piece of an image that was asked for."""
 
     def __init__(self, data: dict[str, Any]) -> None:
         super().__init__()
         self._files, self._file, self.line = data["files"], data["file"], data["line"]
-        self._sets, self._made_by = data["sets"], data["made_by"]
+        self.sets, self._made_by = data["sets"], data["made_by"]
         self._starts, self._ends = data["starts"], data["ends"]
 
     def __missing__(self, piece: str) -> frozenset[int]:
         start, size = (int(part, 16) for part in piece.split("+"))
         first = max(bisect.bisect_right(self._starts, start) - 1, 0)
         last = bisect.bisect_left(self._starts, start + size)
-        sets = (self._sets[self._made_by[at]] for at in range(first, last) if self._ends[at] > start)
-        return self.setdefault(piece, frozenset().union(*sets))
+        sets = frozenset(self._made_by[at] for at in range(first, last) if self._ends[at] > start)
+        return self.setdefault(piece, sets)
 
     def name(self, numbers: Iterable[int], into: Covered) -> None:
         """Add the lines of these numbers."""

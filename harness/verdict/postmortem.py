@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from harness.board import Board, LabError
-from harness.console import Session
+from harness.console import ConsoleError, Session
 from harness.machine import BootFiles, GdbStub, MachineError, QemuDied, QemuMachine
 from harness.verdict.symbols import CORRUPT, Symbols, slide_of
 from harness.verdict.verdict import Finding, Verdict
@@ -40,6 +40,7 @@ _WRITTEN_S = 10.0
 _ABANDONED_S = 3600.0
 _PINNED = "pinned"
 _STATE = "state.gz"
+LOG_RING = "log-ring.txt"
 _FACTS = "machine.json"
 
 # Program counter, frame pointer, and where a frame keeps the frame before and the return address: the psABI of each.
@@ -150,17 +151,30 @@ def _fill(
     }
     (folder / _FACTS).write_text(json.dumps(facts, indent=1), encoding="utf-8")
     build_id = found[1] if found else "not told"
+    ring = "" if keep_running else _log_ring(session, folder)
     parts = [
         f"{test}\n{board.id}, {time.strftime('%Y-%m-%d %H:%M:%S')}",
         text,
         f"Reopen it: ./quoin replay {folder.name}" if saved == "" else f"The machine cannot be reopened: {saved}",
         f"QEMU: {_version(session)}\nTree: {_revision(folder.parent)}\nKernel: build id {build_id}",
         *([f"Not looked into: {fault}"] if fault else []),
+        *([ring] if ring else []),
         *cpus,
         f"Last {len(lines)} lines of the console\n\n" + "\n".join(lines),
         f"Started by: {session.machine.shell_command()}",
     ]
     (folder / "README").write_text(("\n\n" + "-" * 72 + "\n\n").join(parts) + "\n", encoding="utf-8")
+
+
+def _log_ring(session: Session, folder: Path) -> str:
+    """Leave what a physical board's kernel had last written; the line that tells of it."""
+    if session.physical is None or not session.physical.wires.log_ring or session.closed:
+        return ""
+    try:
+        (folder / LOG_RING).write_text(session.log_ring(), encoding="utf-8")
+    except (LabError, ConsoleError) as error:
+        return f"No {LOG_RING}: {error}"
+    return f"What the kernel had last written, console or not, read from memory after a reset: {LOG_RING}"
 
 
 def reopens(folder: Path) -> bool:
@@ -442,9 +456,10 @@ def _json(value: Any) -> Any:
 
 
 def _board(facts: dict[str, Any]) -> Board:
-    files = ("path", "kernel", "initrd", "firmware", "firmware_vars")
+    files = ("path", "kernel", "initrd", "firmware", "firmware_vars", "device_tree")
     paths = {key: Path(facts[key]) for key in files if facts[key] is not None}
     lists = {"features": frozenset(facts["features"]), "args": tuple(facts["args"])}
+    lists["oldest_qemu"] = tuple(facts["oldest_qemu"])
     return Board(**{**facts, **paths, **lists, "exclusive": False})
 
 

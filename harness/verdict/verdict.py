@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import enum
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from harness.board import LabError
 from harness.console import ConsoleClosed, ConsoleFault, Direction, ExpectTimeout, PanicReport, Session, TargetPanicked
-from harness.machine import QemuDied, QemuMachine
+from harness.machine import Misuse, QemuDied, QemuMachine
 from harness.verdict.activity import Activity, sample
 from harness.verdict.symbols import Symbols, slide_of, symbolise
 
@@ -53,7 +54,7 @@ def judge(session: Session | None, error: BaseException | None, kernel: Path | N
     if isinstance(error, LabError):
         # Steering a machine that has panicked or was reset fails too: that is the kernel's fault.
         before = None if session is None else _by_guest(session, error, kernel)
-        return before or Finding(Verdict.LAB_FAULT, str(error))
+        return before or Finding(Verdict.FAILED if isinstance(error, Misuse) else Verdict.LAB_FAULT, str(error))
     if session is None:
         if error is None:
             return Finding(Verdict.PASSED, "")
@@ -68,17 +69,21 @@ def judge(session: Session | None, error: BaseException | None, kernel: Path | N
 def _by_guest(session: Session, error: BaseException | None, kernel: Path | None) -> Finding | None:
     """The verdict where the guest has panicked, or reset its machine."""
     if isinstance(error, TargetPanicked):
-        return Finding(Verdict.PANICKED, error.report.message, panic_lines(session, error.report, kernel))
+        return Finding(Verdict.PANICKED, error.report.cause, panic_lines(session, error.report, kernel))
     report = session.panic
     if report is not None and not (report.acknowledged or report.told):
-        return Finding(Verdict.PANICKED, report.message, panic_lines(session, report, kernel))
+        return Finding(Verdict.PANICKED, report.cause, panic_lines(session, report, kernel))
     reset = session.machine.guest_reset
     if reset is not None and not session.reset_expected:
         # The monitor may be heard before the console is read to the end.
         with contextlib.suppress(ConsoleFault):
             session.broker.drain(_DYING_S)
-        stage = _stage(session)
-        return Finding(Verdict.RESET, f"the guest reset the machine ({reset}){stage}")
+        before = itertools.takewhile(lambda event: event is not reset, session.machine.events)
+        bitten = any(event.name == "WATCHDOG" for event in before)
+        who = (
+            "the machine's watchdog reset it, which the guest did not feed" if bitten else "the guest reset the machine"
+        )
+        return Finding(Verdict.RESET, f"{who} ({reset}){_stage(session)}")
     return None
 
 
@@ -87,8 +92,9 @@ def _by_machine(session: Session, error: BaseException | None, kernel: Path | No
         return found
     machine = session.machine
     # The console's end is seen before the process's, which may still write a core file.
-    closing = not session.closed and (session.broker.closed is not None or not machine.running)
-    if closing and session.broker.closed is not None and _answers(machine):
+    cut = session.broker.closed is not None and not session.cut_expected
+    closing = not session.closed and (cut or not machine.running)
+    if closing and cut and _answers(machine):
         return Finding(Verdict.LAB_FAULT, f"the console was cut ({session.broker.closed}), and the machine runs on")
     ended = closing and machine.wait_exit(_DYING_S)
     if ended and machine.guest_off is None:

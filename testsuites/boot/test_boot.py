@@ -61,6 +61,7 @@ def test_the_image_runs_where_it_is_slid_to(boot: Boot, slide: int) -> None:
 
 
 @pytest.mark.requirement("BTX-12", "BTC-06")
+@pytest.mark.needs("board!=raspi3b")  # a part is the graphics processor's
 @pytest.mark.parametrize("memory", ["64M", "1G", "5G"])
 def test_any_size_of_memory_is_found_and_counted(boot: Boot, memory: str) -> None:
     session = boot(memory=memory)
@@ -103,6 +104,7 @@ def test_a_panic_fails_whoever_waits_with_file_and_line(boot: Boot) -> None:
 
 
 @pytest.mark.requirement("OBS-09")
+@pytest.mark.needs("!no-reboot")
 def test_the_log_is_still_there_after_a_reset(boot: Boot) -> None:
     session = boot("first=boot", on_reset="restart")
     session.console.sendline("reboot")
@@ -113,7 +115,7 @@ def test_the_log_is_still_there_after_a_reset(boot: Boot) -> None:
 
 
 @pytest.mark.requirement("SMP-07", "BTR-01")
-@pytest.mark.needs("qmp")
+@pytest.mark.needs("qmp", "!stays-on")
 def test_poweroff_ends_the_machine(boot: Boot) -> None:
     session = boot()
     session.console.sendline("poweroff")

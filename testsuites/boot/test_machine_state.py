@@ -87,7 +87,7 @@ def test_the_kernel_cannot_stray_into_user_memory(fresh_machine: Session, board:
 
 
 @pytest.mark.requirement("BTA-05")
-@pytest.mark.needs("arch==aarch64")
+@pytest.mark.needs("board==qemu-aarch64")
 def test_entered_at_el2_the_kernel_runs_at_el1(boot: Boot, board: Board) -> None:
     session = boot(args=("-machine", "virt,virtualization=on"))
     assert f"cpus={board.smp} " in (session.ready_line or "")
@@ -95,7 +95,7 @@ def test_entered_at_el2_the_kernel_runs_at_el1(boot: Boot, board: Board) -> None
 
 
 @pytest.mark.requirement("BTA-05")
-@pytest.mark.needs("arch==aarch64")
+@pytest.mark.needs("board==qemu-aarch64")
 def test_entered_at_el3_the_kernel_runs_at_el1(boot: Boot, artifacts: Artifacts, tmp_path: Path) -> None:
     # movz x0, #0x4000, lsl #16; movz x1, #0x4020, lsl #16; br x1: the tree is at the start of RAM, the image 2 MiB on.
     firmware = tmp_path / "firmware"

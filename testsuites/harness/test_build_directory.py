@@ -9,11 +9,13 @@ import subprocess
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from harness.build.artifacts import load
 from harness.build.errors import BuildError
+from harness.build.process import stream
 from support.checkout import Checkout, make_checkout, set_kernel, set_rustc
 from support.elf_files import BUILD_ID, make_elf, make_kernel
 
@@ -154,10 +156,32 @@ def test_an_interrupt_ends_cargo_and_its_children(checkout: Checkout, number: si
     _, err = process.communicate(timeout=WAIT_S)
     assert process.returncode == 128 + number
     assert "Traceback" not in err
-    assert not alive(int(child_file.read_text()))
+    child, deadline = int(child_file.read_text()), time.monotonic() + WAIT_S
+    while alive(child):  # it has been told to end, and is not waited for
+        assert time.monotonic() < deadline
+        os.sched_yield()
     assert checkout.left_over() == []
     (checkout.root / "hang").unlink()
     assert checkout.quoin("build", "riscv64").status == 0
+
+
+@pytest.mark.requirement("BLD-01")
+def test_an_interrupt_at_the_start_of_a_tool_leaves_nothing_of_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    started: list[subprocess.Popen[str]] = []
+    start = subprocess.Popen
+
+    def interrupted(*args: Any, **options: Any) -> subprocess.Popen[str]:
+        started.append(start(*args, **options))
+        signal.raise_signal(signal.SIGINT)
+        return started[0]
+
+    monkeypatch.setattr(subprocess, "Popen", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        stream(["sleep", "600"], cwd=tmp_path, env=os.environ)
+    assert started[0].poll() == -signal.SIGTERM
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
 def alive(pid: int) -> bool:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator
 
 import pytest
 
-from harness.build.artifacts import SOURCE
+from harness.build.artifacts import SOURCE, TOP
 from harness.build.source_rules import (
     LIMIT_WHOLE_MICROKERNEL,
     Finding,
@@ -24,6 +25,7 @@ from harness.build.source_rules import (
 
 Rule = Callable[[str, str], Iterator[Finding]]
 CONFIG = "kernel/src/config.rs"
+TEXTS = (".py", ".md", ".yaml", ".tsv", ".patch", ".dts", ".ini")
 
 
 def broken(rule: Rule) -> list[str]:
@@ -67,6 +69,16 @@ def test_no_code_is_kept_as_a_comment() -> None:
 @pytest.mark.requirement("ERR-09", "BTA-10")
 def test_nothing_stands_for_missing_work() -> None:
     assert broken(unnamed_work) == []
+
+
+@pytest.mark.requirement("ERR-09", "DOC-19")
+def test_no_merge_is_left_unfinished() -> None:
+    marks = re.compile(r"^(<{7}|>{7}) ", re.MULTILINE)
+    folders = [TOP / name for name in ("boards", "docs", "harness", "testsuites")]
+    paths = [path for folder in folders for path in folder.rglob("*") if path.suffix in TEXTS] + [TOP / "README.md"]
+    assert len(paths) > 300
+    assert [str(path) for path in paths if marks.search(path.read_text(encoding="utf-8", errors="replace"))] == []
+    assert [path for path, text in rust_sources(SOURCE).items() if marks.search(text)] == []
 
 
 @pytest.mark.requirement("BLD-12")

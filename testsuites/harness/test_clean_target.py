@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import re
-import subprocess
 import xml.etree.ElementTree as ElementTree
 from collections.abc import Callable
 from dataclasses import replace
@@ -20,7 +19,7 @@ from harness.machine.memory import Contents, GuestMemory
 from harness.machine.tiny_guest import Then, write_tiny_guest
 from harness.verdict import Finding, Verdict, postmortem
 from harness.verdict.postmortem import Images
-from support.projects import BOARD, command, environment
+from support.projects import BOARD, run_pytest
 
 ROUNDS = 200
 
@@ -215,15 +214,7 @@ def run_tiny(folder: Path, features: str, *arguments: str) -> tuple[list[str], l
     (folder / "pytest.ini").write_text("[pytest]\naddopts = --strict-markers\n")
     write_tiny_guest(folder / "guest", "init: ready\n", Then.ECHO)
     (folder / "test_it.py").write_text(TESTS)
-    done = subprocess.run(
-        command("--board", "tiny", "--junitxml=out.xml", *arguments),
-        cwd=folder,
-        env=environment(),
-        capture_output=True,
-        text=True,
-        timeout=300,
-        check=False,
-    )
+    done = run_pytest(folder, "--board", "tiny", "--junitxml=out.xml", *arguments)
     assert done.returncode == 1, done.stdout
     cases = list(ElementTree.parse(folder / "out.xml").iter("testcase"))
     outcomes = [f"{case.get('name')} {'failed' if case.find('failure') is not None else 'passed'}" for case in cases]

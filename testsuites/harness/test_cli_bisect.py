@@ -6,6 +6,7 @@ import contextlib
 import math
 import random
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -14,7 +15,9 @@ from hypothesis import strategies as some
 
 from harness.board import LabError
 from harness.build.artifacts import TOP
-from harness.cli.bisect import Candidate, bisect, commits, first_bad, repeats, trials
+from harness.cli.bisect import Candidate, attempt, bisect, commits, first_bad, repeats, trials
+from harness.cli.revisions import worktree
+from support.projects import environment
 
 pytestmark = pytest.mark.requirement("DEV-01", "TST-30")
 
@@ -73,11 +76,45 @@ def test_a_flake_is_found_as_often_as_the_confidence_says() -> None:
 
 @pytest.mark.parametrize(
     ("passes", "rate", "told"),
-    [(True, None, "did not fail in 10 runs"), (True, 1.0, "said to be bad"), (False, None, "said to be good")],
+    [
+        (True, None, "did not fail in 10 runs"),
+        (True, 1.0, "said to be bad, and is not"),
+        (False, None, "said to be good, and is not"),
+        (None, None, "said to be bad, and the test cannot be run"),
+        (None, 1.0, "said to be bad, and the test cannot be run"),
+    ],
 )
-def test_ends_that_are_not_what_they_are_said_to_be_are_told(passes: bool, rate: float | None, told: str) -> None:
+def test_ends_that_are_not_what_they_are_said_to_be_are_told(
+    passes: bool | None, rate: float | None, told: str
+) -> None:
     with pytest.raises(LabError, match=told):
         bisect([Candidate("0"), Candidate("1")], lambda one: passes, rate=rate, confidence=0.9)
+
+
+def test_what_cannot_be_run_at_the_good_end_is_not_called_bad() -> None:
+    with pytest.raises(LabError, match="0 is said to be good, and the test cannot be run"):
+        bisect(
+            [Candidate("0"), Candidate("1")], lambda one: None if one.name == "0" else False, rate=1.0, confidence=0.9
+        )
+
+
+def test_a_failure_in_quarantine_is_one_and_a_test_that_is_not_there_is_told(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "pytest.ini").write_text(
+        f"[pytest]\npythonpath = {TOP}\naddopts = -p no:labgrid -p harness.plugin\nquarantine = known.yaml\n"
+    )
+    (tmp_path / "known.yaml").write_text(
+        "- test: 'test_it.py::test_known'\n  owner: ada\n  reason: as ever\n  expires: 9999-12-31\n"
+    )
+    (tmp_path / "test_it.py").write_text(
+        "import pytest\n\ndef test_known():\n    assert False\n\n"
+        "@pytest.mark.skip(reason='not today')\ndef test_skipped():\n    pass\n"
+    )
+    assert attempt(tmp_path, ["test_it.py::test_known"], {}) is False
+    for test, told in [("test_skipped", "not today"), ("test_mistyped", "not found: ")]:
+        assert attempt(tmp_path, [f"test_it.py::{test}"], {}) is None
+        assert told in capsys.readouterr().out
 
 
 TEST = """
@@ -138,6 +175,34 @@ def test_the_commit_is_found_in_a_worktree_and_the_tree_is_as_it_was(
     assert not list((history / "build" / "compare").glob("*"))
     with pytest.raises(LabError, match="is good older"):
         commits(history, "c6", "c1", paths)
+
+
+def test_the_worktree_of_a_killed_bisect_goes_with_the_next_one_and_that_of_a_living_one_stays(history: Path) -> None:
+    def trees() -> list[str]:
+        return sorted(path.name for path in (history / "build" / "compare").glob("*"))
+
+    def known() -> str:
+        command = ["git", "worktree", "list"]
+        return subprocess.run(command, cwd=history, capture_output=True, text=True, check=True).stdout
+
+    code = "import os, sys; from harness.cli.revisions import worktree; from pathlib import Path\n"
+    code += "with worktree(Path.cwd(), sys.argv[1]): print(flush=True); sys.stdin.read(1); os.kill(os.getpid(), 9)"
+    commit = commits(history, "c1", "c6", ())[0].name
+    command = [sys.executable, "-c", code, commit]
+    with subprocess.Popen(
+        command, cwd=history, env=environment(), stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    ) as killed:
+        assert killed.stdout is not None and killed.stdin is not None
+        killed.stdout.readline()
+        theirs = f"{commit[:12]}-{killed.pid}"
+        with worktree(history, commit) as tree:
+            assert trees() == sorted([theirs, tree.name]), "that of one that lives"
+        killed.communicate(b"x")
+    assert trees() == [theirs] and theirs in known()
+    with worktree(history, commit) as tree:
+        assert trees() == [tree.name]
+        assert theirs not in known()
+    assert trees() == []
 
 
 def test_an_emulator_is_found_by_the_folder_that_goes_first(tmp_path: Path) -> None:

@@ -16,6 +16,7 @@ import pytest
 
 from harness.board import Lease
 from harness.board.leases import FOLDER
+from harness.cli.doctor import Place, examine_board
 from support.elf_files import make_kernel
 from support.projects import BOARD, TOP, environment
 
@@ -305,6 +306,38 @@ def test_a_healthy_machine_and_board_have_nothing_missing(patient: Patient) -> N
     told = patient.see_doctor()
     assert told.returncode == 0, told.stdout + told.stderr
     assert "doctor: this machine and mine: 0 missing" in told.stdout
+
+
+@pytest.mark.requirement("BLD-06")
+@pytest.mark.parametrize(
+    ("change", "found"),
+    [
+        (("cpu: rv64", "cpu: rv64,nosuchprop=on"), "Property 'rv64-riscv-cpu.nosuchprop' not found"),
+        (("machine: virt", "machine: virt,nosuch=on"), "Property 'virt-machine.nosuch' not found"),
+        (("smp: 1", "smp: 1\n        args: ['-device', 'nosuchdev']"), "'nosuchdev' is not a valid device"),
+        (("memory: 128M", "memory: 1M"), "regions are overlapping"),
+        (("arch: riscv64", "arch: x86_64"), "qemu-system-riscv64, which is one of riscv64"),
+    ],
+)
+def test_what_the_emulator_refuses_is_told_in_its_words(
+    change: tuple[str, str], found: str, patient: Patient, tmp_path: Path
+) -> None:
+    before, after = change
+    (patient.tree / "guest").write_bytes(make_kernel("x86_64" if "x86_64" in after else "riscv64"))
+    patient.board(BOARD.replace(before, after))
+    findings = list(examine_board(Place(patient.tree), "mine"))
+    assert [finding.needed for finding in findings] == [True], findings
+    assert found in findings[0].found
+    assert str(patient.tree / "boards" / "mine.yaml") in findings[0].next_step + findings[0].wanted
+
+
+@pytest.mark.requirement("BLD-06")
+def test_a_feature_that_is_nearly_one_of_the_labs_is_a_warning(patient: Patient) -> None:
+    (patient.tree / "guest").write_bytes(make_kernel("riscv64"))
+    patient.board(BOARD.replace("[qmp]", "[qmmp, of-mine]"))
+    (finding,) = examine_board(Place(patient.tree), "mine")
+    assert (finding.needed, finding.found) == (False, "'qmmp'")
+    assert "such as 'qmp'" in finding.wanted
 
 
 def test_the_doctor_comes_before_anything_is_installed(tmp_path: Path) -> None:

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import io
 import itertools
 import json
+import os
 import re
+import select
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -24,10 +28,12 @@ from harness.cli import matrix as verb
 from harness.cli.report import merge
 from harness.report.figures import kept_durations, measured_durations, write_figures
 from harness.report.matrix import AXES, Cell, MatrixError, Unit, pairwise, read_matrix, share, unique
-from harness.report.run import Case, Machine, RunError, Writer, read, read_events
+from harness.report.run import Case, Machine, RunError, Writer, held, read, read_events
+from support.projects import environment
 
 pytestmark = pytest.mark.requirement("DEV-01", "DEV-02", "TST-29")
 CHECK_LIMIT_S = 300.0
+KILL_LIMIT_S = 60.0
 FILE = """
 boards: ['qemu-*']
 cpus: [1, 4]
@@ -82,6 +88,15 @@ def test_filters_leave_what_fits_all_of_them(tmp_path: Path, only: list[str], ce
         (FILE.replace("qemu-*", "nothing"), [], "unknown board"),
         (FILE.replace("suite:", "speed:"), [], "a rule names some of"),
         (FILE, ["speed=1"], "AXIS=GLOB"),
+        ("[boards, cpus]", [], 'perhaps exclude, host, mode, variants; found the list ["boards", "cpus"]'),
+        (FILE.replace("['qemu-*']", "qemu-x"), [], "boards is a list of texts such as [qemu-riscv64]; found the text"),
+        (FILE.replace("[testsuites/boot, testsuites/smp]", "testsuites/boot"), [], "suites is a list"),
+        (FILE.replace("[testsuites/harness]", "testsuites/harness"), [], "host is a list"),
+        (FILE.replace("[1, 4]", "[0, -1, x]"), [], "nightly.yaml: cpus is a list of numbers from 1 on such as [1, 4]"),
+        (FILE.replace("[1, 4]", "2"), [], "found the value 2"),
+        (FILE.replace("{release: [], debug: [--debug-kernel]}", "[debug]"), [], "variants is names with lists"),
+        (FILE.replace("[--debug-kernel]", "--debug-kernel"), [], "variants is names with lists"),
+        (FILE.replace("[{suite: '*/smp', cpus: 1}]", "{cpus: 1}"), [], "exclude is a list of rules"),
         (FILE, ["board=none"], "no cell is left"),
     ],
 )
@@ -132,6 +147,30 @@ def test_a_share_that_is_none_is_refused() -> None:
     for number in (0, 6):
         with pytest.raises(MatrixError, match="--shard takes N/M"):
             share([], number, 5, {})
+
+
+@pytest.mark.parametrize(("tests", "more", "told"), [(3, ["--shard", "1/900"], "none of 3"), (0, [], "found none")])
+def test_a_matrix_without_a_test_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tests: int, more: list[str], told: str
+) -> None:
+    units = [Unit("u", (), ("s",), tuple(f"t{number}" for number in range(tests)))] if tests else []
+    monkeypatch.setattr(verb, "build_all", lambda *_: [])
+    monkeypatch.setattr(verb, "collected", lambda *_: units)
+    with pytest.raises(MatrixError, match=told):
+        verb.run(arguments(str(file(tmp_path)), *more), [])
+
+
+@pytest.mark.parametrize("jobs", ["-3", "0", "x"])
+def test_a_number_of_jobs_that_is_none_is_refused(jobs: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        arguments("nightly.yaml", f"--jobs={jobs}")
+    assert f"wants a number from 1 on, not '{jobs}'" in capsys.readouterr().err
+
+
+def arguments(*words: str) -> argparse.Namespace:
+    parser = argparse.ArgumentParser()
+    verb.add_arguments(parser)
+    return parser.parse_args(words)
 
 
 def test_a_test_that_several_units_have_is_run_once() -> None:
@@ -205,6 +244,15 @@ def test_a_pack_whose_files_are_not_those_that_it_tells_is_refused(tmp_path: Pat
         unpack(out, tmp_path / "packed", revision="abc")
 
 
+def test_a_pack_that_would_change_the_tree_is_refused(tmp_path: Path) -> None:
+    subprocess.run(["git", "init", "-q"], cwd=tmp_path, check=True)
+    (tmp_path / ".gitignore").write_text("/build/\n")
+    verb._check_place(tmp_path, tmp_path / "build" / "pack.tar.gz")
+    verb._check_place(tmp_path, tmp_path.parent / "pack.tar.gz")
+    with pytest.raises(MatrixError, match="would be a change of the tree"):
+        verb._check_place(tmp_path, tmp_path / "pack.tar.gz")
+
+
 # Runs.
 
 SUITE = """
@@ -255,16 +303,70 @@ def test_a_killed_matrix_says_what_did_not_run_and_goes_on_where_it_was(
     assert not cut.good
     assert re.search(r"signal 9.*2 tests did not run, such as \S*test_b", " ".join(cut.faults))
     (project / "mended").touch()
-    again, left = verb.resumed(project, None, "matrix it")
+    again = verb.resumed(project, None, "matrix it", {"plan": "p"})
     assert again.folder == writer.folder
-    go(left)
+    go(verb.left(again))
     whole = read(writer.folder)
     assert whole.good and len(whole.tests) == 3
     assert (project / "ran").read_text().split() == ["a", "b", "b", "c"], "what has ended is not run again"
     assert "\x1b" not in capsys.readouterr().out, "plain, where it is no terminal"
     assert (writer.folder / "junit.xml").read_text().count("<testcase") == 3
-    with pytest.raises(RunError, match="begin a new one"):
-        verb.resumed(project, writer.head.name, "matrix another")
+    for kind, facts in (
+        ("matrix another", {"plan": "p"}),
+        ("matrix it", {"plan": "q"}),
+        ("matrix it", {"plan": "p", "shard": "1/2"}),
+    ):
+        with pytest.raises(RunError, match="begin a new one"):
+            verb.resumed(project, writer.head.name, kind, facts)
+
+
+MATRIX = """
+import os, sys
+from pathlib import Path
+from harness.cli import matrix
+from harness.report.matrix import Unit
+from harness.report.run import Writer, held
+
+writer = Writer(Path(sys.argv[1]))
+units = [Unit("host", (), ("testsuites",), ("testsuites/test_it.py::test_waits",))]
+with held(writer.folder) as handle:
+    progress = matrix.Progress(writer, units, {}, sys.stdout)
+    matrix.execute(Path.cwd(), writer, units, 1, progress, inherited=[handle])
+"""
+WAITS = """
+import os, signal
+from pathlib import Path
+
+def test_waits():
+    with Path("pytest").open("w") as file:  # a pipe, which somebody reads
+        file.write(str(os.getpid()))
+    signal.pause()
+"""
+
+
+def test_a_killed_matrix_takes_its_pytests_with_it_and_one_that_runs_has_its_run(project: Path) -> None:
+    (project / "testsuites" / "test_it.py").write_text(WAITS)
+    os.mkfifo(project / "pytest")
+    writer = verb.begun(project, "matrix it", [], {"plan": "p"})
+    child = None
+    matrix = subprocess.Popen([sys.executable, "-c", MATRIX, str(writer.folder)], cwd=project, env=environment())
+    try:
+        with (project / "pytest").open("r+b", buffering=0) as pipe:
+            assert select.select([pipe], [], [], CHECK_LIMIT_S)[0], "no pytest"
+            child = os.pidfd_open(int(pipe.read(20)))
+        with pytest.raises(RunError, match=f"process {matrix.pid} has run {writer.head.name}"), held(writer.folder):
+            pass
+        matrix.kill()
+        assert select.select([child], [], [], KILL_LIMIT_S)[0], "its pytest outlives it"
+    finally:
+        matrix.kill()
+        matrix.wait()
+        if child is not None:
+            with contextlib.suppress(ProcessLookupError):
+                signal.pidfd_send_signal(child, signal.SIGKILL)
+            os.close(child)
+    with held(writer.folder):
+        pass
 
 
 def test_a_suite_that_cannot_be_collected_is_told_before_anything_runs(project: Path) -> None:
@@ -346,7 +448,16 @@ def test_the_nightly_names_suites_that_there_are() -> None:
     known = {str(path.parent.relative_to(TOP)) for path in (TOP / "testsuites").glob("*/test_*.py")}
     known |= {str(path.parent.relative_to(TOP)) for path in (TOP / "testsuites").glob("*/kernel-tests.yaml")}
     assert {cell.suite for cell in matrix.cells} | set(matrix.host) == known - {"testsuites/bench"}
-    assert verb._kind(matrix, argparse.Namespace(only=[], mode=None), []) == "matrix nightly.yaml"
+    assert verb._kind(TOP, matrix, argparse.Namespace(only=[], mode=None), []) == "matrix testsuites/nightly.yaml"
+
+
+def test_matrix_files_of_one_name_are_two_kinds_of_run(tmp_path: Path) -> None:
+    (tmp_path / "other").mkdir()
+    kinds = {
+        verb._kind(tmp_path, read_matrix(path, TOP / "boards"), argparse.Namespace(only=[], mode=None), [])
+        for path in (file(tmp_path), file(tmp_path / "other"))
+    }
+    assert kinds == {"matrix nightly.yaml", "matrix other/nightly.yaml"}
 
 
 @pytest.mark.parametrize(

@@ -69,6 +69,8 @@ def test_every_verb_explains_itself(verb: str, capsys: pytest.CaptureFixture[str
         (["console", "qemu-riscv64", "--initrd", "/nonexistent"], 1, "--image"),
         (["requirements", "NONE-99"], 1, "NONE-99"),
         (["mutants", "no-such-patch"], 1, "mutants"),
+        (["serve", "--port", "99999"], 2, "wants a port from 0 to 65535, not '99999'"),
+        (["serve", "--port", "-1"], 2, "wants a port from 0 to 65535, not '-1'"),
     ],
 )
 def test_bad_input_ends_in_words_and_not_in_a_traceback(arguments: list[str], status: int, words: str) -> None:

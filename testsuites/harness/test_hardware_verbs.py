@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import os
+import select
+import signal
 import subprocess
 import sys
+from pathlib import Path
 
 import pexpect
 import pytest
 
-from harness.board import holder_of
+from harness.board import Lease, holder_of
 from support.wired import MISSING, TOP
 
 # As long as a bench may wait for room on the host, and the boot.
@@ -32,6 +36,35 @@ def stays_on_until_it_is_switched_off(name: str) -> None:
     finally:
         assert quoin("power", name, "off").endswith(f"{name} is off\n")
     assert f"logs/power/{name}-smp4-" not in quoin("attach")
+
+
+@pytest.mark.skipif(bool(MISSING), reason=f"not installed, see `quoin setup`: {', '.join(MISSING)}")
+@pytest.mark.requirement("BLD-06", "DEV-08")
+@pytest.mark.parametrize(("how", "status"), [(signal.SIGINT, 130), (signal.SIGKILL, -signal.SIGKILL)])
+def test_a_switch_that_waits_for_its_board_tells_for_whom_and_goes_with_its_asker(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, how: signal.Signals, status: int
+) -> None:
+    monkeypatch.setenv("QUOIN_LEASES", str(tmp_path))
+    lease = Lease(WIRED)
+    lease.take()
+    command = [sys.executable, "-m", "harness.cli", "power", WIRED, "on"]
+    try:
+        with subprocess.Popen(command, cwd=TOP, stderr=subprocess.PIPE, text=True) as waits:
+            assert waits.stderr is not None
+            said = waits.stderr.readline()
+            (holder,) = map(int, Path(f"/proc/{waits.pid}/task/{waits.pid}/children").read_text().split())
+            handle = os.pidfd_open(holder)
+            waits.send_signal(how)
+            assert waits.wait(WAIT_S) == status
+            # Who is interrupted sees to it first; who is killed cannot.
+            left = not select.select([handle], [], [], 0 if how == signal.SIGINT else 60)[0]
+            if left:
+                os.kill(holder, signal.SIGTERM)
+            os.close(handle)
+        assert f"quoin: waiting for {WIRED}: leased by " in said
+        assert not left
+    finally:
+        lease.release()
 
 
 def is_at_hand(name: str) -> None:

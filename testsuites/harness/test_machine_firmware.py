@@ -14,7 +14,7 @@ from harness.console import Session, clean_target
 from harness.machine import BootFiles, ImageError, QemuMachine
 from harness.machine.image import image_arch
 from harness.machine.tiny_efi import tiny_efi, write_tiny_efi
-from support.projects import command, environment
+from support.projects import run_pytest
 
 OVMF = Path("/usr/share/OVMF")
 CODE, VARS = OVMF / "OVMF_CODE_4M.fd", OVMF / "OVMF_VARS_4M.fd"
@@ -76,15 +76,7 @@ def digest(path: Path) -> str:
 def test_a_fresh_target_under_ovmf_is_loaded_and_not_booted(project: Path) -> None:
     (project / "pytest.ini").write_text("[pytest]\n")
     (project / "test_it.py").write_text(TESTS)
-    done = subprocess.run(
-        command("--board", "ovmf", "--junitxml=out.xml"),
-        cwd=project,
-        env=environment(),
-        capture_output=True,
-        text=True,
-        timeout=300,
-        check=False,
-    )
+    done = run_pytest(project, "--board", "ovmf", "--junitxml=out.xml")
     assert done.returncode == 0, done.stdout
     properties = ElementTree.parse(project / "out.xml").iter("property")
     how = [p.get("value") for p in properties if p.get("name") == "fresh_target"]

@@ -57,5 +57,5 @@ def test_a_file_that_is_no_kernel_is_refused(tmp_path: Path, data: bytes) -> Non
 
 @pytest.mark.requirement("BLD-05")
 def test_a_missing_image_says_how_to_make_one(tmp_path: Path) -> None:
-    with pytest.raises(ImageError, match="no such image; build it with `quoin build`"):
+    with pytest.raises(ImageError, match="no such image; build it with `quoin build`, or, where images: "):
         image_arch(tmp_path / "none")

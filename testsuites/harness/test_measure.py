@@ -22,8 +22,8 @@ from harness.measure.gate import Verdict, judge, judge_runs, read_baselines, wri
 from harness.measure.metrics import Better, Metric, MetricError, kernel_metrics, summary
 from harness.measure.store import Record, Store
 from harness.measure.targets import check_names, known_metrics, read_targets, scores
-from harness.measure.tools import versions
-from support.projects import command, environment
+from harness.measure.tools import revision, versions
+from support.projects import run_pytest
 
 LIMIT_S = 120.0
 TOOLS = {"rustc": "1.96.0", "linker": "LLD 14", "qemu": "7.2.22", "firmware": "none"}
@@ -156,15 +156,7 @@ TARGETS = "- {metric: a.cost, at_most: 70, unit: instructions, source: A-01}\n"
 
 
 def pytest_in(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        command("-q", *arguments),
-        cwd=folder,
-        env=environment(),
-        capture_output=True,
-        text=True,
-        timeout=LIMIT_S,
-        check=False,
-    )
+    return run_pytest(folder, "-q", *arguments, timeout_s=LIMIT_S)
 
 
 @pytest.mark.requirement("TST-16", "PRF-13")
@@ -326,3 +318,35 @@ def test_a_record_names_compiler_linker_emulator_and_firmware(board: Board) -> N
     assert (found["firmware"] == "none") == (board.arch == "aarch64")
     assert json.loads(json.dumps(found)) == found
     assert set(versions(replace(board, kernel=Path("other")))) == {"qemu", "firmware"}, "its compiler is not ours"
+
+
+@pytest.mark.requirement("TST-17")
+def test_each_state_of_a_tree_has_a_revision_of_its_own(tmp_path: Path) -> None:
+    def git(*arguments: str) -> None:
+        who = ["-c", "user.name=ada", "-c", "user.email=ada@example.org"]
+        subprocess.run(["git", *who, *arguments], cwd=tmp_path, check=True, capture_output=True)
+
+    def now() -> str:
+        revision.cache_clear()
+        return revision(tmp_path)
+
+    assert now() == "none"
+    git("init", "-q")
+    (tmp_path / ".gitignore").write_text("build\n")
+    (tmp_path / "test_it.py").write_text("assert True\n")
+    git("add", "-A")
+    git("commit", "-q", "-m", "one")
+    clean = now()
+    assert re.fullmatch("[0-9a-f]{12}", clean)
+    (tmp_path / "build").write_text("ignored")
+    assert now() == clean
+    seen = [clean]
+    for name, text in [("test_it.py", "2"), ("test_it.py", "3"), ("new.py", "a"), ("new.py", "b")]:
+        (tmp_path / name).write_text(text)
+        assert now() == now()
+        seen.append(now())
+    assert len(set(seen)) == len(seen)
+    assert all(re.fullmatch(rf"{clean}\+[0-9a-f]{{8}}", one) for one in seen[1:])
+    git("add", "-A")
+    git("commit", "-q", "-m", "two")
+    assert re.fullmatch("[0-9a-f]{12}", now()) and now() != clean

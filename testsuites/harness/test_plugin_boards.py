@@ -18,7 +18,7 @@ from pathlib import Path
 import pytest
 
 from harness.machine.tiny_guest import Then, write_tiny_guest
-from support.projects import BOARD, command, environment
+from support.projects import BOARD, command, environment, run_pytest
 
 Run = subprocess.CompletedProcess[str]
 Project = Callable[..., Run]
@@ -47,15 +47,7 @@ def project(tmp_path: Path) -> Project:
     def run(tests: str, *arguments: str, text: str = "init: ready\n", then: Then = Then.ECHO) -> Run:
         write_tiny_guest(tmp_path / "guest", text, then)
         (tmp_path / "test_it.py").write_text("import pytest\n" + tests)
-        done = subprocess.run(
-            command("--board", "tiny", *arguments),
-            cwd=tmp_path,
-            env=environment(),
-            capture_output=True,
-            text=True,
-            timeout=120,
-            check=False,
-        )
+        done = run_pytest(tmp_path, "--board", "tiny", *arguments, timeout_s=120)
         assert qemus_of(tmp_path) == []
         return done
 

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from harness.board import Board
+from harness.cli.soak import variant_options
 from harness.console import ExpectTimeout
 from harness.plugin.lab import Lab
 from harness.plugin.seeded import SeededRun
@@ -104,7 +105,9 @@ def project(folder: Path, board: Board) -> Path:
 @pytest.mark.requirement("TST-30")
 @pytest.mark.needs("arch==aarch64", "smp>=2", "release")
 def test_a_soak_tells_the_rate_and_the_seeds_that_failed(board: Board, tmp_path: Path) -> None:
-    ran = soak(project(tmp_path, board), "kernel-tests.yaml", "--board", board.name, "--soak", "16")
+    ran = soak(
+        project(tmp_path, board), "kernel-tests.yaml", "-k", "lost_wake_up", "--board", board.name, "--soak", "16"
+    )
     assert ran.returncode == 1, ran.stdout
     line = next(line for line in ran.stdout.splitlines() if line.startswith("soak: "))
     passed = int(line.split(": ")[2].split()[0])
@@ -152,14 +155,69 @@ def test_a_soak_counts_what_the_quarantine_forgives(tmp_path: Path) -> None:
 
 
 @pytest.mark.requirement("TST-30", "ERR-01")
-@pytest.mark.parametrize("option", [("--deterministic", "0"), ("--soak", "0"), ("--soak", "-3")])
-def test_a_seed_or_a_number_of_rounds_below_one_is_refused(option: tuple[str, str], tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("option", "words"),
+    [
+        (("--deterministic", "0"), "from 1 on"),
+        (("--soak", "0"), "from 1 on"),
+        (("--soak", "-3"), "from 1 on"),
+        (("--deterministic", str(1 << 64)), "wanted seeds up to 18446744073709551615"),
+        (("--deterministic", str((1 << 64) - 2), "--soak", "3"), "found: 18446744073709551616"),
+    ],
+)
+def test_a_seed_or_a_number_of_rounds_that_cannot_be_is_refused(
+    option: tuple[str, ...], words: str, tmp_path: Path
+) -> None:
     (tmp_path / "boards").mkdir()
     (tmp_path / "boards" / "qemu-riscv64.yaml").write_text(BOARD)
     (tmp_path / "pytest.ini").write_text("[pytest]\n")
     ran = soak(tmp_path, "--board", "qemu-riscv64", *option)
     assert ran.returncode == 4
-    assert "from 1 on" in ran.stderr
+    assert words in ran.stderr
+
+
+@pytest.mark.requirement("TST-30", "ERR-01")
+def test_a_soak_runs_the_variant_that_it_is_asked_for_and_no_other(tmp_path: Path) -> None:
+    (tmp_path / "pytest.ini").write_text("[pytest]\n")
+    (tmp_path / "test_par.py").write_text(
+        "import pytest\n\n@pytest.mark.parametrize('x', ['a', 'b'])\ndef test_par(x):\n    assert x == 'a'\n"
+    )
+    ran = soak(tmp_path, "test_par.py::test_par", "--soak", "2", *variant_options("a", ["qemu-riscv64"]))
+    assert ran.returncode == 0, ran.stdout
+    assert [line.split(":")[3] for line in ran.stdout.splitlines() if line.startswith("soak: ")] == ["test_par[a]"]
+    ran = soak(tmp_path, "test_par.py::test_par", "--soak", "2", "--soak-variant", "c")
+    assert ran.returncode == 4
+    assert "wanted a test with [c]; found: test_par.py::test_par[a], test_par.py::test_par[b]" in ran.stderr
+
+
+@pytest.mark.requirement("TST-30")
+def test_what_stands_in_brackets_is_what_a_soak_boots() -> None:
+    known = ["qemu-riscv64", "qemu-riscv64-mine"]
+    options = {variant: variant_options(variant, known) for variant in (
+        "qemu-riscv64", "qemu-riscv64-smp1", "a-qemu-riscv64-mine-smp2-256M-icount-debug", "place:rack.7-smp2", "x-smp3"
+    )}  # fmt: skip
+    assert options.pop("qemu-riscv64") == ["--board=qemu-riscv64"]
+    assert {variant: found[-1] for variant, found in options.items()} == {
+        variant: f"--soak-variant={variant}" for variant in options
+    }
+    assert [found[:-1] for found in options.values()] == [
+        ["--board=qemu-riscv64", "--smp=1"],
+        ["--board=qemu-riscv64-mine", "--smp=2", "--memory=256M", "--icount", "--debug-kernel"],
+        ["--board=place:rack.7", "--smp=2"],
+        [],
+    ]
+
+
+@pytest.mark.requirement("TST-30")
+def test_a_soaked_kernel_test_runs_on_the_cpus_in_its_brackets(tmp_path: Path) -> None:
+    (tmp_path / "boards").mkdir()
+    (tmp_path / "boards" / "qemu-riscv64.yaml").write_text(BOARD.replace("smp: 1", "smp: 4"))
+    (tmp_path / "pytest.ini").write_text("[pytest]\n")
+    (tmp_path / "kernel-tests.yaml").write_text("programs: [planted]\nfloor: 1\n")
+    options = variant_options("qemu-riscv64-smp1-debug", ["qemu-riscv64"])
+    ran = soak(tmp_path, "--collect-only", "kernel-tests.yaml", "--soak", "2", *options)
+    found = [line for line in ran.stdout.splitlines() if PLANTED in line]
+    assert found == [f"kernel-tests.yaml::{PLANTED}[qemu-riscv64-smp1-seed{seed}]" for seed in (1, 2)], ran.stdout
 
 
 @pytest.mark.requirement("TST-30")

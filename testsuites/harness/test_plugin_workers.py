@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from harness.machine.tiny_guest import Then, write_tiny_guest
-from support.projects import BOARD, command, environment
+from support.projects import BOARD, command, environment, run_pytest
 
 LIMIT_S = 240
 TESTS = """
@@ -109,13 +109,5 @@ def test_a_worker_that_still_collects_is_given_no_tests(tmp_path: Path) -> None:
     (tmp_path / "pytest.ini").write_text("[pytest]\n")
     (tmp_path / "test_it.py").write_text(REPLACED)
     os.mkfifo(tmp_path / "collecting")  # opened by two at once: who comes first waits
-    done = subprocess.run(
-        command("-n", "2"),
-        cwd=tmp_path,
-        env=environment(),
-        capture_output=True,
-        text=True,
-        timeout=LIMIT_S,
-        check=False,
-    )
+    done = run_pytest(tmp_path, "-n", "2", timeout_s=LIMIT_S)
     assert "2 failed, 6 passed" in done.stdout, done.stdout

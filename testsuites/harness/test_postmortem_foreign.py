@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import re
-import subprocess
 from pathlib import Path
 
 import pytest
 
 from harness.machine.tiny_guest import Then, write_tiny_guest
 from harness.verdict import postmortem
-from support.projects import BOARD, command, environment
+from support.projects import BOARD, lay_out, run_pytest
 
 TESTS = """
 import pytest
@@ -29,20 +28,9 @@ def test_three(machine):
 
 @pytest.mark.requirement("OBS-14", "TST-30")
 def test_a_flat_image_leaves_registers_and_each_assertion_is_a_cause_of_its_own(tmp_path: Path) -> None:
-    (tmp_path / "boards").mkdir()
-    (tmp_path / "boards" / "tiny.yaml").write_text(BOARD.replace("[qmp]", "[qmp, gdbstub]"))
-    (tmp_path / "pytest.ini").write_text("[pytest]\n")
-    (tmp_path / "test_it.py").write_text(TESTS)
+    lay_out(tmp_path, TESTS, board=BOARD.replace("[qmp]", "[qmp, gdbstub]"))
     write_tiny_guest(tmp_path / "guest", "init: ready\n", Then.SPIN)
-    ran = subprocess.run(
-        command("-q", "--board", "tiny"),
-        cwd=tmp_path,
-        env=environment(),
-        capture_output=True,
-        text=True,
-        timeout=300,
-        check=False,
-    )
+    ran = run_pytest(tmp_path, "-q", "--board", "tiny")
     assert "5 failed" in ran.stdout, ran.stdout[-6000:]
     found = postmortem.kept(tmp_path / postmortem.FOLDER)
     names = [one.test.removeprefix("test_it.py::") for one in found]

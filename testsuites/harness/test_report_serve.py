@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import http.client
 import json
+import shutil
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,6 +14,8 @@ import pytest
 from playwright.sync_api import expect
 
 from harness.board import read_board
+from harness.build import artifacts
+from harness.cli.serve import board_states
 from harness.console import Session
 from harness.machine import BootFiles, QemuMachine
 from harness.machine.tiny_guest import Then, write_tiny_guest
@@ -85,10 +88,27 @@ def test_only_who_has_the_token_types(tmp_path: Path, writer: Writer, session: S
         for wrong in ("", SECRET[:-1], SECRET + "x"):
             assert asked(server, path, post=b"no\n", **{TOKEN: wrong})[0] == 403
         assert asked(server, path, post=b"x" * (LONGEST_TYPED + 1), **{TOKEN: SECRET})[0] == 413
+        assert asked(server, path, post=b"", Content_Length="9" * 5000, **{TOKEN: SECRET})[0] == 413
         assert asked(server, "/api/type?pid=1", post=b"no\n", **{TOKEN: SECRET})[0] == 404
         assert asked(server, path, post=b"yes\n", **{TOKEN: SECRET})[0] == 204
         session.console.expect("yes", LIMIT_S)
     assert b"no" not in session.console.before
+
+
+def test_a_broken_board_file_hides_no_other_board(
+    tmp_path: Path, writer: Writer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "boards").mkdir()
+    (tmp_path / "boards" / "a.yaml").write_text("targets: [\n")
+    shutil.copy(TOP / "boards" / "qemu-riscv64.yaml", tmp_path / "boards" / "b.yaml")
+    monkeypatch.setattr(artifacts, "TOP", tmp_path)
+    with Server(tmp_path, None, 0, boards=board_states) as server:
+        broken, whole = server.boards()
+        threading.Thread(target=server.handle_request, daemon=True).start()
+        status, text = asked(server, "/api/machines")
+    assert broken[0] == "a" and broken[1].startswith(f"broken: {tmp_path / 'boards' / 'a.yaml'}:")
+    assert whole == ("b", "for everybody")
+    assert (status, json.loads(text)["boards"]) == (200, [list(broken), list(whole)])
 
 
 def test_what_has_not_changed_is_not_sent_again(tmp_path: Path, writer: Writer) -> None:

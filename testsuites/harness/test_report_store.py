@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import subprocess
 import time
 from pathlib import Path
@@ -9,12 +10,16 @@ from xml.etree import ElementTree
 
 import pytest
 
+from harness.build import artifacts
+from harness.cli import report
 from harness.machine.tiny_guest import Then, write_tiny_guest
+from harness.report.figures import measured_durations
 from harness.report.junit import write_junit
+from harness.report.page import write_page
 from harness.report.plugin import coverage_of
-from harness.report.run import Case, Run, RunError, Writer, find, folders, last_good, prune, read
+from harness.report.run import Case, Run, RunError, Writer, find, folders, heads, last_good, prune, read
 from support.browser import browser, needs_chromium
-from support.projects import BOARD, command, environment
+from support.projects import BOARD, run_pytest
 
 pytestmark = pytest.mark.requirement("TST-30", "DEV-01")
 LIMIT_S = 600.0
@@ -49,15 +54,7 @@ def project(tmp_path: Path) -> Path:
 
 
 def run(project: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        command("-q", "--board", "mine", *arguments),
-        cwd=project,
-        env=environment(),
-        capture_output=True,
-        text=True,
-        timeout=LIMIT_S,
-        check=False,
-    )
+    return run_pytest(project, "-q", "--board", "mine", *arguments, timeout_s=LIMIT_S)
 
 
 @needs_chromium
@@ -149,6 +146,53 @@ def test_old_runs_are_forgotten_and_the_last_good_one_is_not(tmp_path: Path) -> 
     assert good is not None and good.head.name == "1"
     with pytest.raises(RunError, match="there are: 1, 2, 5, 6, 7"):
         find(tmp_path, "nothing")
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        b"garbage\n",
+        b"\xff\n",
+        b"5\n",
+        b'{"case": {}}\n',
+        b'{"case": 5}\n',
+        b'{"nope": 1}\n',
+        b'{"machine": {"name": 1}}\n',
+    ],
+)
+def test_a_damaged_run_is_told_and_hinders_no_other(
+    tmp_path: Path, damage: bytes, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    kept(tmp_path, "1")
+    bad = Writer.begin(tmp_path, "2", "pytest")
+    bad.add(Case("a", "passed", "passed"))
+    with (bad.folder / "events.jsonl").open("ab") as file:
+        file.write(damage)
+    with pytest.raises(RunError, match=r"events.jsonl:2: no event of a run .*take another run"):
+        read(bad.folder)
+    newest = kept(tmp_path, "3")
+    good = last_good(tmp_path, newest)
+    assert good is not None and good.head.name == "1"
+    assert measured_durations(tmp_path) == {"a": 0.0}
+    assert str(write_page(tmp_path, tmp_path / "build/reports/3", newest)).endswith("index.html")
+    monkeypatch.setattr(artifacts, "TOP", tmp_path)
+    assert report.run(argparse.Namespace(list=True), []) == 0
+    first, second, third = capsys.readouterr().out.splitlines()
+    assert first.startswith("1  ") and third.startswith("3  ")
+    assert second.startswith("2  cannot be read: ")
+    prune(tmp_path, kept=1)
+    assert [folder.name for folder in folders(tmp_path)] == ["3"]
+
+
+def test_a_run_of_another_version_is_told_and_left_out(tmp_path: Path) -> None:
+    kept(tmp_path, "1")
+    folder = tmp_path / "build/reports/1"
+    (folder / "run.json").write_text((folder / "run.json").read_text().replace('"retries"', '"tries"'))
+    with pytest.raises(RunError, match="is not of a run"):
+        read(folder)
+    assert last_good(tmp_path, kept(tmp_path, "2")) is None
+    (folder / "head.json").write_text('{"of": "another version"}')
+    assert [head.name for head in heads(tmp_path)] == ["2"]
 
 
 def test_coverage_is_read_from_its_summary(tmp_path: Path) -> None:

@@ -26,7 +26,7 @@ SPIN = {"x86_64": b"\xeb\xfe", "aarch64": b"\x00\x00\x00\x14", "riscv64": b"\x6f
 ILLEGAL = {"x86_64": b"\x0f\x0b", "aarch64": bytes(4), "riscv64": bytes(4)}
 LIMIT_S = 0.5
 PATIENCE_S = 60.0
-HOGS = 20
+HOGS = 40
 STAGES = ["entry", "memory", "paging", "interrupts", "timer", "cpus", "user"]
 IMAGE_BASE = 0xFFFF_FFFF_8000_0000
 # Where QEMU puts an image: the load address of the PVH program headers, and RAM + 2 MiB of the two `virt` machines.

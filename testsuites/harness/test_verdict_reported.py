@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
 from collections.abc import Callable
 from pathlib import Path
 from xml.etree import ElementTree
@@ -14,7 +13,7 @@ from harness.console import ConsoleError, Session
 from harness.machine.tiny_guest import Then, write_tiny_guest
 from harness.verdict import Verdict, judge
 from harness.verdict.symbols import Symbols
-from support.projects import BOARD, command, environment
+from support.projects import BOARD, run_pytest
 
 READY = "init: ready\n"
 PATIENCE_S = 60.0
@@ -91,15 +90,7 @@ def test_each_verdict_stands_in_text_junit_and_exit_status(tmp_path: Path) -> No
         write_tiny_guest(tmp_path / name, text, then)
     write_tiny_guest(tmp_path / "guest", *GUESTS["echo"])
     (tmp_path / "test_it.py").write_text(TESTS)
-    done = subprocess.run(
-        command("--board", "tiny", "--junitxml=out.xml"),
-        cwd=tmp_path,
-        env=environment(),
-        capture_output=True,
-        text=True,
-        timeout=300,
-        check=False,
-    )
+    done = run_pytest(tmp_path, "--board", "tiny", "--junitxml=out.xml")
     assert done.returncode == 1, done.stdout
     sections = done.stdout.split("\n_____")
     cases = {case.get("name"): case for case in ElementTree.parse(tmp_path / "out.xml").getroot().iter("testcase")}

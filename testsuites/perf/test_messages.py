@@ -12,6 +12,7 @@ from harness.plugin.counting import Counted
 
 # Pairs of markers around a thing, and how many of them (kernel-src/user/tests/bench).
 ROUND_TRIP, SWITCH, COPY, ENDPOINT = (7, 8), (9, 10), (41, 42), (43, 44)
+SIGNAL, PING_PONG = (51, 52), (53, 54)
 CALLS = {
     "ipc.call.words_0": (11, 12),
     "ipc.call.words_4": (13, 14),
@@ -37,7 +38,6 @@ def test_cost_of_a_message_and_of_a_switch(count: Callable[..., Counted], metric
     assert len(trips) == TIMES
     # Both sides are in it: each trip enters the kernel from the caller and from the server.
     assert all(trip.user > 8 and trip.kernel > trip.user for trip in trips)
-    print("XX trip", trips[100])
     metric.samples("ipc.round_trip", [trip.total for trip in trips], unit="instructions", board=on)
     metric.samples("ipc.round_trip.kernel", [trip.kernel for trip in trips], unit="instructions", board=on)
 
@@ -79,3 +79,17 @@ def test_cost_of_a_capability_and_of_an_object(count: Callable[..., Counted], me
     on = counted.session.board
     metric.samples("caps.copy_delete", [span.total for span in copies], unit="instructions", board=on)
     metric.samples("caps.endpoint_create_delete", [span.total for span in endpoints], unit="instructions", board=on)
+
+
+@pytest.mark.needs("release")
+@pytest.mark.requirement("TST-14", "TST-16", "NTF-01", "PRF-07")
+def test_cost_of_a_signal(count: Callable[..., Counted], metric: Metric) -> None:
+    counted = count(smp=1, icount=True, args=AWAKE)
+    counted.run("bench:signals_go_to_another_process_and_back")
+    signals, rounds = ([totals(span) for span in counted.spans(*pair)] for pair in (SIGNAL, PING_PONG))
+    for spans in (signals, rounds):
+        assert len(spans) == TIMES
+        assert all(span.user > 4 and span.kernel > span.user for span in spans)
+    on = counted.session.board
+    metric.samples("notification.signal", [span.total for span in signals], unit="instructions", board=on)
+    metric.samples("notification.ping_pong", [span.total for span in rounds], unit="instructions", board=on)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import subprocess
 import sys
 from pathlib import Path
 
@@ -45,3 +46,24 @@ def command(*arguments: str) -> list[str]:
 def environment() -> dict[str, str]:
     kept = {key: value for key, value in os.environ.items() if not key.startswith(("PYTEST_", "COV_"))}
     return {**kept, "PYTHONPATH": str(TOP), "COLUMNS": "200"}
+
+
+def lay_out(folder: Path, tests: str, *, name: str = "tiny", board: str = BOARD) -> None:
+    """Write a project with one board and `test_it.py`."""
+    (folder / "boards").mkdir()
+    (folder / "boards" / f"{name}.yaml").write_text(board)
+    (folder / "pytest.ini").write_text("[pytest]\n")
+    (folder / "test_it.py").write_text(tests)
+
+
+def run_pytest(folder: Path, *arguments: str, timeout_s: float = 300.0) -> subprocess.CompletedProcess[str]:
+    """Run pytest in a project to its end."""
+    return subprocess.run(
+        command(*arguments),
+        cwd=folder,
+        env=environment(),
+        capture_output=True,
+        text=True,
+        timeout=timeout_s,
+        check=False,
+    )

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import socket
+import subprocess
 from pathlib import Path
 
 from harness.board import Board, read_board
@@ -12,7 +14,19 @@ UBOOT = {
     "aarch64": Path("/usr/lib/u-boot/qemu_arm64/u-boot.bin"),
     "riscv64": Path("/usr/lib/u-boot/qemu-riscv64_smode"),
 }
+GRUB = [
+    Path(f"/usr/{name}")
+    for name in (
+        "bin/grub-mkrescue",
+        "bin/xorriso",
+        "bin/mformat",
+        "lib/grub/i386-pc/multiboot2.mod",
+        "lib/grub/x86_64-efi/multiboot2.mod",
+        "share/OVMF/OVMF_CODE_4M.fd",
+    )
+]
 SER2NET = Path("/usr/sbin/ser2net")
+MISSING_GRUB = [str(path) for path in (*GRUB, SER2NET) if not path.exists()]
 MISSING = [str(path) for path in (*UBOOT.values(), SER2NET) if not path.exists()]
 
 TTY = """\
@@ -40,6 +54,14 @@ imports:
 """
 
 
+def no_tap() -> str:
+    """Why nobody could have a tap in a network namespace here; looked for without the bench, which would hide it."""
+    how = ["unshare", "--net", *([] if os.geteuid() == 0 else ["--map-root-user"]), "--"]
+    script = "PATH=$PATH:/usr/sbin; command -v dnsmasq nsenter >&2 && ip tuntap add dev lan mode tap"
+    done = subprocess.run([*how, "sh", "-c", script], capture_output=True, text=True, timeout=60, check=False)
+    return "" if done.returncode == 0 else done.stderr.strip() or "dnsmasq or nsenter is not installed"
+
+
 def free_ports(count: int) -> list[int]:
     """TCP ports that nobody serves now."""
     sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
@@ -52,16 +74,21 @@ def free_ports(count: int) -> list[int]:
 
 def uboot_board(folder: Path, arch: str, *changes: tuple[str, str]) -> Board:
     """boards/uboot-ARCH.yaml with one CPU, with ports and a name of its own, and with changes to its text."""
-    text = (TOP / "boards" / f"uboot-{arch}.yaml").read_text()
+    return wired_board(folder, f"uboot-{arch}", *changes)
+
+
+def wired_board(folder: Path, name: str, *changes: tuple[str, str]) -> Board:
+    """As `uboot_board`, of any board on the bench."""
+    text = (TOP / "boards" / f"{name}.yaml").read_text()
     serial, power = free_ports(2)
-    own = [("27101", serial), ("27111", serial), ("27102", power), ("27112", power)]
+    own = [(f"271{board}{wire}", port) for board in range(4) for wire, port in ((1, serial), (2, power))]
     text = text.replace("smp: 4", "smp: 1").replace("-smp 4", "-smp 1")
     for old, new in own:
         text = text.replace(old, str(new))
     for before, after in changes:
         assert before in text, before
         text = text.replace(before, after)
-    path = folder / "boards" / f"{arch}-{serial}.yaml"
+    path = folder / "boards" / f"{name.partition('-')[2]}-{serial}.yaml"
     path.parent.mkdir(exist_ok=True)
     path.write_text(text)
     return read_board(path)

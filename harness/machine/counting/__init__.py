@@ -123,12 +123,21 @@ class Counting:
 
     Give `arguments` to QEMU; then read while it runs, or after. `counting`
     counts instructions (a guest runs several times slower), `covering` notes blocks: from the start on,
-    or from `begin` on.
+    or from `begin` on. `cut`, a CPU and a number of instructions, counts, and kills QEMU when the CPU has executed
+    so many.
     """
 
-    def __init__(self, path: Path, *, counting: bool = False, covering: Literal["", "on", "asked"] = "") -> None:
+    def __init__(
+        self,
+        path: Path,
+        *,
+        counting: bool = False,
+        covering: Literal["", "on", "asked"] = "",
+        cut: tuple[int, int] | None = None,
+    ) -> None:
         self.path = path
-        self._on = [f"{name}={on}" for name, on in (("count", "on" if counting else ""), ("cover", covering)) if on]
+        on = {"count": "on" if counting or cut else "", "cover": covering, "cut": "{}:{}".format(*cut) if cut else ""}
+        self._on = [f"{name}={how}" for name, how in on.items() if how]
         self._map: mmap.mmap | None = None
         self._blocks: list[Block] = []
         self._taken = 0

@@ -18,6 +18,8 @@
  * half belongs to the kernel, the firmware's range to the firmware, and all else to programs. A kernel that
  * still runs below, early in its boot, is counted there as a program.
  *
+ * With cut=CPU:N as well QEMU kills itself before that vCPU's instruction N + 1: a power cut between two instructions.
+ *
  * A marker is an instruction that does nothing on any implementation: see marker_of(). It is not counted.
  *
  * QEMU 7.2 comes without qemu-plugin.h in Debian: the declarations are ours, for versions 1 and later of the API
@@ -27,6 +29,7 @@
 #include <dlfcn.h>
 #include <fcntl.h>
 #include <pthread.h>
+#include <signal.h>
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
@@ -99,7 +102,9 @@ static uint32_t *epochs, *touched;
 static struct block *blocks;
 static uint8_t *markers;
 static uint64_t firmware_low, firmware_high;
-static bool counting, covering, waiting, copies_data;
+static bool counting, covering, cutting, waiting, copies_data;
+static uint64_t cut_left;
+static unsigned cut_vcpu;
 static char target;
 static void *insn_data;
 static uint32_t buckets[2 * MOST_BLOCKS]; /* number of a block plus 1, by hash */
@@ -147,6 +152,14 @@ static enum level level_of(uint64_t address)
 static void on_instruction(unsigned vcpu, void *level)
 {
     counts[vcpu][(uintptr_t)level]++;
+}
+
+static void on_instruction_or_cut(unsigned vcpu, void *level)
+{
+    if (vcpu == cut_vcpu && cut_left-- == 0) {
+        kill(getpid(), SIGKILL); /* this thread does not come back from it (signal(7)) */
+    }
+    on_instruction(vcpu, level);
 }
 
 /* A number plus one is written after its place is taken: a reader finds zero where that is still to come. */
@@ -246,7 +259,8 @@ static void on_translation(plugin_id id, struct qemu_plugin_tb *tb)
             qemu_plugin_register_vcpu_insn_exec_cb(insn, on_marker, CALLBACK_NO_REGISTERS, (void *)(uintptr_t)number);
         } else if (counting) {
             void *level = (void *)(uintptr_t)level_of(address);
-            qemu_plugin_register_vcpu_insn_exec_cb(insn, on_instruction, CALLBACK_NO_REGISTERS, level);
+            exec_callback callback = cutting ? on_instruction_or_cut : on_instruction;
+            qemu_plugin_register_vcpu_insn_exec_cb(insn, callback, CALLBACK_NO_REGISTERS, level);
         }
     }
     uint32_t *place = covering && length > 0 ? epoch_of(&block) : NULL;
@@ -312,6 +326,9 @@ EXPORT int qemu_plugin_install(plugin_id id, const plugin_info *info, int argc, 
             path = argv[at] + 3;
         } else if (strcmp(argv[at], "count=on") == 0) {
             counting = true;
+        } else if (sscanf(argv[at], "cut=%u:%llu", &cut_vcpu, &low) == 2) {
+            cutting = true;
+            cut_left = low;
         } else if (strcmp(argv[at], "cover=on") == 0) {
             covering = true;
         } else if (strcmp(argv[at], "cover=asked") == 0) {

@@ -19,6 +19,7 @@
 #![no_std]
 
 use core::mem::{offset_of, size_of};
+use zerocopy::{FromBytes, Immutable, IntoBytes};
 
 /// Calls below this number never block and are plain functions of six words.
 pub const SIMPLE_CALLS: u64 = 32;
@@ -319,7 +320,7 @@ pub const fn guard(bits: u32, value: u32) -> u64 {
 }
 
 /// What [`Call::CapRead`] tells of a slot.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, Immutable)]
 #[repr(C)]
 pub struct CapabilityInfo {
     /// A [`Kind`], or 0 for an empty slot.
@@ -350,7 +351,7 @@ pub const NAME_MAX: usize = 32;
 pub const DEBUG_WRITE_MAX: usize = 1024;
 
 /// A new process: a program of the boot archive, an argument, and what it may use.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, FromBytes, IntoBytes, Immutable)]
 #[repr(C)]
 pub struct SpawnRequest {
     pub name: [u8; NAME_MAX],
@@ -363,7 +364,7 @@ pub struct SpawnRequest {
 }
 
 /// What [`Call::QuotaRead`] tells.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, Immutable)]
 #[repr(C)]
 pub struct QuotaInfo {
     pub bytes: u64,
@@ -373,7 +374,7 @@ pub struct QuotaInfo {
 }
 
 /// What a thread does.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, Immutable)]
 #[repr(C)]
 pub struct ThreadInfo {
     pub id: u64,
@@ -384,7 +385,7 @@ pub struct ThreadInfo {
 }
 
 /// A line of `ps`.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, FromBytes, IntoBytes, Immutable)]
 #[repr(C)]
 pub struct ProcessInfo {
     pub id: u64,

@@ -38,3 +38,14 @@ pub struct BootInfo {
     /// The CPU that runs this.
     pub boot_cpu: HardwareId,
 }
+
+/// Adds `new` to ranges that do not overlap; where it meets some of them, it is one with them. A range that finds no room
+/// is left out: a machine with more goes without the last of them.
+pub fn add(ranges: &mut ArrayVec<PhysRange, MAX_RANGES>, mut new: PhysRange) {
+    while let Some(at) = ranges.iter().position(|old| old.start <= new.end() && new.start <= old.end()) {
+        let old = ranges.swap_remove(at);
+        let (start, end) = (old.start.min(new.start).0, old.end().max(new.end()).0);
+        new = PhysRange::new(start, end - start);
+    }
+    let _ = ranges.try_push(new);
+}

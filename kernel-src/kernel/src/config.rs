@@ -40,6 +40,8 @@ pub const RETIRED_BATCH: usize = 32;
 
 /// Bytes of the log ring.
 pub const LOG_SIZE: usize = 64 << 10;
+/// Bytes that it keeps away from the top of memory: U-Boot, which reads it after a reset, moves itself there (35 MiB).
+pub const LOG_BELOW_TOP: usize = 48 << 20;
 /// Bytes of console input that wait for a reader.
 pub const CONSOLE_INPUT_SIZE: usize = 4096;
 /// Larger device trees are refused: boot code maps this much (arm64/booting.rst, 2; Linux takes no more on RISC-V either).

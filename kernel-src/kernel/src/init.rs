@@ -52,10 +52,11 @@ pub fn main(info: BootInfo) -> ! {
     }
     CPU_LIMIT.store(options.cpus.unwrap_or(MAX_CPUS), Ordering::Relaxed);
 
-    let ring = Ring::at(frames::init(&info, LOG_SIZE));
+    let place = frames::init(&info, LOG_SIZE);
+    let ring = Ring::at(place);
     let usage = frames::usage();
     let (total, free, boots) = (usage.total >> 10, usage.free >> 10, ring.boots());
-    log::stage(format_args!("memory: {total} KiB, {free} KiB free, boot {boots} in this log"));
+    log::stage(format_args!("memory: {total} KiB, {free} KiB free, boot {boots} in this log at {:#x}", place.start.0));
     log::adopt(ring);
     if let Some(range) = info.archive {
         ARCHIVE_START.store(range.start.0, Ordering::Relaxed);

@@ -15,6 +15,7 @@ pub mod cpio;
 pub mod elf;
 pub mod fdt;
 pub mod mm;
+pub mod multiboot;
 pub mod sync;
 
 #[cfg(target_os = "none")]

@@ -89,7 +89,11 @@ pub fn forced(write: impl FnOnce(&mut dyn Write) -> fmt::Result) {
             output.begin(Writer::Kernel);
             write(&mut *output)
         }
-        None => write(&mut Raw),
+        None => {
+            // Whoever has it may have come to the middle of a line.
+            to_console(b"\n");
+            write(&mut Raw)
+        }
     };
 }
 

@@ -38,6 +38,8 @@ pub struct PerCpu {
     pub blocked: Cell<bool>,
     /// The current thread's time is up, or another may be more urgent.
     pub reschedule: Cell<bool>,
+    /// The comparator ends a slice, or comes before that: threads that share this CPU may be switched with no look at it.
+    pub sliced: Cell<bool>,
     /// Root table that is active for user addresses.
     pub active_root: Cell<PhysAddr>,
     /// How often the CPU has left the kernel, simple calls aside.
@@ -78,6 +80,7 @@ impl PerCpu {
             queue: RunQueue::new(),
             blocked: Cell::new(false),
             reschedule: Cell::new(false),
+            sliced: Cell::new(false),
             active_root: Cell::new(PhysAddr(0)),
             left: AtomicU64::new(0),
             asleep: AtomicBool::new(false),

@@ -169,7 +169,37 @@ pub fn timer_fired() {
         }
     }
     drop(queues);
+    cpu.sliced.set(false);
     cpu.reschedule.set(true);
+}
+
+/// Takes the thread that is to run next out of this CPU's queue, where nothing but a switch is to be done for it.
+#[inline(always)]
+pub fn take_next(cpu: &PerCpu) -> Option<Ref<Thread>> {
+    let mut queues = cpu.queue.queues.lock();
+    let next = queues.ready[usize::from(queues.highest()?)].front().filter(|next| next.is_clear());
+    let next = next.is_some().then(|| queues.pop()).flatten();
+    let shared = queues.highest().is_some();
+    drop(queues);
+    if shared {
+        share(cpu);
+    }
+    next
+}
+
+/// Queues a thread of this CPU, which goes on with another at once.
+#[inline(always)]
+pub fn put_off(cpu: &PerCpu, thread: Ref<Thread>) {
+    cpu.queue.queues.lock().push(thread);
+    share(cpu);
+}
+
+/// Threads that share a CPU have slices.
+#[inline(always)]
+fn share(cpu: &PerCpu) {
+    if !cpu.sliced.get() {
+        arm(cpu, true);
+    }
 }
 
 /// The only way out of the kernel: on with the current thread, or the next, or sleep.
@@ -252,6 +282,7 @@ fn arm(cpu: &PerCpu, running: bool) {
     let slice =
         running.then(|| jitter::time_slice_ns(shared)).flatten().map(|slice| Nanos(arch::timer::now().0 + slice));
     drop(queues);
+    cpu.sliced.set(slice.is_some());
     arch::timer::arm(match (wake, slice) {
         (Some(wake), Some(slice)) => Some(wake.min(slice)),
         (wake, slice) => wake.or(slice),

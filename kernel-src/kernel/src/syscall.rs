@@ -504,11 +504,7 @@ fn console_read(thread: &Thread, resource: u64, to: u64, size: u64) -> Option<Re
 
 fn notification_signal(thread: &Thread, name: u64, bits: u64) -> Result<u64, Error> {
     let (notification, slot, found) = thread.process().object::<Notification>(name, Rights::WRITE)?;
-    let allowed = match found.content.badge {
-        0 => u64::MAX,
-        badge => badge,
-    };
-    notification.signal(bits & allowed, slot, &found).map(|()| 0)
+    notification.signal(Notification::allowed(bits, found.content.badge), slot, &found).map(|()| 0)
 }
 
 fn notification_wait(thread: &Thread) -> Option<Result<u64, Error>> {

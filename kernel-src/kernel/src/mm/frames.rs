@@ -6,7 +6,7 @@ use super::buddy::{Buddy, FrameInfo};
 use crate::{
     addr::{PhysAddr, PhysRange},
     bootinfo::BootInfo,
-    config::{MAX_RANGES, PAGE_SHIFT, PAGE_SIZE},
+    config::{LOG_BELOW_TOP, MAX_RANGES, PAGE_SHIFT, PAGE_SIZE},
     sync::{Rank, Spin},
 };
 use arrayvec::ArrayVec;
@@ -78,13 +78,17 @@ pub fn init(info: &BootInfo, ring_size: usize) -> PhysRange {
     ring
 }
 
-/// The highest free range of `size` bytes that the boot tables map.
+/// A free range of `size` bytes that the boot tables map: high, but below what boot loaders take for themselves.
 fn top_of(free: &Ranges, size: usize, info: &BootInfo) -> PhysRange {
-    let fits = |range: &PhysRange| {
-        let end = range.end().0.min(info.direct_boot_limit.0);
-        (end >= range.start.0 + size).then(|| PhysRange::new((end - size) & !(PAGE_SIZE - 1), size))
+    let highest_below = |limit: usize| {
+        let fits = |range: &PhysRange| {
+            let end = range.end().0.min(limit);
+            (end >= range.start.0 + size).then(|| PhysRange::new((end - size) & !(PAGE_SIZE - 1), size))
+        };
+        free.iter().filter_map(fits).max_by_key(|ring| ring.start)
     };
-    free.iter().filter_map(fits).max_by_key(|ring| ring.start).expect("memory for the log ring")
+    let top = free.iter().map(|range| range.end().0).max().unwrap_or(0).min(info.direct_boot_limit.0);
+    highest_below(top.saturating_sub(LOG_BELOW_TOP)).or_else(|| highest_below(top)).expect("memory for the log ring")
 }
 
 fn allocate(order: usize) -> Result<PhysAddr, abi::Error> {

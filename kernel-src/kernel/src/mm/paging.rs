@@ -61,7 +61,6 @@ macro_rules! symbol {
         &raw const $name as usize
     }};
 }
-#[cfg(not(target_arch = "x86_64"))]
 pub(crate) use symbol;
 
 /// The GNU build id of the image, as its note holds it.

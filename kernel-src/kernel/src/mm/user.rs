@@ -7,7 +7,8 @@
 use super::paging::user_limit;
 use crate::{addr::VirtAddr, arch};
 use abi::Error;
-use core::{marker::PhantomData, mem::MaybeUninit};
+use core::marker::PhantomData;
+use zerocopy::{FromBytes, Immutable, IntoBytes};
 
 /// Refuses ranges that wrap or leave the user half.
 pub fn check_range(start: VirtAddr, size: usize) -> Result<(), Error> {
@@ -48,22 +49,6 @@ impl UserBytes {
     }
 }
 
-/// Structures of `abi` that may cross: any bytes are a value of them, and they have no padding.
-///
-/// # Safety
-/// Both hold for the type.
-pub unsafe trait Plain: Copy {}
-// SAFETY: byte arrays and words only, in whole words.
-unsafe impl Plain for abi::SpawnRequest {}
-// SAFETY: as above.
-unsafe impl Plain for abi::ProcessInfo {}
-// SAFETY: as above.
-unsafe impl Plain for abi::CapabilityInfo {}
-// SAFETY: as above.
-unsafe impl Plain for abi::ThreadInfo {}
-// SAFETY: words alone.
-unsafe impl Plain for abi::QuotaInfo {}
-
 /// A structure that a user program says it has.
 #[derive(Clone, Copy)]
 pub struct UserPtr<T> {
@@ -71,7 +56,7 @@ pub struct UserPtr<T> {
     kind: PhantomData<T>,
 }
 
-impl<T: Plain> UserPtr<T> {
+impl<T: FromBytes + IntoBytes + Immutable> UserPtr<T> {
     pub fn new(start: u64) -> Result<Self, Error> {
         let start = VirtAddr(start as usize);
         check_range(start, size_of::<T>())?;
@@ -82,14 +67,13 @@ impl<T: Plain> UserPtr<T> {
     }
 
     pub fn read(self) -> Result<T, Error> {
-        let mut value = MaybeUninit::<T>::uninit();
-        copy(value.as_mut_ptr().cast(), self.start.0 as *const u8, size_of::<T>())?;
-        // SAFETY: all bytes were copied, and `Plain` makes any bytes a value.
-        Ok(unsafe { value.assume_init() })
+        let mut value = T::new_zeroed();
+        copy(value.as_mut_bytes().as_mut_ptr(), self.start.0 as *const u8, size_of::<T>())?;
+        Ok(value)
     }
 
     pub fn write(self, value: &T) -> Result<(), Error> {
-        copy(self.start.0 as *mut u8, (&raw const *value).cast(), size_of::<T>())
+        copy(self.start.0 as *mut u8, value.as_bytes().as_ptr(), size_of::<T>())
     }
 }
 

@@ -28,7 +28,7 @@ crate::object!(Endpoint as Endpoint {
     }
 
     fn settle(&self) {
-        wait::settle(&self.meeting);
+        wait::settle(&self.meeting, RECEIVES);
     }
 });
 

@@ -1,4 +1,5 @@
-//! The fast path: a call to a server that waits on this CPU, and its answer, straight from one thread to the other.
+//! The fast path: a call to a server that waits on this CPU, and its answer, straight from one thread to the other; and
+//! signals and waits for bits.
 //!
 //! First come looks that change nothing. Where all say so, nothing but stores follows, and the other thread runs: no
 //! scheduler, no allocation, no count of shares, no timer. Where one says no, or a lock is taken, the call goes the slow
@@ -9,7 +10,8 @@
 use super::{
     cnode,
     endpoint::{Endpoint, LOST, message_of},
-    thread::{Owed, RECEIVES, SENDS, State, Thread},
+    notification::{Notification, mask},
+    thread::{Owed, RECEIVES, SENDS, SIGNALS, State, Thread, WAITS},
     transfer,
     wait::{Meeting, Queues},
 };
@@ -20,7 +22,7 @@ use crate::{
     sync::{Ref, SpinGuard, ending, tree},
     syscall,
 };
-use abi::{ADDRESS_BITS, Call, MESSAGE_WORDS, MessageInfo, REPLY_LOST, Rights};
+use abi::{ADDRESS_BITS, Call, MESSAGE_WORDS, MessageInfo, Outcome, REPLY_LOST, Rights};
 use core::{convert::Infallible, sync::atomic::Ordering};
 
 /// What a name that a thread has used means, so that the next call need not go that way again: the object of the
@@ -59,7 +61,7 @@ fn lock(thread: &Thread, which: usize, meeting: &'static Meeting) -> Option<Spin
     if holds() { meeting.try_lock().filter(|_| holds()) } else { None }
 }
 
-/// Finds the endpoint that a thread names; None where it may not be used so.
+/// Finds the endpoint or notification that a thread names; None where it may not be used so.
 fn learn(thread: &'static Thread, which: usize, rights: Rights) -> Option<()> {
     // SAFETY: as in `known`, and for registers as in `attempt`.
     let (known, name) = unsafe { (&mut *thread.known[which].as_ptr(), (*thread.frame.as_ptr()).capability()) };
@@ -68,12 +70,15 @@ fn learn(thread: &'static Thread, which: usize, rights: Rights) -> Option<()> {
     let slot = cnode::resolve(thread.process().names(), name, ADDRESS_BITS, Rights::NONE).ok()?;
     let found = slot.look_up()?;
     let generation = name >> ADDRESS_BITS;
-    let endpoint: &'static Endpoint = found.object()?;
+    let meeting = match which {
+        SENDS | RECEIVES => found.object::<Endpoint>()?.meeting(),
+        _ => found.object::<Notification>()?.meeting(),
+    };
     if generation != 0 && generation != found.generation() || !found.rights().have(rights) {
         return None;
     }
     thread.via[which].set(slot, &found, found.id());
-    *known = Known { name, ways, meeting: Some(endpoint.meeting()), rights: found.rights() };
+    *known = Known { name, ways, meeting: Some(meeting), rights: found.rights() };
     Some(())
 }
 
@@ -107,8 +112,8 @@ fn again(cpu: &'static PerCpu, thread: &'static Thread, which: usize, rights: Ri
     carry_out_slowly(thread)
 }
 
-/// Carries out a message call that leaves the current thread waiting, and goes on with another. It comes back, with
-/// nothing changed, where that is not to be.
+/// Carries out a call that leaves the current thread waiting, and goes on with another, or a signal. It comes back,
+/// with nothing changed, where that is not to be.
 #[inline(always)]
 fn attempt<const FIRST: bool>(cpu: &'static PerCpu, thread: &'static Thread) -> Option<Infallible> {
     // SAFETY: the thread has just entered the kernel on this CPU, which alone has its registers while it runs.
@@ -116,7 +121,24 @@ fn attempt<const FIRST: bool>(cpu: &'static PerCpu, thread: &'static Thread) -> 
     match frame.call_number() {
         number if number == Call::Call as u64 => call::<FIRST, false>(cpu, thread, frame),
         number if number == Call::ReplyReceive as u64 => reply_receive::<FIRST, false>(cpu, thread, frame),
+        number if number == Call::NotificationSignal as u64 || number == Call::NotificationWait as u64 => {
+            attempt_bits::<FIRST>(cpu, thread, frame)
+        }
         _ => None,
+    }
+}
+
+/// The same for a signal or a wait for bits. Out of line, so that messages keep no registers for it.
+#[inline(never)]
+fn attempt_bits<const FIRST: bool>(
+    cpu: &'static PerCpu,
+    thread: &'static Thread,
+    frame: &mut Frame,
+) -> Option<Infallible> {
+    if frame.call_number() == Call::NotificationSignal as u64 {
+        signal::<FIRST>(cpu, thread, frame)
+    } else {
+        wait::<FIRST>(cpu, thread, frame)
     }
 }
 
@@ -296,4 +318,75 @@ fn answered_nobody(caller: Ref<Thread>, server: &'static Thread) -> ! {
     drop(caller);
     server.frame.with(|frame| frame.set_call_number(Call::Receive as u64 | LOST));
     carry_out_slowly(server)
+}
+
+/// Goes on with the current thread, for which nothing has changed.
+#[inline(always)]
+fn go_back(cpu: &'static PerCpu, thread: &'static Thread) -> ! {
+    ending::quiescent(cpu);
+    arch::task::resume(thread)
+}
+
+/// Sets bits where nobody waits for them, or goes on with the thread that does. All others wait for other bits.
+#[inline(always)]
+fn signal<const FIRST: bool>(cpu: &'static PerCpu, thread: &'static Thread, frame: &mut Frame) -> Option<Infallible> {
+    let Some(meeting) = known(thread, frame, SIGNALS) else {
+        return if FIRST { again(cpu, thread, SIGNALS, Rights::WRITE) } else { None };
+    };
+    let mut queues = lock(thread, SIGNALS, meeting)?;
+    let bits = queues.bits | Notification::allowed(frame.argument(1), thread.via[SIGNALS].badge());
+    let done = |frame: &mut Frame, value| frame.set_result(Outcome { status: 0, value });
+    let Some(waiter) = queues.receivers.front() else {
+        if queues.bound.is_some() {
+            return None;
+        }
+        queues.bits = bits;
+        drop(queues);
+        done(frame, 0);
+        go_back(cpu, thread)
+    };
+    // SAFETY: what is listed is a thread.
+    let waiter = unsafe { &*core::ptr::from_ref(waiter) };
+    if bits == 0 || bits & !mask(waiter) != 0 || !may_run(cpu, thread, waiter) || !waiter.end_wait_if(State::Notified) {
+        return None;
+    }
+    // From here on there is no way back: all bits are the waiter's.
+    // SAFETY: it was in front, and this CPU has the lock.
+    let waiter = unsafe { queues.receivers.0.take_out(waiter) };
+    waiter.listed.let_go();
+    queues.bits = 0;
+    drop(queues);
+    // SAFETY: its wait was ended here, so nobody else has its registers until it runs.
+    let to = unsafe { &mut *waiter.frame.as_ptr() };
+    to.finish_call();
+    done(to, bits);
+    done(frame, 0);
+    let (signaller, waiter) = percpu::switch_current(cpu, waiter);
+    sched::put_off(cpu, signaller);
+    go_on(cpu, thread, waiter)
+}
+
+/// Gives the bits that are there; where there are none, the thread waits, and the next in this CPU's queue goes on.
+#[inline(always)]
+fn wait<const FIRST: bool>(cpu: &'static PerCpu, thread: &'static Thread, frame: &mut Frame) -> Option<Infallible> {
+    let Some(meeting) = known(thread, frame, WAITS) else {
+        return if FIRST { again(cpu, thread, WAITS, Rights::READ) } else { None };
+    };
+    let mut queues = lock(thread, WAITS, meeting)?;
+    let seen = queues.bits & frame.argument(1);
+    if seen != 0 {
+        queues.bits &= !seen;
+        drop(queues);
+        frame.set_result(Outcome { status: 0, value: seen });
+        go_back(cpu, thread)
+    }
+    let next = sched::take_next(cpu)?;
+    // From here on there is no way back: the other is out of the queue.
+    frame.restart_call();
+    thread.listed.set(meeting);
+    thread.wait_on(State::Notified);
+    let (waiter, next) = percpu::switch_current(cpu, next);
+    queues.receivers.push(waiter);
+    drop(queues);
+    go_on(cpu, thread, next)
 }

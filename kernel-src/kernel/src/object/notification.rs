@@ -2,20 +2,18 @@
 
 use super::{
     endpoint,
-    thread::{RECEIVES, State, Thread},
+    thread::{State, Thread, WAITS},
     wait::{self, Meeting, Queues},
 };
 use crate::{
     sched,
-    sync::{Found, Header, Payer, Rank, Ref, Slot, Spin, Step},
+    sync::{Found, Header, Payer, Ref, Slot, Step},
 };
 use abi::{Error, Outcome};
 
 pub struct Notification {
     header: Header,
     meeting: Meeting,
-    /// The thread whose receives see the bits.
-    bound: Spin<Option<Ref<Thread>>>,
 }
 
 crate::object!(Notification as Notification {
@@ -25,22 +23,27 @@ crate::object!(Notification as Notification {
     }
 
     fn settle(&self) {
-        wait::settle(&self.meeting);
+        wait::settle(&self.meeting, WAITS);
     }
 });
 
 /// The bits that a thread waits for.
-fn mask(thread: &Thread) -> u64 {
+pub fn mask(thread: &Thread) -> u64 {
     thread.frame.with(|frame| frame.argument(1))
 }
 
 impl Notification {
     pub fn new(payer: Payer<'_>) -> Result<Ref<Self>, Error> {
-        Ref::new(payer, || Self {
-            header: Header::new(),
-            meeting: Queues::meeting(),
-            bound: Spin::new(Rank::Owed, None),
-        })
+        Ref::new(payer, || Self { header: Header::new(), meeting: Queues::meeting() })
+    }
+
+    /// The bits that a capability with this badge sets: those of the badge, or all where it has none.
+    pub const fn allowed(bits: u64, badge: u64) -> u64 {
+        if badge == 0 { bits } else { bits & badge }
+    }
+
+    pub const fn meeting(&self) -> &Meeting {
+        &self.meeting
     }
 
     /// Sets bits: each goes to the first that waits for it, or stays.
@@ -62,15 +65,13 @@ impl Notification {
             sched::ready(thread);
         }
         queues.bits = all;
+        let bound = if all == 0 { None } else { queues.bound.clone() };
         drop(queues);
-        if all != 0 {
-            let bound = self.bound.lock().clone();
-            // Its receive starts again, and finds them.
-            if let Some(thread) = bound
-                && thread.end_wait_if(State::Receiving)
-            {
-                sched::ready(thread);
-            }
+        // Its receive starts again, and finds them.
+        if let Some(thread) = bound
+            && thread.end_wait_if(State::Receiving)
+        {
+            sched::ready(thread);
         }
         Ok(())
     }
@@ -88,7 +89,7 @@ impl Notification {
             return Ok(Some(seen));
         }
         endpoint::may_wait(thread)?;
-        thread.come_by(RECEIVES, slot, found);
+        thread.come_by(WAITS, slot, found);
         queues.receivers.wait(thread, State::Notified);
         thread.listed.set(&self.meeting);
         Ok(None)
@@ -106,26 +107,26 @@ impl Notification {
 
     /// Receives of the current thread see the bits from now on.
     pub fn bind(&self, thread: &Thread, slot: &Slot, found: &Found) -> Result<(), Error> {
-        let mut bound = self.bound.lock();
-        if bound.is_some() || thread.bound.get().is_some() {
+        let mut queues = self.meeting.lock();
+        if queues.bound.is_some() || thread.bound.get().is_some() {
             return Err(Error::Bound);
         }
         if !slot.still(found) {
             return Err(Error::InvalidCapability);
         }
         thread.bound.set(self);
-        *bound = Some(Ref::share(thread));
+        queues.bound = Some(Ref::share(thread));
         Ok(())
     }
 
     /// No thread's receives see the bits from now on; false where none did.
     pub fn unbind(&self) -> bool {
-        let mut bound = self.bound.lock();
-        let thread = bound.take();
+        let mut queues = self.meeting.lock();
+        let thread = queues.bound.take();
         if let Some(thread) = &thread {
             thread.bound.let_go();
         }
-        drop(bound);
+        drop(queues);
         thread.is_some()
     }
 }
@@ -133,11 +134,11 @@ impl Notification {
 /// `thread` ends.
 pub fn unbind(thread: &Thread) {
     if let Some(notification) = thread.bound.get() {
-        let mut bound = notification.bound.lock();
+        let mut queues = notification.meeting.lock();
         // Others may have unbound it, and bound themselves.
-        let own = bound.take_if(|bound| bound.is(thread));
+        let own = queues.bound.take_if(|bound| bound.is(thread));
         thread.bound.let_go();
-        drop(bound);
+        drop(queues);
         drop(own);
     }
 }

@@ -71,10 +71,10 @@ pub struct Thread {
     pub wake_at: AtomicU64,
     /// Its CPU, where whoever ends its wait may switch to it at once; null while there is a time to be taken care of.
     direct: AtomicPtr<PerCpu>,
-    /// The capabilities by which it last sent, and received: by which it waits at an object, or called.
-    pub via: [Via; 2],
+    /// The capabilities by which it last sent, received, waited and signalled: by which it waits at an object, or called.
+    pub via: [Via; WAYS],
     /// What the names of these meant.
-    pub(super) known: [Owned<Known>; 2],
+    pub(super) known: [Owned<Known>; WAYS],
     /// Where it is listed, perhaps while it waits there no more.
     pub listed: Anchor<Meeting>,
     /// The number of the call that waits for its answer, or 0. Who changes it to 0 ends that wait, and nobody else does.
@@ -115,6 +115,10 @@ crate::sync::linked!(Thread, Member, member);
 /// Which of the capabilities that a thread came by.
 pub const SENDS: usize = 0;
 pub const RECEIVES: usize = 1;
+/// For bits.
+pub const WAITS: usize = 2;
+pub const SIGNALS: usize = 3;
+const WAYS: usize = 4;
 
 /// What a new thread starts with.
 pub struct Start {
@@ -139,8 +143,8 @@ impl Thread {
             doomed: AtomicBool::new(false),
             wake_at: AtomicU64::new(0),
             direct: AtomicPtr::new(ptr::from_ref(percpu::all()[start.home.0]).cast_mut()),
-            via: [Via::default(), Via::default()],
-            known: [const { Owned::new(Known::NONE) }; 2],
+            via: Default::default(),
+            known: [const { Owned::new(Known::NONE) }; WAYS],
             listed: Anchor::default(),
             token: AtomicU64::new(0),
             calls: AtomicU64::new(0),
@@ -170,6 +174,11 @@ impl Thread {
         }
     }
 
+    /// It is listed nowhere where it waits no more, and nothing is asked of it.
+    pub fn is_clear(&self) -> bool {
+        self.listed.get().is_none() && !self.is_doomed()
+    }
+
     #[inline(always)]
     pub fn is_direct(&self, cpu: &PerCpu) -> bool {
         ptr::eq(self.direct.load(Ordering::Relaxed), cpu)
@@ -187,7 +196,8 @@ impl Thread {
         let state = self.state.load(Ordering::Acquire);
         let object = match state {
             state if state == State::Sending as u32 || state == State::Replying as u32 => self.via[SENDS].object(),
-            state if state == State::Receiving as u32 || state == State::Notified as u32 => self.via[RECEIVES].object(),
+            state if state == State::Receiving as u32 => self.via[RECEIVES].object(),
+            state if state == State::Notified as u32 => self.via[WAITS].object(),
             _ => 0,
         };
         ThreadInfo { id: self.id, state: state.into(), object }

@@ -1,6 +1,6 @@
 //! Threads that wait for the same thing.
 
-use super::thread::{RECEIVES, SENDS, State, Thread};
+use super::thread::{SENDS, State, Thread};
 use crate::{
     sched,
     sync::{List, Rank, Ref, Spin},
@@ -71,6 +71,8 @@ pub struct Queues {
     pub receivers: WaitList,
     /// Signalled, and not seen by anybody.
     pub bits: u64,
+    /// The thread whose receives see the bits.
+    pub bound: Option<Ref<Thread>>,
 }
 
 pub type Meeting = Spin<Queues>;
@@ -78,7 +80,7 @@ pub type Meeting = Spin<Queues>;
 impl Queues {
     #[inline(always)]
     pub const fn meeting() -> Meeting {
-        Spin::new(Rank::Wait, Self { senders: WaitList::new(), receivers: WaitList::new(), bits: 0 })
+        Spin::new(Rank::Wait, Self { senders: WaitList::new(), receivers: WaitList::new(), bits: 0, bound: None })
     }
 }
 
@@ -94,11 +96,11 @@ pub fn unlist(thread: &Thread) {
     }
 }
 
-/// Those who wait by a capability that is gone hear of it.
-pub fn settle(meeting: &Meeting) {
+/// Those who wait by a capability that is gone hear of it; `receives` is by which its receivers wait.
+pub fn settle(meeting: &Meeting, receives: usize) {
     let mut queues = meeting.lock();
     let gone = |which: usize| move |thread: &Thread| !thread.via[which].holds();
-    while let Some(thread) = queues.senders.take(gone(SENDS)).or_else(|| queues.receivers.take(gone(RECEIVES))) {
+    while let Some(thread) = queues.senders.take(gone(SENDS)).or_else(|| queues.receivers.take(gone(receives))) {
         fail(thread);
     }
 }

@@ -17,8 +17,8 @@ use arrayvec::ArrayVec;
 use core::{arch::naked_asm, cell::UnsafeCell, sync::atomic::Ordering};
 
 const DIRECT_BASE: usize = 0xFFFF_8000_0000_0000;
-/// One table of 1 GiB entries.
-const DIRECT_LIMIT: usize = 512 << 30;
+/// Four tables of 1 GiB entries: some machines have their memory from 1 TiB on.
+const DIRECT_LIMIT: usize = 2 << 40;
 const USER_LIMIT: usize = 1 << 47;
 const GIB: usize = 1 << 30;
 /// Bytes of a block at level 1, in which image and tree are mapped.
@@ -26,8 +26,8 @@ const BLOCK: usize = 2 << 20;
 /// Affinity fields of `MPIDR_EL1` (D17.2.101).
 const AFFINITY: u64 = 0xFF_00FF_FFFF;
 
-/// Tables for the two maps: nine, and one for each GiB that is partly memory.
-const TABLE_COUNT: usize = 28;
+/// Tables for the two maps: twelve, and one for each GiB that is partly memory.
+const TABLE_COUNT: usize = 31;
 
 /// Makes boot tables at physical addresses. The first table is the root of the one-to-one map.
 #[repr(C, align(4096))]

@@ -6,7 +6,7 @@ pub use uart::{early_init, read, remap, write};
 
 /// From now on a received byte interrupts the boot CPU.
 pub fn enable_input_interrupt() {
-    let line = uart::node().and_then(|node| node.interrupts().next()).and_then(|cells| irq::Line::of(&cells));
+    let line = uart::node().and_then(|node| node.wires().next()).and_then(|wire| irq::Line::of(&wire.cells));
     if let Some(line) = line {
         irq::set_console(line);
         uart::enable_input_interrupt();

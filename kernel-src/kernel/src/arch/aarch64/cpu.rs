@@ -22,6 +22,7 @@ use core::{
     mem::offset_of,
     sync::atomic::{AtomicU64, AtomicUsize, Ordering},
 };
+use smccc::psci;
 
 /// A frame pointer points at the caller's, behind which the return address lies (AAPCS64, 6.4.6).
 pub const FRAME_PREVIOUS: isize = 0;
@@ -38,14 +39,6 @@ const SCTLR_WRITE_XN: u64 = 1 << 19;
 const SCTLR_KEEP_PAN: u64 = 1 << 23;
 /// Programs may read the virtual counter (CNTKCTL_EL1.EL0VCTEN).
 const COUNTER_FOR_PROGRAMS: u64 = 1 << 1;
-
-// PSCI 1.1 (DEN 0022), 5.1: functions and results.
-const PSCI_CPU_OFF: u64 = 0x8400_0002;
-const PSCI_CPU_ON: u64 = 0xC400_0003;
-const PSCI_SYSTEM_OFF: u64 = 0x8400_0008;
-const PSCI_SYSTEM_RESET: u64 = 0x8400_0009;
-const PSCI_SUCCESS: i64 = 0;
-const PSCI_ALREADY_ON: i64 = -4;
 
 /// What this architecture keeps a CPU.
 pub struct ArchCpu {
@@ -80,7 +73,7 @@ pub fn init_cpu() {
     } else if mm::PAN.load(Ordering::Relaxed) && !has_pan {
         // The boot CPU's instructions would be undefined here.
         // Off, or asleep where firmware cannot do that.
-        psci(PSCI_CPU_OFF, [0; 3]);
+        psci(psci::PSCI_CPU_OFF, [0; 3]);
         halt()
     }
     let sctlr = (SCTLR_BOOT | SCTLR_WRITE_XN) & !if has_pan { SCTLR_KEEP_PAN } else { 0 };
@@ -115,26 +108,18 @@ fn unmask_severe() {
     unsafe { asm!("msr daifclr, #5", options(nostack, preserves_flags)) };
 }
 
-/// Calls firmware (SMCCC, DEN 0028); None where it cannot be called.
-fn psci(function: u64, [a, b, c]: [u64; 3]) -> Option<i64> {
+/// Calls firmware by the conduit that the tree names (PSCI, DEN 0022, 5.1); None where it cannot be called.
+fn psci(function: u32, arguments: [u64; 3]) -> Option<i32> {
     // Entered at EL3, the kernel stands where firmware would be.
     let node = tree().find_compatible(&["arm,psci-1.0", "arm,psci-0.2"]).filter(|_| stub::entry_level() != 3)?;
-    let mut status = function;
-    macro_rules! call {
-        ($instruction:literal) => {
-            // SAFETY: the tree says that firmware answers this instruction; it changes the registers named here, and what
-            // it does to CPUs is what the caller wants.
-            unsafe {
-                asm!($instruction, inout("x0") status, in("x1") a, in("x2") b, in("x3") c, clobber_abi("C"), options(nostack))
-            }
-        };
-    }
-    match node.property("method")?.str()? {
-        "hvc" => call!("hvc #0"),
-        "smc" => call!("smc #0"),
+    let mut all = [0; 17];
+    all[..3].copy_from_slice(&arguments);
+    let [status, ..] = match node.property("method")?.str()? {
+        "hvc" => smccc::hvc64(function, all),
+        "smc" => smccc::smc64(function, all),
         _ => return None,
-    }
-    Some(i64::from(status as i32))
+    };
+    Some(status as i32)
 }
 
 /// What a CPU finds when it starts, with its caches off.
@@ -161,14 +146,14 @@ fn tell_start(hardware: u64) {
 static ONE_TO_ONE: Once<PhysAddr> = Once::new();
 
 fn one_to_one() -> Option<PhysAddr> {
-    if ONE_TO_ONE.get().is_none() {
+    let make = || {
         let start = image_address(symbol!(__text_start));
         let size = symbol!(__text_end) - symbol!(__text_start);
-        let mut tables = paging::Tables::new(None).ok()?;
-        tables.map(VirtAddr(start.0), PhysRange { start, size }, MapFlags::KERNEL_TEXT, 1).ok()?;
-        ONE_TO_ONE.set(tables.root);
-    }
-    ONE_TO_ONE.get().copied()
+        let mut tables = paging::Tables::new(None)?;
+        tables.map(VirtAddr(start.0), PhysRange { start, size }, MapFlags::KERNEL_TEXT, 1)?;
+        Ok::<_, abi::Error>(tables.root)
+    };
+    ONE_TO_ONE.try_call_once(make).ok().copied()
 }
 
 /// Tells a CPU to start; it arrives in `smp::secondary_main`. One starts at a time.
@@ -197,10 +182,10 @@ pub fn start(hardware: HardwareId, cpu: &'static PerCpu) -> Result<(), StartErro
 }
 
 fn start_by_psci(hardware: HardwareId, entry: PhysAddr) -> Result<(), StartError> {
-    match psci(PSCI_CPU_ON, [hardware.0, entry.0 as u64, 0]) {
-        Some(PSCI_SUCCESS) => Ok(()),
-        Some(PSCI_ALREADY_ON) => Err(StartError::AlreadyOn),
-        Some(error) => Err(StartError::Refused(error)),
+    match psci(psci::PSCI_CPU_ON_64, [hardware.0, entry.0 as u64, 0]) {
+        Some(psci::error::SUCCESS) => Ok(()),
+        Some(psci::error::ALREADY_ON) => Err(StartError::AlreadyOn),
+        Some(error) => Err(StartError::Refused(error.into())),
         None => Err(StartError::Unsupported),
     }
 }
@@ -308,18 +293,18 @@ pub fn frame_pointer() -> usize {
     frame
 }
 
-fn end_machine(function: u64) -> Result<Infallible, abi::Error> {
+fn end_machine(function: u32) -> Result<Infallible, abi::Error> {
     psci(function, [0; 3]).map_or(Err(abi::Error::Unsupported), |_| halt())
 }
 
 /// # Errors
 /// `Unsupported` where the tree names no PSCI.
 pub fn power_off() -> Result<Infallible, abi::Error> {
-    end_machine(PSCI_SYSTEM_OFF)
+    end_machine(psci::PSCI_SYSTEM_OFF)
 }
 
 /// # Errors
 /// `Unsupported` where the tree names no PSCI.
 pub fn reboot() -> Result<Infallible, abi::Error> {
-    end_machine(PSCI_SYSTEM_RESET)
+    end_machine(psci::PSCI_SYSTEM_RESET)
 }

@@ -5,7 +5,7 @@
 //! panic is in group 0 and comes as FIQ, which the kernel does not mask: it
 //! also reaches a CPU that hangs with interrupts off. All others are in group 1.
 
-use super::{cpu, read_register, stub, timer, write_register};
+use super::{bcm2836, cpu, read_register, stub, timer, write_register};
 use crate::{
     addr::{CpuId, HardwareId, PhysRange, VirtAddr},
     arch::risc::{Once, Registers, tree},
@@ -85,15 +85,16 @@ pub(super) struct Line {
 }
 
 impl Line {
-    /// From the cells of a device: kind, number, flags (binding arm,gic-v3).
-    pub(super) fn of(cells: &Cells<'_>) -> Option<Self> {
-        let base = match cells.get(0)? {
+    /// From the cells of a device: kind, number, flags (binding arm,gic-v3); or two, see [`bcm2836`].
+    pub(super) fn of(cells: &Cells) -> Option<Self> {
+        let base = match cells.first()? {
+            bank if cells.len() == 2 => 32 * bank,
             0 => FIRST_SHARED,
             1 => FIRST_PRIVATE,
             _ => return None,
         };
         // The lowest two flags are rising and falling edge.
-        Some(Self { number: base + cells.get(1)?, edge: cells.get(2)? & 3 != 0 })
+        Some(Self { number: base + cells.get(1)?, edge: cells.get(2).unwrap_or(&0) & 3 != 0 })
     }
 }
 
@@ -112,11 +113,7 @@ enum CpuSide {
 static GIC: Once<Gic> = Once::new();
 static CONSOLE: AtomicU32 = AtomicU32::new(u32::MAX);
 
-fn gic() -> &'static Gic {
-    GIC.get().expect("`init` comes before any interrupt")
-}
-
-fn barrier() {
+pub(super) fn barrier() {
     // SAFETY: orders what was written before; changes nothing.
     unsafe { asm!("dsb sy", "isb", options(nostack, preserves_flags)) };
 }
@@ -124,10 +121,10 @@ fn barrier() {
 /// Finds the controller and makes its distributor ready: everything off, routed to this CPU.
 ///
 /// # Panics
-/// If the tree names neither kind.
+/// If the tree names no controller that is known here.
 pub fn init(_info: &BootInfo) {
     let v3 = tree().find_compatible(&[GICV3]);
-    let node = v3.or_else(|| tree().find_compatible(&GICV2)).expect("a GICv2 or GICv3 in the device tree");
+    let Some(node) = v3.or_else(|| tree().find_compatible(&GICV2)) else { return bcm2836::init() };
     let mut ranges = node.reg();
     let mut next = || ranges.next().expect("the interrupt controller's registers in the device tree");
     let distributor = Registers(mm::map_device(next()));
@@ -155,7 +152,7 @@ pub fn init(_info: &BootInfo) {
         distributor.write(CONTROL, if has_groups { 3_u32 } else { 1 });
         has_groups
     };
-    GIC.set(Gic { distributor, cpus, stops_by_fiq });
+    GIC.call_once(|| Gic { distributor, cpus, stops_by_fiq });
 }
 
 fn wait_while(registers: Registers, register: usize, bit: u32) {
@@ -218,7 +215,7 @@ fn redistributor(regions: &[(VirtAddr, usize)], hardware: HardwareId) -> Option<
 /// If a GICv3 has no redistributor for it, or its system registers cannot be used.
 pub fn init_cpu() {
     let this = percpu::this();
-    let gic = gic();
+    let Some(gic) = GIC.get() else { return bcm2836::init_cpu() };
     match &gic.cpus {
         CpuSide::V2 { interface } => {
             // The first eight targets read as this CPU's own bit (IHI 0048, 4.3.12).
@@ -272,7 +269,8 @@ fn init_system_registers(stops_by_fiq: bool) {
 
 /// Lets a line through, to this CPU.
 pub(super) fn enable(line: Line) {
-    let (this, gic, number) = (percpu::this(), gic(), line.number as usize);
+    let Some(gic) = GIC.get() else { return bcm2836::enable(line.number) };
+    let (this, number) = (percpu::this(), line.number as usize);
     let own = this.arch.gic.load(Ordering::Relaxed);
     let shared = line.number >= FIRST_SHARED;
     let registers = match gic.cpus {
@@ -306,15 +304,16 @@ pub(super) fn silence() {
         Some(CpuSide::V2 { interface }) => interface.write(C_CONTROL, 0_u32),
         // SAFETY: masks every priority on this CPU.
         Some(CpuSide::V3 { .. }) => unsafe { write_register!("S3_0_C4_C6_0", 0u64) },
-        None => {}
+        None => bcm2836::silence(),
     }
     barrier();
 }
 
 /// Serves all that is pending.
 pub(super) fn dispatch() {
+    let Some(gic) = GIC.get() else { return bcm2836::dispatch() };
     loop {
-        let word = match &gic().cpus {
+        let word = match &gic.cpus {
             CpuSide::V2 { interface } => interface.read::<u32>(C_ACKNOWLEDGE),
             CpuSide::V3 { .. } => read_register!("S3_0_C12_C12_0") as u32, // ICC_IAR1_EL1
         };
@@ -336,7 +335,7 @@ pub(super) fn dispatch() {
             // Nothing else is let through; what a device pulled and took back is no fault.
             _ => {}
         }
-        match &gic().cpus {
+        match &gic.cpus {
             CpuSide::V2 { interface } => interface.write(C_END, word),
             // SAFETY: ends the interrupt that was acknowledged above.
             CpuSide::V3 { .. } => unsafe { write_register!("S3_0_C12_C12_1", word) }, // ICC_EOIR1_EL1
@@ -348,7 +347,7 @@ pub(super) fn dispatch() {
 fn send(number: u32, to: CpuId) {
     let target = percpu::all()[to.0];
     barrier();
-    let gic = gic();
+    let Some(gic) = GIC.get() else { return bcm2836::send(number, to) };
     match gic.cpus {
         CpuSide::V2 { .. } => {
             gic.distributor.write(SOFTWARE, (target.arch.gic.load(Ordering::Relaxed) as u32) << 16 | number);
@@ -387,6 +386,6 @@ impl fmt::Display for Gic {
     }
 }
 
-pub fn name() -> impl fmt::Display {
-    gic()
+pub fn name() -> &'static dyn fmt::Display {
+    GIC.get().map_or(&bcm2836::NAME, |gic| gic)
 }

@@ -6,6 +6,7 @@
 
 #![allow(unsafe_code)]
 
+mod bcm2836;
 pub mod boot;
 pub mod console;
 pub mod cpu;

@@ -55,12 +55,12 @@ fn scale(value: u64, factor: u64) -> u64 {
 pub fn init(_info: &BootInfo) {
     let node =
         tree().find_compatible(&["arm,armv8-timer", "arm,armv7-timer"]).expect("a generic timer in the device tree");
-    let line = node.interrupts().nth(VIRTUAL_INDEX).and_then(|cells| irq::Line::of(&cells));
+    let line = node.wires().nth(VIRTUAL_INDEX).and_then(|wire| irq::Line::of(&wire.cells));
     let line = line.expect("an interrupt of the virtual timer in the device tree");
     let told = node.property("clock-frequency").and_then(|frequency| frequency.u64());
     let frequency = told.unwrap_or_else(|| read_register!("cntfrq_el0"));
     assert!(frequency > 0, "neither the device tree nor CNTFRQ_EL0 says how fast the generic timer counts");
-    TIMER.set(Timer {
+    TIMER.call_once(|| Timer {
         interrupt: line.number,
         frequency,
         tick_nanos: ((NANOS_PER_SECOND << FACTOR_SHIFT) / frequency).max(1),

@@ -13,27 +13,9 @@ use crate::{
     init,
 };
 use arrayvec::ArrayVec;
-use core::cell::OnceCell;
 
-/// A value that the boot CPU finds out once, before another CPU runs or an interrupt comes.
-pub struct Once<T>(OnceCell<T>);
-
-// SAFETY: `set` runs on the boot CPU alone, before there is anybody else; from then on the value is only read.
-unsafe impl<T: Send + Sync> Sync for Once<T> {}
-
-impl<T> Once<T> {
-    pub const fn new() -> Self {
-        Self(OnceCell::new())
-    }
-
-    pub fn set(&self, value: T) {
-        assert!(self.0.set(value).is_ok(), "a fact of the machine is found out once");
-    }
-
-    pub fn get(&self) -> Option<&T> {
-        self.0.get()
-    }
-}
+/// What the boot CPU finds out once; from then on it is only read.
+pub use spin::Once;
 
 /// A device's registers.
 #[derive(Clone, Copy)]
@@ -96,7 +78,7 @@ pub unsafe fn enter(
     // SAFETY: the caller's promise.
     let found = unsafe { tree_at(direct_base.0, tree) };
     let (fdt, size) = found.unwrap_or_else(|error| panic!("{error}, from the boot loader at {tree:#x}"));
-    TREE.set(fdt);
+    TREE.call_once(|| fdt);
     let tree = PhysRange::new(tree, size);
     let within = |range: PhysRange| PhysRange { size: range.size.min(reach.0 - range.start.0), ..range };
     let mut reserved = ArrayVec::new();
@@ -112,7 +94,7 @@ pub unsafe fn enter(
         user_limit,
         ram: fdt.memory().filter(|range| range.start < reach).map(within).take(MAX_RANGES).collect(),
         reserved,
-        archive: fdt.initrd(),
+        archive: fdt.initrd().filter(|range| fdt.memory().any(|ram| ram.contains(range.start))),
         command_line: fdt.command_line().unwrap_or(""),
         tables: Tables::DeviceTree(tree),
         boot_cpu,

@@ -1,4 +1,4 @@
-//! The UART that a device tree names: a PL011 (DDI 0183) or a 16550 (TI PC16550D).
+//! The UART that a device tree names: a PL011 (DDI 0183), a 16550 (TI PC16550D) or SiFive's (FU540-C000 Manual, 13).
 
 use super::{Once, Registers, tree};
 use crate::{
@@ -14,7 +14,8 @@ struct Model {
     names: &'static [&'static str],
     /// Bytes of an access, where the tree does not tell.
     width: u32,
-    data: usize,
+    /// What is sent is written there, and what came is read here.
+    data: (usize, usize),
     status: usize,
     /// Bits of the status, and what they are when there is room to send, and when something came.
     room: (u32, u32),
@@ -25,12 +26,12 @@ struct Model {
 }
 
 /// Rates stay as firmware left them: the tree names no clock that could be counted on here.
-static MODELS: [Model; 2] = [
+static MODELS: [Model; 3] = [
     // DDI 0183, 3.2.
     Model {
         names: &["arm,pl011"],
         width: 4,
-        data: 0x00,
+        data: (0, 0),
         status: 0x18,
         room: (1 << 5, 0),
         came: (1 << 4, 0),
@@ -43,13 +44,25 @@ static MODELS: [Model; 2] = [
     Model {
         names: &["ns16550a", "ns16550", "snps,dw-apb-uart", "brcm,bcm2835-aux-uart"],
         width: 1,
-        data: 0,
+        data: (0, 0),
         status: 5,
         room: (1 << 5, 1 << 5),
         came: (1, 1),
         // No interrupts, FIFOs on.
         start: &[(1, 0), (2, 1)],
         listen: &[(1, 1)],
+    },
+    // FU540-C000 Manual, 13: what is pending tells of room too, once watermarks are set.
+    Model {
+        names: &["sifive,uart0"],
+        width: 4,
+        data: (0x00, 0x04),
+        status: 0x14,
+        room: (1, 1),
+        came: (2, 2),
+        // No interrupts, on in both directions: room is when fewer than 7 of 8 bytes wait, and any byte came.
+        start: &[(0x10, 0), (0x08, 1 | 7 << 16), (0x0C, 1)],
+        listen: &[(0x10, 2)],
     },
 ];
 
@@ -84,7 +97,7 @@ pub fn early_init(_info: &BootInfo) {
     let base = AtomicUsize::new(mm::direct(range.start) as usize);
     let uart = Uart { model, range, base, shift: number("reg-shift").unwrap_or(0), width };
     uart.write_all(model.start);
-    UART.set(uart);
+    UART.call_once(|| uart);
 }
 
 #[cfg(target_arch = "riscv64")]
@@ -139,14 +152,14 @@ pub fn write(bytes: &[u8]) {
         while !uart.has(uart.model.room) {
             core::hint::spin_loop();
         }
-        uart.write(uart.model.data, byte.into());
+        uart.write(uart.model.data.0, byte.into());
     }
 }
 
 /// Takes a received byte.
 pub fn read() -> Option<u8> {
     let uart = UART.get()?;
-    uart.has(uart.model.came).then(|| uart.read(uart.model.data) as u8)
+    uart.has(uart.model.came).then(|| uart.read(uart.model.data.1) as u8)
 }
 
 /// From now on a received byte interrupts the boot CPU.

@@ -17,6 +17,7 @@ use core::{
     mem::offset_of,
     sync::atomic::{AtomicU64, Ordering, fence},
 };
+use sbi_spec::{binary, hsm, spi, srst};
 
 // Bits of `sstatus` (Privileged 4.1.1).
 const SIE: u64 = 1 << 1;
@@ -102,22 +103,23 @@ pub fn init_cpu() {
 /// # Errors
 /// The firmware's answer.
 pub fn start(hardware: HardwareId, cpu: &'static PerCpu) -> Result<(), StartError> {
-    if !sbi::has(sbi::Extension::Ipi) || !sbi::has(sbi::Extension::Hart) {
+    if !sbi::has(spi::EID_SPI) || !sbi::has(hsm::EID_HSM) {
         return Err(StartError::Unsupported);
     }
     STARTING.satp.store(mm::kernel_satp(), Ordering::Relaxed);
     STARTING.target.store(arrive_mapped as *const () as u64, Ordering::Relaxed);
     fence(Ordering::SeqCst);
-    let entry = paging::image_address(arrive as *const () as usize).0 as u64;
+    let entry = paging::image_address(arrive as *const () as usize).0;
     let argument = &raw const *cpu as u64;
     STARTING.cpu.store(argument, Ordering::Relaxed);
     STARTING.hart.store(hardware.0, Ordering::Release);
     // At a physical address, in supervisor mode, MMU off, `a0` its id, `a1` the argument.
-    sbi::call(sbi::Extension::Hart, 0, [hardware.0, entry, argument]).map(drop).map_err(|error| match error {
-        sbi::ALREADY_AVAILABLE | sbi::ALREADY_STARTED => StartError::AlreadyOn,
-        sbi::NOT_SUPPORTED => StartError::Unsupported,
-        code => StartError::Refused(code),
-    })
+    match sbi_rt::hart_start(hardware.0 as usize, entry, argument as usize).error {
+        binary::RET_SUCCESS => Ok(()),
+        binary::RET_ERR_ALREADY_AVAILABLE | binary::RET_ERR_ALREADY_STARTED => Err(StartError::AlreadyOn),
+        binary::RET_ERR_NOT_SUPPORTED => Err(StartError::Unsupported),
+        code => Err(StartError::Refused(code as i64)),
+    }
 }
 
 /// What a starting hart needs while its MMU is off. One is started at a time: `hart` and `cpu` are for one that firmware
@@ -223,11 +225,11 @@ pub fn frame_pointer() -> usize {
 /// # Errors
 /// `Unsupported` if the firmware cannot.
 pub fn power_off() -> Result<Infallible, abi::Error> {
-    Err(sbi::reset(sbi::SHUTDOWN))
+    Err(sbi::reset(srst::RESET_TYPE_SHUTDOWN))
 }
 
 /// # Errors
 /// `Unsupported` if the firmware cannot.
 pub fn reboot() -> Result<Infallible, abi::Error> {
-    Err(sbi::reset(sbi::COLD_REBOOT))
+    Err(sbi::reset(srst::RESET_TYPE_COLD_REBOOT))
 }

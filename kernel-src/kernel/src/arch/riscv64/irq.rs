@@ -13,7 +13,7 @@ use crate::{
     mm::map_device,
     percpu,
 };
-use core::{arch::asm, fmt};
+use core::{arch::asm, fmt, iter};
 
 // Interrupts (Privileged, table 4.2), and their bits in `sip` and `sie`.
 const SOFTWARE: u64 = 1;
@@ -55,7 +55,7 @@ fn register(device: PhysRange, offset: usize) -> Registers {
 
 pub fn init(info: &BootInfo) {
     let wire = uart::node().and_then(|uart| uart.wires().next());
-    let Some((wire, source)) = wire.and_then(|wire| Some((wire.clone(), wire.cells.get(0)?))) else { return };
+    let Some((wire, source)) = wire.and_then(|wire| Some((wire.clone(), *wire.cells.first()?))) else { return };
     let controller = wire.controller;
     let Some((device, context)) = controller.reg().next().zip(context(controller, info)) else { return };
     let is_plic = PLIC.iter().any(|name| controller.is_compatible(name));
@@ -69,7 +69,7 @@ pub fn init(info: &BootInfo) {
     } else if controller.is_compatible(APLIC) {
         // RISC-V AIA 1.0, chapter 4: a domain in direct delivery mode. Rising edge, falling edge, level high and level low
         // are bits 0 to 3 of the tree's flags, and modes 4 to 7.
-        let trigger = wire.cells.get(1).filter(|flags| *flags < 16 && flags.is_power_of_two()).unwrap_or(LEVEL_HIGH);
+        let trigger = wire.cells.get(1).filter(|flags| **flags < 16 && flags.is_power_of_two()).unwrap_or(&LEVEL_HIGH);
         let mode = 4 + trigger.trailing_zeros();
         let delivery = 0x4000 + 32 * index;
         let (target, set_enable, domain) = ((0x3000 + at, context << 18 | 1), (0x1EDC, source), (0, DOMAIN_ENABLE));
@@ -81,7 +81,7 @@ pub fn init(info: &BootInfo) {
     for &(offset, value) in writes {
         register(device, offset).write(0, value);
     }
-    CONTROLLER.set(Controller { is_plic, context, source, claim: register(device, claim) });
+    CONTROLLER.call_once(|| Controller { is_plic, context, source, claim: register(device, claim) });
 }
 
 /// Which of the controller's outputs is the supervisor's external interrupt of the boot hart: each is a pair of a
@@ -89,10 +89,9 @@ pub fn init(info: &BootInfo) {
 fn context(controller: Node<'static>, info: &BootInfo) -> Option<u32> {
     let hart = tree().cpus().find(|cpu| cpu.hardware == info.boot_cpu)?;
     let own = hart.node.children().find(|child| child.property("interrupt-controller").is_some())?.phandle()?;
-    let outputs = controller.property("interrupts-extended")?.cells();
-    let is_ours =
-        |&index: &usize| outputs.get(2 * index) == Some(own) && outputs.get(2 * index + 1) == Some(EXTERNAL as u32);
-    (0..outputs.len() / 2).find(is_ours).map(|index| index as u32)
+    let mut outputs = controller.property("interrupts-extended")?.cells();
+    let mut pairs = iter::from_fn(|| Some((outputs.next()?, outputs.next()?)));
+    pairs.position(|output| output == (own, EXTERNAL as u32)).map(|index| index as u32)
 }
 
 /// Of an interrupt's flags in the tree.

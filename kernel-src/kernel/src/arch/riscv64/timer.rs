@@ -4,10 +4,7 @@
 //! The comparator is written at every arm: an emulator that loads a snapshot
 //! leaves an older value running, so a copy kept here proves nothing.
 
-use super::{
-    boot, cpu, read_csr,
-    sbi::{self, Extension},
-};
+use super::{boot, cpu, read_csr, sbi};
 use crate::{
     addr::Nanos,
     arch::risc::{Once, tree},
@@ -17,13 +14,14 @@ use core::{
     arch::asm,
     sync::atomic::{AtomicU64, Ordering},
 };
+use sbi_spec::{legacy::LEGACY_SET_TIMER, time::EID_TIME};
 
 const STIE: u64 = 1 << 5;
 const NANOS_PER_SECOND: u64 = 1_000_000_000;
 const NEVER: u64 = u64::MAX;
 
-/// The firmware's comparator, if the hart has none of its own.
-static FIRMWARE: Once<Option<Extension>> = Once::new();
+/// The extension with the firmware's comparator, if the hart has none of its own.
+static FIRMWARE: Once<Option<usize>> = Once::new();
 /// Ticks a second; 0 until `init`.
 static FREQUENCY: AtomicU64 = AtomicU64::new(0);
 /// The counter when the kernel was entered.
@@ -38,15 +36,15 @@ pub fn init(info: &BootInfo) {
     let frequency = tree().node("/cpus").and_then(|cpus| cpus.property("timebase-frequency")?.u32());
     let frequency = frequency.filter(|&frequency| frequency > 0).expect("/cpus/timebase-frequency in the device tree");
     FREQUENCY.store(u64::from(frequency), Ordering::Relaxed);
-    let firmware = if sbi::has(Extension::Time) { Extension::Time } else { Extension::LegacySetTimer };
-    FIRMWARE.set((!boot::isa_has(info.boot_cpu, "sstc")).then_some(firmware));
+    let firmware = if sbi::has(EID_TIME) { EID_TIME } else { LEGACY_SET_TIMER };
+    FIRMWARE.call_once(|| (!boot::isa_has(info.boot_cpu, "sstc")).then_some(firmware));
 }
 
 /// What was found and is used.
 pub fn name() -> &'static str {
     match FIRMWARE.get() {
         Some(None) => "Sstc",
-        Some(Some(Extension::LegacySetTimer)) => "legacy SBI",
+        Some(Some(LEGACY_SET_TIMER)) => "legacy SBI",
         _ => "SBI TIME",
     }
 }
@@ -126,7 +124,7 @@ pub fn nap() {
 fn compare(tick: u64) {
     match FIRMWARE.get() {
         // There is no error to return.
-        Some(Some(firmware)) => _ = sbi::raw(*firmware, 0, [tick, 0, 0]),
+        Some(Some(firmware)) => _ = sbi::call(*firmware, 0, tick as usize),
         // SAFETY: `stimecmp` (Privileged, Sstc) is there by the ISA string; it only decides when an interrupt comes.
         _ => unsafe { asm!("csrw 0x14D, {}", in(reg) tick, options(nomem, nostack)) },
     }

@@ -1,4 +1,4 @@
-//! From the PVH entry (32-bit protected mode, no paging) to `init::main`.
+//! From the entry of PVH or Multiboot2 (32-bit protected mode, no paging) to `init::main`.
 //!
 //! The assembly maps the first 4 GiB one to one and in the direct map, with 2 MiB pages, and switches to 64-bit mode. The
 //! image is relocated first for where it lies, so that Rust can read the command line and map the image high, page by page
@@ -7,10 +7,12 @@
 use super::{Shared, cpu};
 use crate::{
     addr::{PhysAddr, PhysRange, VirtAddr},
-    bootinfo::{BootInfo, Tables},
+    bootinfo::{self, BootInfo, Tables},
     cmdline,
     config::{COMMAND_LINE_MAX, IMAGE_BASE, MAX_RANGES, PAGE_SIZE},
     init,
+    mm::paging::symbol,
+    multiboot,
 };
 use arrayvec::ArrayVec;
 use core::{
@@ -52,7 +54,9 @@ static TABLES: Shared<UnsafeCell<MaybeUninit<BootTables>>> = Shared(UnsafeCell::
 /// `hvm_start_info`, version 1 (Xen's public/arch-x86/hvm/start_info.h).
 #[repr(C)]
 struct StartInfo {
-    magic_version_flags: [u32; 3],
+    /// Or the size of Multiboot2's information.
+    magic: u32,
+    version_flags: [u32; 2],
     modules: u32,
     module_list: usize,
     command_line: usize,
@@ -61,29 +65,20 @@ struct StartInfo {
     memory_map_entries: u32,
 }
 
-#[repr(C)]
-struct Module {
-    range: PhysRange,
-    command_line_and_reserved: [u64; 2],
-}
+/// Where it is, its size, its command line, and a word that is reserved.
+type Module = [usize; 4];
 
+/// Multiboot2's looks the same.
 #[repr(C)]
 struct MemoryMapEntry {
     range: PhysRange,
     kind: u32,
 }
 
+const PVH_MAGIC: u32 = 0x336E_C578;
+
 /// `kind` of memory that may be used; all else is somebody's (ACPI 6.5, table 15.4).
 const RAM: u32 = 1;
-
-unsafe extern "C" {
-    static __image_start: u8;
-    static __image_end: u8;
-    static __text_start: u8;
-    static __text_end: u8;
-    static __boot_guard: u8;
-    static __init_start: u8;
-}
 
 // The note by which a loader knows the entry: XEN_ELFNOTE_PHYS32_ENTRY is 18 (Xen's public/elfnote.h).
 global_asm!(
@@ -95,7 +90,31 @@ global_asm!(
     ".popsection",
 );
 
-/// EBX is the address of `hvm_start_info`; all segments are flat, and there is no stack (Xen's docs/misc/pvh.pandoc).
+// The header of Multiboot2 (Multiboot2 Specification 2.0, 3.1), whose entry is the ELF file's: EBX is the address of the
+// information, the rest as at `pvh_entry` (3.3). Who says another word in EAX has no business here.
+global_asm!(
+    ".pushsection .head, \"ax\"",
+    ".balign 8",
+    "2:",
+    ".long 0xe85250d6, 0, 3f - 2b, -(0xe85250d6 + 3f - 2b)",
+    // Relocatable: from 2 MiB on, below 4 GiB, to pages, low ones first.
+    ".long 10, 24, 0x200000, 0xffffffff, 0x1000, 1",
+    ".long 0, 8",
+    "3:",
+    ".global multiboot_entry",
+    "multiboot_entry:",
+    ".code32",
+    "cmpl $0x36d76289, %eax",
+    "je pvh_entry",
+    "4:",
+    "hlt",
+    "jmp 4b",
+    ".code64",
+    ".popsection",
+    options(att_syntax),
+);
+
+/// EBX is the address of `hvm_start_info` or of Multiboot2's information; all segments are flat, and there is no stack (Xen's docs/misc/pvh.pandoc).
 #[unsafe(naked)]
 #[unsafe(no_mangle)]
 #[unsafe(link_section = ".init.text")]
@@ -258,36 +277,54 @@ unsafe extern "C" fn relocate(distance: u64, displacement: u64) {
     )
 }
 
-/// The text at `address`, which is seen at `base` and up, to its end or the kernel's limit; the part that is UTF-8.
+/// The text at `address`, to its end or the kernel's limit; the part that is UTF-8.
 ///
 /// # Safety
 /// There is a NUL-terminated string that stays as it is, or `address` is 0.
 #[unsafe(link_section = ".init.text")]
-unsafe fn text<'a>(base: usize, address: usize) -> &'a str {
+unsafe fn text(address: usize) -> &'static str {
     if address == 0 {
         return "";
     }
     // SAFETY: the caller's promise.
-    let bytes = unsafe { CStr::from_ptr((base + address) as *const _) }.to_bytes();
+    let bytes = unsafe { CStr::from_ptr((DIRECT_BASE + address) as *const _) }.to_bytes();
     bytes[..bytes.len().min(COMMAND_LINE_MAX)].utf8_chunks().next().map_or("", |chunk| chunk.valid())
+}
+
+/// What lies at `info`, seen in the direct map, and the modules. Multiboot2's information is told in PVH's words. None where
+/// it is malformed.
+///
+/// # Safety
+/// A loader put it there, and nothing has overwritten it; its lists have as many entries as it says.
+#[unsafe(link_section = ".init.text")]
+unsafe fn hand_over(info: usize) -> Option<(StartInfo, multiboot::Modules)> {
+    // SAFETY: the caller's promise.
+    unsafe {
+        let mut start = ((DIRECT_BASE + info) as *const StartInfo).read();
+        if start.magic == PVH_MAGIC {
+            let list = (DIRECT_BASE + start.module_list) as *const Module;
+            let list = slice::from_raw_parts(list, start.modules as usize)
+                .iter()
+                .map(|module| PhysRange::new(module[0], module[1]));
+            return Some((start, list.take(MAX_RANGES / 2).collect()));
+        }
+        let found = multiboot::parse(slice::from_raw_parts((DIRECT_BASE + info) as *const u8, start.magic as usize))?;
+        start.command_line = found.command_line.map_or(0, |offset| info + offset);
+        start.rsdp = PhysAddr(found.rsdp.map_or(0, |offset| info + offset));
+        start.memory_map = info + found.memory_map.start;
+        start.memory_map_entries = (found.memory_map.len() / size_of::<MemoryMapEntry>()) as u32;
+        Some((start, found.modules))
+    }
 }
 
 /// Maps the image at its link address plus the slide, and gives the slide. Runs one to one, the image relocated for that.
 #[unsafe(link_section = ".init.text")]
-unsafe extern "C" fn map_image(info: *const StartInfo, image: usize) -> usize {
-    // SAFETY: the loader put the structure and the string there, below 4 GiB; nothing has overwritten them.
-    let options = unsafe { text(0, (*info).command_line) };
-    // A bad value is refused by `init`, which can say so.
+unsafe extern "C" fn map_image(info: usize, image: usize) -> usize {
+    // SAFETY: the loader put all of it below 4 GiB; nothing has overwritten it.
+    let options = unsafe { hand_over(info).map_or("", |(start, _)| text(start.command_line)) };
+    // What is malformed is refused later, by who can say so.
     let slide = cmdline::slide(options).unwrap_or(0);
-    let [start, end, text_start, text_end, guard, init_start] = [
-        &raw const __image_start,
-        &raw const __image_end,
-        &raw const __text_start,
-        &raw const __text_end,
-        &raw const __boot_guard,
-        &raw const __init_start,
-    ]
-    .map(|symbol| symbol as usize);
+    let (start, end, guard) = (symbol!(__image_start), symbol!(__image_end), symbol!(__boot_guard));
     // SAFETY: the boot CPU alone runs, and nobody holds a reference to the tables, for which zeros are valid.
     let tables = unsafe { (*TABLES.0.get()).assume_init_mut() };
     let entry = |table: *const u64| table as u64 | PRESENT | WRITE;
@@ -298,9 +335,9 @@ unsafe extern "C" fn map_image(info: *const StartInfo, image: usize) -> usize {
     }
     for page in (start..end).step_by(PAGE_SIZE).filter(|&page| page != guard) {
         let rights = match page {
-            _ if (text_start..text_end).contains(&page) => 0,
+            _ if (symbol!(__text_start)..symbol!(__text_end)).contains(&page) => 0,
             // Boot code and boot data, together until they go.
-            _ if page >= init_start => WRITE,
+            _ if page >= symbol!(__init_start) => WRITE,
             _ => WRITE | NO_EXECUTE,
         };
         tables.image[(page - start) / PAGE_SIZE] = (image + page - start) as u64 | PRESENT | rights;
@@ -311,45 +348,41 @@ unsafe extern "C" fn map_image(info: *const StartInfo, image: usize) -> usize {
 /// At the final address, one to one and direct map still on: makes the hand-over.
 #[unsafe(link_section = ".init.text")]
 unsafe extern "C" fn enter(info: usize, image: usize, slide: usize) -> ! {
-    let direct = |address: usize| (DIRECT_BASE + address) as *const u8;
-    // SAFETY: as in `map_image`; the loader's lists have as many entries as it says. The command line is kept from
-    // others like the rest.
-    let (start, map, modules, command_line) = unsafe {
-        let start = &*direct(info).cast::<StartInfo>();
-        let map =
-            slice::from_raw_parts(direct(start.memory_map).cast::<MemoryMapEntry>(), start.memory_map_entries as usize);
-        let modules = slice::from_raw_parts(direct(start.module_list).cast::<Module>(), start.modules as usize);
-        let command_line = text(DIRECT_BASE, start.command_line);
-        (start, map, modules, command_line)
-    };
+    // SAFETY: as in `map_image`.
+    let found = unsafe { hand_over(info) };
+    let (start, modules) = found.unwrap_or_else(|| panic!("malformed Multiboot2 information at {info:#x}"));
+    let map = (DIRECT_BASE + start.memory_map) as *const MemoryMapEntry;
+    // SAFETY: likewise.
+    let (map, command_line) =
+        unsafe { (slice::from_raw_parts(map, start.memory_map_entries as usize), text(start.command_line)) };
     let mut ram = ArrayVec::<PhysRange, MAX_RANGES>::new();
     let mut reserved = ArrayVec::<PhysRange, MAX_RANGES>::new();
     // The first page holds the BIOS's own data, and its address is what null pointers are.
     reserved.push(PhysRange::new(0, PAGE_SIZE));
-    reserved.push(PhysRange::new(info, size_of::<StartInfo>()));
-    reserved.push(PhysRange::new(start.memory_map, size_of_val(map)));
-    reserved.push(PhysRange::new(start.module_list, size_of_val(modules)));
     reserved.push(PhysRange::new(start.command_line, command_line.len()));
-    reserved.extend(modules.iter().take(MAX_RANGES / 2).map(|module| module.range));
+    // Multiboot2's copy of the root pointer, which has 36 bytes.
+    reserved.push(PhysRange { start: start.rsdp, size: 36 });
+    reserved.extend(modules.iter().copied());
     for entry in map.iter().filter(|entry| entry.range.size > 0) {
-        let list = if entry.kind == RAM { &mut ram } else { &mut reserved };
         // A machine with more ranges than this goes without the last of them.
-        let _ = list.try_push(entry.range);
+        match entry.kind {
+            RAM => bootinfo::add(&mut ram, entry.range),
+            _ => _ = reserved.try_push(entry.range),
+        }
     }
     if let Some(low) = trampoline_pages(&ram, &reserved) {
         cpu::TRAMPOLINE.store(low.start.0, Ordering::Relaxed);
         let _ = reserved.try_push(low);
     }
-    let size = (&raw const __image_end) as usize - (&raw const __image_start) as usize;
     init::main(BootInfo {
-        image: PhysRange::new(image, size),
+        image: PhysRange::new(image, symbol!(__image_end) - symbol!(__image_start)),
         slide,
         direct_base: VirtAddr(DIRECT_BASE),
         direct_boot_limit: PhysAddr(DIRECT_LIMIT),
         user_limit: VirtAddr(USER_LIMIT),
         ram,
         reserved,
-        archive: modules.first().map(|module| module.range),
+        archive: modules.first().copied(),
         command_line,
         tables: Tables::Acpi(start.rsdp),
         boot_cpu: cpu::hardware_id(),

@@ -22,9 +22,10 @@ use core::{
 use raw_cpuid::{CpuId, ExtendedFeatures, FeatureInfo};
 use x86_64::{
     instructions::{
+        interrupts::int3,
         port::Port,
         segmentation::{CS, DS, ES, SS, Segment},
-        tables::load_tss,
+        tables::{lidt, load_tss},
     },
     registers::{
         control::{Cr0, Cr0Flags, Cr2, Cr4, Cr4Flags, Efer, EferFlags},
@@ -33,6 +34,7 @@ use x86_64::{
         segmentation::SegmentSelector,
     },
     structures::{
+        DescriptorTablePointer,
         gdt::{Descriptor, DescriptorFlags, GlobalDescriptorTable},
         tss::TaskStateSegment,
     },
@@ -78,13 +80,6 @@ pub struct ArchCpu(UnsafeCell<(GlobalDescriptorTable, TaskStateSegment)>);
 impl ArchCpu {
     #[expect(clippy::declare_interior_mutable_const, reason = "a start value, copied into each `PerCpu`")]
     pub const NEW: Self = Self(UnsafeCell::new((GlobalDescriptorTable::new(), TaskStateSegment::new())));
-}
-
-/// What `lgdt` and `lidt` read.
-#[repr(C, packed)]
-pub(super) struct TablePointer {
-    pub limit: u16,
-    pub base: u64,
 }
 
 /// # Safety
@@ -466,7 +461,7 @@ pub fn power_off() -> Result<Infallible, abi::Error> {
     const SLEEP_TYPE: u16 = 7 << 10;
     const SLEEP_ENABLE: u16 = 1 << 13;
     const WAIT_NS: u64 = 100_000_000;
-    let tables = MACHINE.0.get().ok_or(abi::Error::Unsupported)?;
+    let tables = MACHINE.get().ok_or(abi::Error::Unsupported)?;
     let (Some(port), Some(kind)) = (tables.pm1a_control, tables.s5_type) else { return Err(abi::Error::Unsupported) };
     let mut port = Port::<u16>::new(port);
     // SAFETY: the tables say that the port is this register; all that runs is meant to end.
@@ -487,7 +482,7 @@ pub fn reboot() -> Result<Infallible, abi::Error> {
     // SAFETY: the tables name the register and its value (ACPI 6.5, 4.8.3.6); 0xFE pulses the reset line of a PC's
     // keyboard controller; without vectors the next exception resets the CPU. All that runs is meant to end.
     unsafe {
-        if let Some((register, value)) = MACHINE.0.get().and_then(|tables| tables.reset.as_ref()) {
+        if let Some((register, value)) = MACHINE.get().and_then(|tables| tables.reset.as_ref()) {
             match register.space {
                 acpi::SPACE_MEMORY => (crate::mm::map_device(PhysRange::new(register.address as usize, 1)).0
                     as *mut u8)
@@ -499,7 +494,8 @@ pub fn reboot() -> Result<Infallible, abi::Error> {
         }
         outb(0x64, 0xFE);
         timer::delay(WAIT_NS);
-        let none = TablePointer { limit: 0, base: 0 };
-        asm!("lidt [{}]", "int3", in(reg) &raw const none, options(noreturn));
+        lidt(&DescriptorTablePointer { limit: 0, base: x86_64::VirtAddr::zero() });
     }
+    int3();
+    halt()
 }

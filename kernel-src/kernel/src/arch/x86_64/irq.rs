@@ -3,7 +3,7 @@
 
 use super::{
     console,
-    cpu::{self, inb, outb, read_msr, write_msr},
+    cpu::{self, read_msr, write_msr},
     machine,
 };
 use crate::{
@@ -14,6 +14,7 @@ use crate::{
     percpu,
 };
 use core::sync::atomic::{AtomicUsize, Ordering};
+use pic8259::ChainedPics;
 
 /// The 8259s' sixteen lines: masked, but a spurious one can still come.
 const LEGACY: u8 = 0x20;
@@ -73,7 +74,12 @@ pub fn write(register: u32, value: u32) {
 
 /// Once, on the boot CPU: all lines masked but the console's.
 pub fn init(info: &BootInfo) {
-    silence_legacy();
+    // SAFETY: both 8259A, used nowhere else: moved, and masked; a machine without them ignores the writes.
+    unsafe {
+        let mut legacy = ChainedPics::new_contiguous(LEGACY);
+        legacy.initialize();
+        legacy.disable();
+    }
     let machine = machine(info);
     if !cpu::has_x2apic() {
         let registers = PhysRange { start: machine.local_apic, size: PAGE_SIZE };
@@ -119,24 +125,6 @@ pub fn init_cpu() {
 /// Which controllers are in use.
 pub fn name() -> &'static str {
     if cpu::has_x2apic() { "x2APIC and I/O APIC" } else { "xAPIC and I/O APIC" }
-}
-
-/// Remaps and masks both 8259A (data sheet: ICW1 to ICW4, OCW1).
-fn silence_legacy() {
-    const MASTER: u16 = 0x20;
-    const SLAVE: u16 = 0xA0;
-    // SAFETY: the controllers' ports, used nowhere else; a machine without them ignores the writes.
-    unsafe {
-        for (port, vector, wiring) in [(MASTER, LEGACY, 4), (SLAVE, LEGACY + 8, 2)] {
-            outb(port, 0x11);
-            outb(port + 1, vector);
-            outb(port + 1, wiring);
-            outb(port + 1, 1);
-            outb(port + 1, 0xFF);
-        }
-        // Reading back orders the writes before what follows on slow buses.
-        inb(SLAVE + 1);
-    }
 }
 
 /// Where an ISA line arrives, and polarity and trigger bits of its redirection entry: edge-triggered, active high and

@@ -22,7 +22,7 @@ use crate::{
     addr::{PhysAddr, PhysRange},
     bootinfo::{BootInfo, Tables},
 };
-use core::cell::OnceCell;
+use spin::Once;
 
 /// What the boot CPU alone writes, before another CPU runs or an interrupt comes.
 #[repr(transparent)]
@@ -31,14 +31,14 @@ struct Shared<T>(T);
 // SAFETY: everything of this type is written by the boot CPU while nobody else is there, and only read from then on.
 unsafe impl<T> Sync for Shared<T> {}
 
-static MACHINE: Shared<OnceCell<acpi::Machine>> = Shared(OnceCell::new());
+static MACHINE: Once<acpi::Machine> = Once::new();
 
 /// What the ACPI tables tell; read on first use, while the boot tables map all of them.
 ///
 /// # Panics
 /// If they are missing or malformed: without them no interrupt can be routed.
 fn machine(info: &BootInfo) -> &'static acpi::Machine {
-    MACHINE.0.get_or_init(|| {
+    MACHINE.call_once(|| {
         let Tables::Acpi(rsdp) = info.tables else {
             panic!("ACPI tables wanted, but the boot loader gave a device tree")
         };

@@ -8,7 +8,7 @@
 
 use super::{
     Shared,
-    cpu::{self, IST_DOUBLE_FAULT, IST_MACHINE_CHECK, IST_NMI, TablePointer},
+    cpu::{self, IST_DOUBLE_FAULT, IST_MACHINE_CHECK, IST_NMI},
     irq, mm,
     task::{BY_SYSCALL, Registers, pop_kept, push_kept},
 };
@@ -20,11 +20,8 @@ use crate::{
     sched, syscall,
     trap::{self, Cause, Fault},
 };
-use core::{
-    arch::{asm, naked_asm},
-    cell::UnsafeCell,
-    mem::offset_of,
-};
+use core::{arch::naked_asm, cell::UnsafeCell, mem::offset_of};
+use x86_64::{instructions::tables::lidt, structures::DescriptorTablePointer};
 
 const VECTORS: usize = 256;
 /// Bytes from one vector's stub to the next.
@@ -65,9 +62,10 @@ pub fn load_vectors(cpu: CpuId) {
         // SAFETY: the boot CPU runs this once, before any CPU has loaded the table.
         unsafe { *table = core::array::from_fn(gate) };
     }
-    let pointer = TablePointer { limit: size_of_val(&IDT) as u16 - 1, base: table as u64 };
+    let pointer =
+        DescriptorTablePointer { limit: size_of_val(&IDT) as u16 - 1, base: x86_64::VirtAddr::from_ptr(table) };
     // SAFETY: the table was built by the boot CPU, before it started others, and never changes.
-    unsafe { asm!("lidt [{}]", in(reg) &raw const pointer, options(readonly, nostack, preserves_flags)) };
+    unsafe { lidt(&pointer) };
 }
 
 /// A 64-bit interrupt gate (SDM vol. 3A, 6.14.1): interrupts go off. Programs may raise only the breakpoint.

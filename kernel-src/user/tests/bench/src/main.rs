@@ -14,7 +14,7 @@ use core::{
 use rt::{
     abi::{Error, Info, MessageInfo},
     assert_err, assert_ok,
-    call::{self, Buffer, Capability, Exit, Message, Place},
+    call::{self, Buffer, Capability, Exit, Message, Place, Until},
     kernel_assert, kernel_assert_eq, kernel_bench, println, test,
     testing::{self, counter, marker, spin},
     thread,
@@ -28,10 +28,14 @@ const SERVER: u64 = u64::MAX;
 /// The same, of the server that gives back what it gets.
 const ECHO: u64 = u64::MAX - 1;
 
+/// The same, of the partner of the notification benchmark.
+const PARTNER: u64 = u64::MAX - 2;
+
 fn main(argument: u64) -> u32 {
     match argument {
         SERVER => serve(Capability(0)),
         ECHO => echo(Capability(0)),
+        PARTNER => answer_signals([Capability(0), Capability(1)]),
         _ => testing::main(argument),
     }
 }
@@ -75,6 +79,9 @@ const CALL_CAPABILITY: [u8; 2] = [19, 20];
 /// Capabilities and objects that come and go.
 const COPY: [u8; 2] = [41, 42];
 const ENDPOINT: [u8; 2] = [43, 44];
+/// Signals that nobody waits for; those of two processes in turn.
+const SIGNAL: [u8; 2] = [51, 52];
+const PING_PONG: [u8; 2] = [53, 54];
 
 /// Round trips, and switches of each thread, that are marked.
 const TIMES: u64 = 256;
@@ -210,6 +217,41 @@ test! {
         }
         // Each was charged, and its memory is back.
         kernel_assert_eq!(objects_used(), used);
+    }
+}
+
+/// Signals the second as often as the first is signalled, until that is with more than one bit.
+fn answer_signals([first, second]: [Capability; 2]) -> u32 {
+    while assert_ok!(call::wait_bits(first, u64::MAX, Until::Done)) == 1 {
+        assert_ok!(call::signal(second, 2));
+    }
+    testing::EXIT_PASSED
+}
+
+test! {
+    fn signals_go_to_another_process_and_back() requires("TST-14 TST-16 NTF-01 PRF-07") {
+        let (ping, pong) = (assert_ok!(call::notification_create()), assert_ok!(call::notification_create()));
+        for n in 1..=TIMES {
+            marker::<{ SIGNAL[0] }>();
+            let signalled = call::signal(ping, n);
+            marker::<{ SIGNAL[1] }>();
+            assert_ok!(signalled);
+        }
+        // All were there.
+        kernel_assert_eq!(assert_ok!(call::wait_bits(ping, u64::MAX, Until::Done)), 2 * TIMES - 1);
+        let give = [ping, pong, Capability::NONE, Capability::NONE];
+        let partner = assert_ok!(call::spawn(Capability(0), "bench", PARTNER, give));
+        for _ in 0..TIMES {
+            marker::<{ PING_PONG[0] }>();
+            let signalled = call::signal(ping, 1);
+            let answered = call::wait_bits(pong, u64::MAX, Until::Done);
+            marker::<{ PING_PONG[1] }>();
+            assert_ok!(signalled);
+            kernel_assert_eq!(assert_ok!(answered), 2);
+        }
+        assert_ok!(call::signal(ping, 3));
+        kernel_assert_eq!(assert_ok!(call::wait(partner)), Exit::Status(testing::EXIT_PASSED));
+        println!("guest: signals {TIMES}");
     }
 }
 

@@ -11,6 +11,7 @@ mod deadlines;
 mod ends;
 mod fuzz;
 mod help;
+mod killed;
 mod long;
 mod names;
 mod replies;

@@ -1,6 +1,6 @@
 //! What this program does in a process of its own, at another process's wish. Slots 0 and on hold what that one gave.
 
-use crate::{carried, fuzz, help, long, names};
+use crate::{carried, fuzz, help, killed, long, names};
 use alloc::{sync::Arc, vec::Vec};
 use core::sync::atomic::{AtomicU64, Ordering};
 use rt::{
@@ -118,8 +118,8 @@ impl Role {
             }),
             Self::Fuzz => fuzz::child(u64::from(value)),
             Self::LongServer => long::serve(Capability(0)),
-            Self::LongClientUntilKilled => killed_among(value, carried::call_once),
-            Self::LongServerUntilKilled => killed_among(value, carried::serve_until_it_fails),
+            Self::LongClientUntilKilled => killed_among(value, killed::call_once),
+            Self::LongServerUntilKilled => killed_among(value, killed::serve_until_it_fails),
             Self::SharePage => beside(|| long::share_page(Capability(0))),
             Self::FixedNames => carried::with_fixed_names(),
             Self::Nested => names::nested(),
