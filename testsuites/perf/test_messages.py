@@ -12,6 +12,7 @@ from harness.plugin.counting import Counted
 
 # Pairs of markers around a thing, and how many of them (kernel-src/user/tests/bench).
 ROUND_TRIP, SWITCH, COPY, ENDPOINT = (7, 8), (9, 10), (41, 42), (43, 44)
+NEAR, FAR = (61, 62), (63, 64)
 SIGNAL, PING_PONG = (51, 52), (53, 54)
 CALLS = {
     "ipc.call.words_0": (11, 12),
@@ -79,6 +80,19 @@ def test_cost_of_a_capability_and_of_an_object(count: Callable[..., Counted], me
     on = counted.session.board
     metric.samples("caps.copy_delete", [span.total for span in copies], unit="instructions", board=on)
     metric.samples("caps.endpoint_create_delete", [span.total for span in endpoints], unit="instructions", board=on)
+
+
+@pytest.mark.needs("release")
+@pytest.mark.requirement("TST-14", "TST-16", "CAP-02", "PRF-07")
+def test_cost_of_a_level_of_look_up(count: Callable[..., Counted], metric: Metric) -> None:
+    counted = count(smp=1, icount=True, args=AWAKE)
+    printed = counted.run("bench:a_name_leads_through_cnodes")
+    levels = int(next(line for line in printed if "guest: levels " in line).split()[-1])
+    near, far = ([totals(span).kernel for span in counted.spans(*pair)] for pair in (NEAR, FAR))
+    assert len(near) == len(far) == TIMES
+    assert all(less < more for less, more in zip(near, far, strict=True))
+    steps = [(more - less) / (levels - 1) for less, more in zip(near, far, strict=True)]
+    metric.samples("caps.look_up.level", steps, unit="instructions", board=counted.session.board)
 
 
 @pytest.mark.needs("release")

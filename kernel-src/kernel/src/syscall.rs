@@ -14,8 +14,8 @@ use crate::{
     sync::{Found, Object, Payer, Quota, Ref, Slot, Step, ending, tree},
 };
 use abi::{
-    ADDRESS_BITS, Call, CapabilityInfo, DEBUG_WRITE_MAX, Error, Info, Kind, NAME_MAX, OWN_PROCESS, OWN_QUOTA, Outcome,
-    Power, Rights,
+    ADDRESS_BITS, Call, CapabilityInfo, DEBUG_WRITE_MAX, Error, Info, NAME_MAX, OWN_PROCESS, OWN_QUOTA, Outcome, Power,
+    Rights,
 };
 use core::sync::atomic::Ordering;
 
@@ -94,11 +94,12 @@ fn own() -> &'static Process {
 fn create<'a, T: Object>(
     place: u64,
     quota: u64,
+    badge: u64,
     make: impl FnOnce(Payer<'a>) -> Result<Ref<T>, Error>,
 ) -> Result<u64, Error> {
     let payer = own().payer(quota)?;
     let (to, name) = own().vacancy(place)?;
-    tree::originate(make(payer)?, to, 0, Rights::ALL);
+    tree::originate(make(payer)?, to, badge, Rights::ALL);
     Ok(name)
 }
 
@@ -146,16 +147,10 @@ fn new_badge(found: &Found, badge: u64) -> Result<u64, Error> {
     if badge == 0 {
         return Ok(old);
     }
-    if found.kind() == Kind::CNode as u64 {
-        return check_guard(badge);
+    if let Some(node) = found.object::<CNode>() {
+        return node.way(badge);
     }
     if old == 0 { Ok(badge) } else { Err(Error::InvalidArgument) }
-}
-
-fn check_guard(guard: u64) -> Result<u64, Error> {
-    let bits = guard >> ADDRESS_BITS;
-    let value = guard & u64::from(u32::MAX);
-    if bits > u64::from(ADDRESS_BITS) || value >> bits != 0 { Err(Error::InvalidArgument) } else { Ok(guard) }
 }
 
 /// After a call that never blocks and has nothing in hand any more, but may have begun an end: steps at that.
@@ -235,7 +230,7 @@ simple! {
     }
 
     EndpointCreate = fn endpoint_create(place, quota) {
-        create(place, quota, Endpoint::new)
+        create(place, quota, 0, Endpoint::new)
     }
 
     Power = fn power(resource, action) {
@@ -252,7 +247,7 @@ simple! {
     }
 
     CNodeCreate = fn cnode_create(bits, place, quota) {
-        create(place, quota, |payer| CNode::new(payer, bits))
+        create(place, quota, bits, |payer| CNode::new(payer, bits))
     }
 
     CapCopy = fn cap_copy(to, to_index, from, from_index, how, badge) {
@@ -307,7 +302,9 @@ simple! {
         let to = UserPtr::new(to)?;
         let mut info = CapabilityInfo { kind: 0, rights: 0, badge: 0, generation: slot.generation(), object: 0 };
         if let Some(found) = slot.look_up() {
-            let (kind, rights, badge) = (found.kind(), found.rights().0, found.content.badge);
+            let badge = found.content.badge;
+            let badge = found.object::<CNode>().map_or(badge, |node| node.guard(badge));
+            let (kind, rights) = (found.kind(), found.rights().0);
             info = CapabilityInfo { kind, rights, badge, generation: found.generation(), object: found.id() };
         }
         if generation != 0 && generation != info.generation {
@@ -337,19 +334,19 @@ simple! {
                 OWN_PROCESS => own(),
                 name => own().object(name, Rights::MANAGE)?.0,
             };
-            let (_, slot, found) = own().object::<CNode>(root, Rights::NONE)?;
-            process.set_names(slot, &found, check_guard(guard)?).map(|()| 0)
+            let (node, slot, found) = own().object::<CNode>(root, Rights::NONE)?;
+            process.set_names(slot, &found, node.way(guard)?).map(|()| 0)
         })();
         take_steps();
         done
     }
 
     SaveReply = fn save_reply(place, quota) {
-        create(place, quota, |payer| Reply::new(payer, sched::current()))
+        create(place, quota, 0, |payer| Reply::new(payer, sched::current()))
     }
 
     NotificationCreate = fn notification_create(place, quota) {
-        create(place, quota, Notification::new)
+        create(place, quota, 0, Notification::new)
     }
 
     NotificationBind = fn notification_bind(name, binds) {
@@ -364,7 +361,7 @@ simple! {
     }
 
     QuotaCreate = fn quota_create(quota, bytes, objects, place) {
-        create(place, quota, |payer| Quota::new(payer, bytes, objects))
+        create(place, quota, 0, |payer| Quota::new(payer, bytes, objects))
     }
 
     QuotaRead = fn quota_read(quota, to) {

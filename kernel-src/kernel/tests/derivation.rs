@@ -2,7 +2,7 @@
 //!
 //! Proves: CAP-12, CAP-13, CAP-25, PRF-08, TST-24
 
-use kernel::sync::{Content, Derivation, Slot, Step};
+use kernel::sync::{Content, Derivation, GENERATION_MAX, MARK, Slot, Step};
 use proptest::prelude::*;
 use std::ptr;
 
@@ -294,6 +294,27 @@ fn a_name_of_an_earlier_filling_never_matches() {
     assert!(!tree.derive(&slot, &old, target.claim().unwrap(), ORIGINAL));
     assert!(!tree.relocate(&slot, &old, target.claim().unwrap()));
     assert!(target.look_up().is_none() && target.claim().is_some());
+}
+
+#[test]
+fn only_a_full_slot_shows_its_mark() {
+    let facts = MARK | (1 << 28) - 1;
+    let marked = Content { facts, ..ORIGINAL };
+    let [slot, target, plain] = [const { () }; 3].map(|()| Slot::default());
+    let mut tree = Derivation::default();
+    assert!(slot.look_up_marked().is_none());
+    tree.originate(slot.claim().unwrap().at_generation(GENERATION_MAX - 2).unwrap(), marked);
+    let found = slot.look_up_marked().unwrap();
+    assert_eq!((found.content, found.generation()), (marked, GENERATION_MAX - 2));
+    assert!(tree.derive(&slot, &found, plain.claim().unwrap(), ORIGINAL));
+    assert!(plain.look_up().is_some() && plain.look_up_marked().is_none());
+    assert!(tree.relocate(&slot, &found, target.claim().unwrap()));
+    assert!(slot.look_up_marked().is_none(), "an empty one");
+    assert_eq!(slot.generation(), GENERATION_MAX, "closed, for its numbers are used up");
+    let moved = target.look_up_marked().unwrap();
+    assert_eq!(moved.content, marked);
+    assert!(tree.begin_delete(&target, &moved));
+    assert!(target.look_up_marked().is_none() && target.dying().is_some(), "one being deleted");
 }
 
 #[test]

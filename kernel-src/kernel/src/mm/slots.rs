@@ -34,12 +34,6 @@ impl SlotTable {
         self.bits
     }
 
-    /// The slot that the lowest bits of `address` choose.
-    pub fn at(&self, address: u64) -> &Slot {
-        // SAFETY: there are `1 << bits`, until `free`, which comes once nobody looks anything up here.
-        unsafe { self.slots.get_unchecked(address as usize & ((1 << self.bits) - 1)) }
-    }
-
     /// Gives the frames back; there are no slots any more.
     pub fn free(&mut self) {
         self.slots = &[];

@@ -74,6 +74,20 @@ impl CNode {
         &self.table
     }
 
+    /// What stands for a guard as the badge of its capability, so that look-up need not work it out: in the lower half
+    /// how many bits of an address it takes in all, in the upper half what those are where they choose slot 0.
+    pub fn way(&self, guard: u64) -> Result<u64, Error> {
+        let (bits, value) = (guard >> ADDRESS_BITS, guard & u64::from(u32::MAX));
+        let taken = bits + u64::from(self.bits());
+        let fits = taken <= ADDRESS_BITS.into() && value >> bits == 0;
+        if fits { Ok(value << self.bits() << ADDRESS_BITS | taken) } else { Err(Error::InvalidArgument) }
+    }
+
+    /// The guard that a way stands for.
+    pub fn guard(&self, way: u64) -> u64 {
+        abi::guard(way as u32 - self.bits(), (way >> ADDRESS_BITS >> self.bits()) as u32)
+    }
+
     /// `owner` hears when the table and all that was in it are gone. False where others may keep it.
     pub fn tell(&self, owner: Ref<Process>) -> bool {
         let is_private = self.private.load(Ordering::Relaxed);
@@ -102,28 +116,30 @@ impl Drop for CNode {
 #[inline]
 pub fn resolve<'a>(root: &'a Slot, address: u64, depth: u32, rights: Rights) -> Result<&'a Slot, Error> {
     let mut slot = root;
-    let mut left = depth;
-    // At each CNode: the bits that are left, and no others.
-    let mut address = address & ((1 << depth) - 1);
+    let mut left = depth as i32;
+    // In the lower half, from its highest bit on, what is left of the address; zeros follow.
+    let mut address = address << (ADDRESS_BITS - depth) & u64::from(u32::MAX);
     loop {
-        let found = slot.look_up().ok_or(Error::DepthTooLong)?;
-        let node: &'a CNode = found.object().ok_or(Error::DepthTooLong)?;
-        let guard = found.content.badge;
-        let bits = node.table.bits();
-        left = left.checked_sub(bits + (guard >> 32) as u32).ok_or(Error::DepthTooShort)?;
-        let taken = address >> left;
-        if taken >> bits != guard & u64::from(u32::MAX) {
-            return Err(Error::GuardMismatch);
+        let (node, found) = tree::marked::<CNode>(slot).ok_or(Error::DepthTooLong)?;
+        let way = found.content.badge;
+        address <<= way & 63;
+        let index = (address ^ way) >> ADDRESS_BITS;
+        address &= u64::from(u32::MAX);
+        let taken = way as i32;
+        let Some(next) = node.slots().get(index as usize) else {
+            return Err(if taken > left { Error::DepthTooShort } else { Error::GuardMismatch });
+        };
+        slot = next;
+        left -= taken;
+        if left <= 0 {
+            break match left {
+                0 if found.rights().have(rights) => Ok(slot),
+                0 => Err(Error::NoRight),
+                _ => Err(Error::DepthTooShort),
+            };
         }
-        slot = node.table.at(taken);
-        if left == 0 {
-            return if found.rights().have(rights) { Ok(slot) } else { Err(Error::NoRight) };
-        }
-        address &= (1 << left) - 1;
     }
 }
 
-/// The guard, as it stands in a badge, that makes one CNode of `bits` take a whole address.
-pub const fn whole_guard(bits: u32) -> u64 {
-    abi::guard(ADDRESS_BITS - bits, 0)
-}
+/// The way through a CNode that takes a whole address, and whose guard is zeros.
+pub const WHOLE_WAY: u64 = ADDRESS_BITS as u64;

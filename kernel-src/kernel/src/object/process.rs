@@ -9,7 +9,6 @@ use super::{
 use crate::{
     addr::{PhysAddr, VirtAddr},
     arch,
-    config::CSPACE_BITS,
     cpio::Archive,
     elf::Program,
     mm::{MapFlags, paging, space::Space},
@@ -81,7 +80,7 @@ impl Process {
             registered: Link::new(),
         })?;
         let root = process.roots[0].claim().ok_or(Error::Occupied)?;
-        tree::originate(CNode::new_root(payer)?, root, cnode::whole_guard(CSPACE_BITS), Rights::ALL);
+        tree::originate(CNode::new_root(payer)?, root, cnode::WHOLE_WAY, Rights::ALL);
         Ok(process)
     }
 
@@ -153,7 +152,7 @@ impl Process {
         }
         let root = self.names().look_up().ok_or(Error::NoSlot)?;
         let node: &CNode = root.object().ok_or(Error::NoSlot)?;
-        if root.content.badge != cnode::whole_guard(node.bits()) {
+        if root.content.badge != cnode::WHOLE_WAY {
             return Err(Error::NoSlot);
         }
         if !root.rights().have(Rights::WRITE) {
@@ -166,12 +165,12 @@ impl Process {
     }
 
     /// Names start at another CNode from now on. `Occupied` while another CPU does the same.
-    pub fn set_names(&self, from: &Slot, found: &Found, guard: u64) -> Result<(), Error> {
+    pub fn set_names(&self, from: &Slot, found: &Found, way: u64) -> Result<(), Error> {
         let life = self.life.lock();
         let set = self.roots_set.load(Ordering::Relaxed);
         let [current, other] = [set, set + 1].map(|root| &self.roots[root % 2]);
         let next = other.claim().ok_or(Error::Occupied)?;
-        if life.ended.is_some() || !tree::derive(from, found, next, guard, found.rights()) {
+        if life.ended.is_some() || !tree::derive(from, found, next, way, found.rights()) {
             return Err(Error::InvalidCapability);
         }
         // From now on others may have looked things up in a root that was this process's alone.

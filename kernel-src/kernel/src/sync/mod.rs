@@ -17,7 +17,7 @@ mod atomics {
 pub(crate) use list::linked;
 pub use list::{Link, Linked, List};
 pub use owned::{Anchor, Owned};
-pub use slot::{Claimed, Content, Derivation, Found, GENERATION_MAX, Slot, Step, Via};
+pub use slot::{Claimed, Content, Derivation, Found, GENERATION_MAX, MARK, Slot, Step, Via};
 pub use spin::{Rank, Spin, SpinGuard};
 
 #[cfg(target_os = "none")]

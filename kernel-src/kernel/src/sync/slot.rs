@@ -17,8 +17,14 @@ const FULL: u64 = 2;
 const DYING: u64 = 3;
 /// Its table ends: it is never filled again.
 const CLOSED: u64 = 4;
+/// The bits of a tag: state, facts, generation, and in the highest the mark, which only a full slot has.
 const STATE: u64 = 7;
-const GENERATION_SHIFT: u32 = 3;
+const FACTS_SHIFT: u32 = 3;
+const GENERATION_SHIFT: u32 = 31;
+const MARKED: u64 = 1 << 63;
+/// The fact that [`Slot::look_up_marked`] asks for; others are below `1 << 28`.
+pub const MARK: u64 = MARKED >> FACTS_SHIFT;
+const FACTS: u64 = MARK | (1 << (GENERATION_SHIFT - FACTS_SHIFT)) - 1;
 /// The last number of a filling. A slot that has had it is closed for ever: no number comes again.
 pub const GENERATION_MAX: u64 = u32::MAX as u64;
 
@@ -26,12 +32,10 @@ pub const GENERATION_MAX: u64 = u32::MAX as u64;
 #[derive(Default)]
 #[repr(C, align(64))]
 pub struct Slot {
-    /// Generation and state; every change of what the slot holds counts the generation up.
+    /// State, facts and generation; every change of what the slot holds counts the generation up.
     tag: AtomicU64,
     object: AtomicUsize,
     badge: AtomicU64,
-    /// Kind of the object and rights, as the owner of the object reads them.
-    facts: AtomicU64,
     first_child: AtomicPtr<Slot>,
     /// The next of those that came from the same capability.
     next: AtomicPtr<Slot>,
@@ -45,6 +49,7 @@ pub struct Content {
     /// The object's address, or whatever else stands for it; 0 is as good as any.
     pub object: usize,
     pub badge: u64,
+    /// Kind of the object and rights, as the owner of the object reads them.
     pub facts: u64,
 }
 
@@ -60,7 +65,7 @@ impl Found {
     /// Number of this filling of the slot; it never comes again.
     #[must_use]
     pub const fn generation(&self) -> u64 {
-        self.tag >> GENERATION_SHIFT
+        generation_of(self.tag)
     }
 }
 
@@ -84,24 +89,31 @@ impl Slot {
     /// What the slot holds, by loads alone.
     #[must_use]
     pub fn look_up(&self) -> Option<Found> {
-        self.read(FULL)
+        self.read(|tag| tag & STATE == FULL)
+    }
+
+    /// The same, if it is marked.
+    #[must_use]
+    pub fn look_up_marked(&self) -> Option<Found> {
+        self.read(|tag| tag & MARKED != 0)
     }
 
     /// What is being deleted from the slot.
     #[must_use]
     pub fn dying(&self) -> Option<Found> {
-        self.read(DYING)
+        self.read(|tag| tag & STATE == DYING)
     }
 
-    fn read(&self, state: u64) -> Option<Found> {
+    #[inline(always)]
+    fn read(&self, is: impl FnOnce(u64) -> bool) -> Option<Found> {
         let tag = self.tag.load(Ordering::Acquire);
-        if tag & STATE != state {
+        if !is(tag) {
             return None;
         }
         let content = Content {
             object: self.object.load(Ordering::Relaxed),
             badge: self.badge.load(Ordering::Relaxed),
-            facts: self.facts.load(Ordering::Relaxed),
+            facts: tag >> FACTS_SHIFT & FACTS,
         };
         fence(Ordering::Acquire);
         (self.tag.load(Ordering::Relaxed) == tag).then_some(Found { content, tag })
@@ -117,7 +129,7 @@ impl Slot {
     #[must_use]
     pub fn generation(&self) -> u64 {
         let tag = self.tag.load(Ordering::Relaxed);
-        (tag >> GENERATION_SHIFT) + u64::from(tag & STATE == EMPTY)
+        generation_of(tag) + u64::from(tag & STATE == EMPTY)
     }
 
     /// Claims the slot, if it is empty.
@@ -130,7 +142,7 @@ impl Slot {
         self.tag.compare_exchange(tag, with_state(tag, BUSY), Ordering::Acquire, Ordering::Relaxed).ok()?;
         // Whoever sees the new content sees that the tag has changed.
         fence(Ordering::Release);
-        Some(Claimed { slot: self, empty: tag, generation: counted_up(tag) >> GENERATION_SHIFT })
+        Some(Claimed { slot: self, empty: tag, generation: generation_of(counted_up(tag)) })
     }
 
     /// Closes an empty slot for ever; false where it is not empty.
@@ -143,7 +155,7 @@ impl Slot {
 
     fn empty(&self) {
         let next = counted_up(self.tag.load(Ordering::Relaxed));
-        let state = if next >> GENERATION_SHIFT < GENERATION_MAX { EMPTY } else { CLOSED };
+        let state = if generation_of(next) < GENERATION_MAX { EMPTY } else { CLOSED };
         self.tag.store(with_state(next, state), Ordering::Release);
     }
 }
@@ -168,8 +180,8 @@ impl Claimed<'_> {
     fn fill(self, content: Content) {
         self.slot.object.store(content.object, Ordering::Relaxed);
         self.slot.badge.store(content.badge, Ordering::Relaxed);
-        self.slot.facts.store(content.facts, Ordering::Relaxed);
-        self.slot.tag.store(self.generation << GENERATION_SHIFT | FULL, Ordering::Release);
+        let facts = (content.facts & FACTS) << FACTS_SHIFT;
+        self.slot.tag.store(self.generation << GENERATION_SHIFT | facts | FULL, Ordering::Release);
         core::mem::forget(self);
     }
 }
@@ -180,8 +192,13 @@ impl Drop for Claimed<'_> {
     }
 }
 
+/// Another state than full.
 const fn with_state(tag: u64, state: u64) -> u64 {
-    tag & !STATE | state
+    tag & !(STATE | MARKED) | state
+}
+
+const fn generation_of(tag: u64) -> u64 {
+    (tag & !MARKED) >> GENERATION_SHIFT
 }
 
 const fn counted_up(tag: u64) -> u64 {

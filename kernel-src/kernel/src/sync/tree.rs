@@ -5,7 +5,7 @@
 
 use super::{
     Counted, Header, Ref,
-    slot::{Claimed, Content, Found, Slot, Step},
+    slot::{Claimed, Content, Found, MARK, Slot, Step},
 };
 use abi::Rights;
 use core::{
@@ -13,8 +13,16 @@ use core::{
     sync::atomic::{AtomicU64, Ordering},
 };
 
-const KIND: u64 = 0xFF;
-const RIGHTS_SHIFT: u32 = 8;
+const KIND: u64 = 0x1F;
+const RIGHTS_SHIFT: u32 = 5;
+
+/// CNodes are marked, for a look-up that passes many.
+const MARKED: u64 = abi::Kind::CNode as u64;
+
+const fn facts(kind: u64, rights: Rights) -> u64 {
+    let mark = if kind == MARKED { MARK } else { 0 };
+    mark | kind | rights.0 << RIGHTS_SHIFT
+}
 
 /// How often a capability to a CNode has left its slot: until the next time, an address that led to a slot leads there.
 static WAYS: AtomicU64 = AtomicU64::new(0);
@@ -58,23 +66,36 @@ impl Found {
     }
 
     pub const fn rights(&self) -> Rights {
-        Rights(self.content.facts >> RIGHTS_SHIFT)
+        Rights(self.content.facts >> RIGHTS_SHIFT & Rights::ALL.0)
     }
 
     /// The object, if it is a `T`.
     pub fn object<'a, T: Object>(&self) -> Option<&'a T> {
-        if self.kind() != T::KIND as u64 {
-            return None;
-        }
-        // SAFETY: the kind says that the header is in a `T`, there; as for its life, see `header`.
-        Some(unsafe { &*((self.content.object - T::HEADER) as *const T) })
+        // SAFETY: so says the kind.
+        (self.kind() == T::KIND as u64).then(|| unsafe { self.object_unchecked() })
     }
+
+    /// # Safety
+    /// It is a `T`.
+    unsafe fn object_unchecked<'a, T: Object>(&self) -> &'a T {
+        // SAFETY: the header is in a `T`, there; as for its life, see `header`.
+        unsafe { &*((self.content.object - T::HEADER) as *const T) }
+    }
+}
+
+/// What a slot holds, and the object, if it is one of the kind that is marked.
+#[inline(always)]
+pub fn marked<'a, T: Object>(slot: &Slot) -> Option<(&'a T, Found)> {
+    const { assert!(T::KIND as u64 == MARKED) };
+    let found = slot.look_up_marked()?;
+    // SAFETY: `facts` says so.
+    Some((unsafe { found.object_unchecked() }, found))
 }
 
 /// Fills a slot with the first capability to an object, and with the share in it.
 pub fn originate<T: Object>(object: Ref<T>, to: Claimed<'_>, badge: u64, rights: Rights) {
     let header = NonNull::from(object.header());
-    let facts = T::KIND as u64 | rights.0 << RIGHTS_SHIFT;
+    let facts = facts(T::KIND as u64, rights);
     // The capabilities hold the share from now on.
     let _: NonNull<T> = object.into_pointer();
     // SAFETY: that share keeps the object.
@@ -85,7 +106,7 @@ pub fn originate<T: Object>(object: Ref<T>, to: Claimed<'_>, badge: u64, rights:
 /// Fills a slot with a child of what was found. False, with `to` empty again, where that is gone.
 #[must_use]
 pub fn derive(from: &Slot, found: &Found, to: Claimed<'_>, badge: u64, rights: Rights) -> bool {
-    let facts = found.kind() | rights.0 << RIGHTS_SHIFT;
+    let facts = facts(found.kind(), rights);
     found.header().tree.lock().derive(from, found, to, Content { object: found.content.object, badge, facts })
 }
 

@@ -79,6 +79,9 @@ const CALL_CAPABILITY: [u8; 2] = [19, 20];
 /// Capabilities and objects that come and go.
 const COPY: [u8; 2] = [41, 42];
 const ENDPOINT: [u8; 2] = [43, 44];
+/// A capability that is read through one CNode, and through [`LEVELS`].
+const NEAR: [u8; 2] = [61, 62];
+const FAR: [u8; 2] = [63, 64];
 /// Signals that nobody waits for; those of two processes in turn.
 const SIGNAL: [u8; 2] = [51, 52];
 const PING_PONG: [u8; 2] = [53, 54];
@@ -217,6 +220,33 @@ test! {
         }
         // Each was charged, and its memory is back.
         kernel_assert_eq!(objects_used(), used);
+    }
+}
+
+/// Goes so many times as far as [`NEAR`].
+const LEVELS: u32 = 8;
+
+test! {
+    fn a_name_leads_through_cnodes() requires("TST-14 TST-16 CAP-02 CAP-21 PRF-07") {
+        // A CNode that has itself in its slot 5, so that each four bits of an address lead there again.
+        const BITS: u32 = 4;
+        let node = assert_ok!(call::cnode_create(BITS.into()));
+        let itself = Place::within(node, 5, BITS);
+        assert_ok!(call::cap_copy(itself, node));
+        let way = (0..LEVELS).fold(0, |way, _| way << BITS | 5);
+        for _ in 0..TIMES {
+            marker::<{ NEAR[0] }>();
+            let near = call::cap_read(black_box(itself));
+            marker::<{ NEAR[1] }>();
+            marker::<{ FAR[0] }>();
+            let far = call::cap_read(black_box(Place::within(node, way, LEVELS * BITS)));
+            marker::<{ FAR[1] }>();
+            let near = assert_ok!(near);
+            kernel_assert_eq!(near.object, assert_ok!(call::cap_read(node)).object);
+            kernel_assert_eq!(near, assert_ok!(far));
+        }
+        assert_ok!(call::close(node));
+        println!("guest: levels {LEVELS}");
     }
 }
 

@@ -154,11 +154,16 @@ test! {
             }
             assert_ok!(call::cap_delete(guarded));
         }
-        // No address is long enough for this one.
+        // The longest takes a whole address.
         let guarded = Capability(61);
-        assert_ok!(call::cap_mint(guarded, table.name, Rights::ALL, guard(32, u32::MAX)));
-        for depth in 1..=32 {
+        assert_ok!(call::cap_mint(guarded, table.name, Rights::ALL, guard(31, u32::MAX >> 1)));
+        for depth in 1..=31 {
             assert_err!(call::cap_read(Place::within(guarded, u64::MAX >> 32, depth)), Error::DepthTooShort);
+        }
+        kernel_assert_eq!(assert_ok!(call::cap_read(guarded)).badge, guard(31, u32::MAX >> 1));
+        // No address is long enough for this one.
+        for longer in [guard(32, 0), guard(32, u32::MAX)] {
+            assert_err!(call::cap_mint(Capability(62), table.name, Rights::ALL, longer), Error::InvalidArgument);
         }
     }
 }
