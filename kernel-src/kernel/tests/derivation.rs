@@ -298,9 +298,9 @@ fn a_name_of_an_earlier_filling_never_matches() {
 
 #[test]
 fn only_a_full_slot_shows_its_mark() {
-    let facts = MARK | (1 << 28) - 1;
+    let facts = MARK | ((1 << 28) - 1);
     let marked = Content { facts, ..ORIGINAL };
-    let [slot, target, plain] = [const { () }; 3].map(|()| Slot::default());
+    let [slot, target, plain] = [Slot::default(), Slot::default(), Slot::default()];
     let mut tree = Derivation::default();
     assert!(slot.look_up_marked().is_none());
     tree.originate(slot.claim().unwrap().at_generation(GENERATION_MAX - 2).unwrap(), marked);

@@ -114,7 +114,7 @@ impl Drop for CNode {
 /// `depth` CNodes at the latest, also where one contains itself. The capability to the last, which has the slot, must
 /// have `rights`; those before only show the way.
 #[inline]
-pub fn resolve<'a>(root: &'a Slot, address: u64, depth: u32, rights: Rights) -> Result<&'a Slot, Error> {
+pub fn resolve(root: &Slot, address: u64, depth: u32, rights: Rights) -> Result<&Slot, Error> {
     let mut slot = root;
     let mut left = depth as i32;
     // In the lower half, from its highest bit on, what is left of the address; zeros follow.

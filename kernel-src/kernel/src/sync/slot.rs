@@ -24,7 +24,7 @@ const GENERATION_SHIFT: u32 = 31;
 const MARKED: u64 = 1 << 63;
 /// The fact that [`Slot::look_up_marked`] asks for; others are below `1 << 28`.
 pub const MARK: u64 = MARKED >> FACTS_SHIFT;
-const FACTS: u64 = MARK | (1 << (GENERATION_SHIFT - FACTS_SHIFT)) - 1;
+const FACTS: u64 = MARK | ((1 << (GENERATION_SHIFT - FACTS_SHIFT)) - 1);
 /// The last number of a filling. A slot that has had it is closed for ever: no number comes again.
 pub const GENERATION_MAX: u64 = u32::MAX as u64;
 
