@@ -4,7 +4,6 @@
 //! follows the trailer is not looked at: boot loaders pad there.
 
 use core::str;
-use displaydoc::Display;
 
 /// Magic and thirteen fields of eight hexadecimal digits.
 const HEADER_SIZE: usize = 110;
@@ -28,21 +27,6 @@ pub struct Member<'a> {
     pub data: &'a [u8],
 }
 
-/// Why an archive is refused; `at` is the offset of the header of a member, or of the trailer.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Display)]
-pub enum CpioError {
-    /// cpio member at {at:#x}: wanted magic 070701
-    Magic { at: usize },
-    /// cpio member at {at:#x}: wanted eight hexadecimal digits in field {field}
-    Digits { at: usize, field: usize },
-    /// cpio member at {at:#x}: wanted a name in UTF-8 that ends with its only zero byte
-    Name { at: usize },
-    /// cpio member at {at:#x}: wanted {wanted:#x} bytes of archive, found {found:#x}
-    Truncated { at: usize, wanted: usize, found: usize },
-}
-
-impl core::error::Error for CpioError {}
-
 struct Entry<'a> {
     member: Member<'a>,
     regular: bool,
@@ -50,12 +34,13 @@ struct Entry<'a> {
 }
 
 impl<'a> Archive<'a> {
-    pub fn parse(bytes: &'a [u8]) -> Result<Self, CpioError> {
+    /// None where a member is malformed, or the trailer is missing.
+    pub fn parse(bytes: &'a [u8]) -> Option<Self> {
         let (archive, mut at) = (Self(bytes), 0);
         while let Some(entry) = archive.entry(at)? {
             at = entry.next;
         }
-        Ok(archive)
+        Some(archive)
     }
 
     /// All regular files, in the archive's order.
@@ -63,7 +48,7 @@ impl<'a> Archive<'a> {
         let archive = *self;
         let mut at = 0;
         let entries = core::iter::from_fn(move || {
-            let entry = archive.entry(at).ok()??;
+            let entry = archive.entry(at)??;
             at = entry.next;
             Some(entry)
         });
@@ -75,31 +60,21 @@ impl<'a> Archive<'a> {
         self.members().find(|member| member.name == name)
     }
 
-    /// None for the trailer.
-    fn entry(self, at: usize) -> Result<Option<Entry<'a>>, CpioError> {
-        let header = self.slice(at, at, HEADER_SIZE)?;
-        if !header.starts_with(MAGIC) {
-            return Err(CpioError::Magic { at });
-        }
-        let field = |field: usize| {
-            let from = MAGIC.len() + 8 * field;
-            digits(&header[from..from + 8]).ok_or(CpioError::Digits { at, field })
-        };
-        let name = self.slice(at, at + HEADER_SIZE, field(NAME_SIZE)?)?;
-        let name = match name.split_last() {
-            Some((0, name)) if !name.contains(&0) => str::from_utf8(name).map_err(|_| CpioError::Name { at })?,
-            _ => return Err(CpioError::Name { at }),
-        };
+    /// The member at `at`, or none for the trailer. None where it is malformed.
+    fn entry(self, at: usize) -> Option<Option<Entry<'a>>> {
+        let header = self.slice(at, HEADER_SIZE)?.strip_prefix(MAGIC)?;
+        let field = |field: usize| digits(&header[8 * field..8 * field + 8]);
+        let (0, name) = self.slice(at + HEADER_SIZE, field(NAME_SIZE)?)?.split_last()? else { return None };
+        let name = str::from_utf8(name).ok().filter(|name| !name.contains('\0'))?;
         let start = (at + HEADER_SIZE + name.len() + 1).next_multiple_of(4);
-        let data = self.slice(at, start, field(FILE_SIZE)?)?;
+        let data = self.slice(start, field(FILE_SIZE)?)?;
         let regular = field(MODE)? & TYPE_MASK == REGULAR;
         let entry = Entry { member: Member { name, data }, regular, next: (start + data.len()).next_multiple_of(4) };
-        Ok((name != TRAILER).then_some(entry))
+        Some((name != TRAILER).then_some(entry))
     }
 
-    fn slice(self, member: usize, from: usize, size: usize) -> Result<&'a [u8], CpioError> {
-        let wanted = from.saturating_add(size);
-        self.0.get(from..wanted).ok_or(CpioError::Truncated { at: member, wanted, found: self.0.len() })
+    fn slice(self, from: usize, size: usize) -> Option<&'a [u8]> {
+        self.0.get(from..from.saturating_add(size))
     }
 }
 

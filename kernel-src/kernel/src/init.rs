@@ -1,7 +1,6 @@
 //! From the boot hand-over to the first user program, one stage after the other.
 
 use crate::{
-    addr::PhysRange,
     arch,
     bootinfo::BootInfo,
     cmdline::{self, Options},
@@ -15,10 +14,10 @@ use crate::{
 };
 use abi::Rights;
 use core::sync::atomic::{AtomicUsize, Ordering};
+use spin::Once;
 
 static SLIDE: AtomicUsize = AtomicUsize::new(0);
-static ARCHIVE_START: AtomicUsize = AtomicUsize::new(0);
-static ARCHIVE_SIZE: AtomicUsize = AtomicUsize::new(0);
+static ARCHIVE: Once<Archive<'static>> = Once::new();
 static CPU_LIMIT: AtomicUsize = AtomicUsize::new(MAX_CPUS);
 
 /// Distance of the image from its link address.
@@ -28,8 +27,7 @@ pub fn slide() -> usize {
 
 /// The boot archive; `NotFound` if there is none, or if it is broken.
 pub fn archive() -> Result<Archive<'static>, abi::Error> {
-    let range = PhysRange::new(ARCHIVE_START.load(Ordering::Relaxed), ARCHIVE_SIZE.load(Ordering::Relaxed));
-    Archive::parse(mm::firmware_bytes(range)).map_err(|_| abi::Error::NotFound)
+    ARCHIVE.get().copied().ok_or(abi::Error::NotFound)
 }
 
 /// The kernel proper, on the boot stack and the boot tables, with one CPU.
@@ -58,15 +56,14 @@ pub fn main(info: BootInfo) -> ! {
     let (total, free, boots) = (usage.total >> 10, usage.free >> 10, ring.boots());
     log::stage(format_args!("memory: {total} KiB, {free} KiB free, boot {boots} in this log at {:#x}", place.start.0));
     log::adopt(ring);
-    if let Some(range) = info.archive {
-        ARCHIVE_START.store(range.start.0, Ordering::Relaxed);
-        ARCHIVE_SIZE.store(range.size, Ordering::Relaxed);
-    }
 
     paging::init(&info).expect("memory for the kernel's page tables");
     arch::console::remap();
     let leaves =
         paging::audit().unwrap_or_else(|at| panic!("page at {at:?} is writable and executable, or the user's"));
+    if let Some(archive) = info.archive.and_then(|range| Archive::parse(mm::firmware_bytes(range))) {
+        ARCHIVE.call_once(|| archive);
+    }
     log::stage(format_args!("paging: {} levels, {leaves} mappings, none writable and executable", arch::mm::levels()));
 
     let cpus = arch::cpu::cpus(&info);

@@ -5,8 +5,8 @@
 use kernel::{
     addr::VirtAddr,
     cmdline::{self, Options},
-    cpio::{Archive, CpioError},
-    elf::{ElfError, Program},
+    cpio::Archive,
+    elf::Program,
 };
 use proptest::{prelude::*, sample::Index};
 
@@ -99,23 +99,22 @@ mod archive {
     }
 
     #[test]
-    fn what_breaks_the_format_is_refused_by_offset() {
+    fn what_breaks_the_format_is_refused() {
         let good = archive(&[("init".into(), b"12345".to_vec())]);
         let second = 112;
         let with = |at: usize, bytes: &[u8]| {
             let mut bad = good.clone();
             bad[at..at + bytes.len()].copy_from_slice(bytes);
-            Archive::parse(&bad).map(|_| ()).unwrap_err()
+            Archive::parse(&bad).is_none()
         };
-        assert_eq!(with(second + 5, b"7"), CpioError::Magic { at: second });
-        assert_eq!(with(second + 6 + 8 * 6, b"0000000g"), CpioError::Digits { at: second, field: 6 });
-        assert_eq!(with(second + 6 + 8 * 11, b"00000000"), CpioError::Name { at: second });
-        assert_eq!(with(second + 6 + 8 * 11, b"00000004"), CpioError::Name { at: second });
-        assert_eq!(with(second + 110, b"\xFF"), CpioError::Name { at: second });
-        assert_eq!(with(second + 111, b"\0"), CpioError::Name { at: second });
-        assert!(matches!(with(second + 6 + 8 * 6, b"ffffffff"), CpioError::Truncated { at: 112, .. }));
-        assert_eq!(Archive::parse(&[]).map(|_| ()), Err(CpioError::Truncated { at: 0, wanted: 110, found: 0 }));
-        assert_eq!(CpioError::Magic { at: 112 }.to_string(), "cpio member at 0x70: wanted magic 070701");
+        assert!(!with(second + 5, b"1") && !with(second + 6 + 8 * 6, b"00000005") && !with(second + 110, b"j"));
+        assert!(with(second + 5, b"7"), "the magic number");
+        assert!(with(second + 6 + 8 * 6, b"0000000g"), "a digit");
+        // No name, one that ends too early, one that is no text, and one with a zero byte within.
+        assert!(with(second + 6 + 8 * 11, b"00000000") && with(second + 6 + 8 * 11, b"00000004"));
+        assert!(with(second + 110, b"\xFF") && with(second + 111, b"\0"));
+        assert!(with(second + 6 + 8 * 6, b"ffffffff"), "more than there is");
+        assert!(Archive::parse(&[]).is_none());
     }
 
     fn members() -> impl Strategy<Value = Vec<(String, Vec<u8>)>> {
@@ -148,7 +147,7 @@ mod archive {
             }
             let cut = keep.index(bytes.len());
             for bytes in [&bytes[..], &bytes[..cut]] {
-                if let Ok(read) = Archive::parse(bytes) {
+                if let Some(read) = Archive::parse(bytes) {
                     prop_assert!(read.members().map(|member| member.data.len()).sum::<usize>() <= bytes.len());
                 }
             }
@@ -159,8 +158,7 @@ mod archive {
             let bytes = archive(&members);
             // The trailer's own padding is not needed.
             let cut = keep.index(bytes.len() - 3);
-            let refused = matches!(Archive::parse(&bytes[..cut]), Err(CpioError::Truncated { .. }));
-            prop_assert!(refused);
+            prop_assert!(Archive::parse(&bytes[..cut]).is_none());
         }
     }
 }
@@ -218,8 +216,8 @@ mod program {
         file
     }
 
-    fn refused(headers: &[Header]) -> ElfError {
-        Program::parse(&file(0x40_0000, headers), MACHINE, LIMIT).map(|_| ()).unwrap_err()
+    fn refused(headers: &[Header]) -> bool {
+        Program::parse(&file(0x40_0000, headers), MACHINE, LIMIT).is_none()
     }
 
     #[test]
@@ -238,32 +236,36 @@ mod program {
 
     #[test]
     fn what_cannot_be_mapped_is_refused() {
-        assert_eq!(refused(&[Header { flags: 7, ..TEXT }]), ElfError::WritableCode { segment: 0 });
-        assert_eq!(refused(&[TEXT, Header { memory_size: 0x7F, ..DATA }]), ElfError::FileLarger { segment: 1 });
-        assert_eq!(refused(&[TEXT, Header { offset: 0x1101, ..DATA }]), ElfError::Misaligned { segment: 1 });
-        assert_eq!(refused(&[TEXT, Header { address: 0x40_0100, ..DATA }]), ElfError::Order { segment: 1 });
-        assert_eq!(refused(&[DATA, TEXT]), ElfError::Order { segment: 1 });
-        assert_eq!(refused(&[TEXT, Header { kind: 2, ..DATA }]), ElfError::NotStatic { segment: 1 });
-        assert_eq!(refused(&[TEXT, Header { kind: 3, ..DATA }]), ElfError::NotStatic { segment: 1 });
-        for (address, memory_size) in
-            [(0x100, 0x100), (LIMIT as u64 - 0xF00, 0xF01), (u64::MAX - 0xEFF, 0x1000), (0x40_1100, u64::MAX)]
-        {
-            let found = refused(&[Header { address, memory_size, ..DATA }]);
-            assert!(matches!(found, ElfError::Address { segment: 0, .. }), "{found:?}");
+        // Each differs in one thing from what is accepted.
+        assert!(!refused(&[TEXT]) && !refused(&[TEXT, DATA]) && !refused(&[TEXT, Header { kind: 4, ..DATA }]));
+        assert!(refused(&[Header { flags: 7, ..TEXT }]), "writable and executable");
+        assert!(refused(&[TEXT, Header { memory_size: 0x7F, ..DATA }]), "larger in the file");
+        assert!(refused(&[TEXT, Header { offset: 0x1101, ..DATA }]), "not congruent");
+        assert!(refused(&[TEXT, Header { offset: 0x1100, address: 0x40_0100, ..DATA }]), "two in a page");
+        assert!(refused(&[DATA, TEXT]), "descending");
+        assert!(refused(&[TEXT, Header { kind: 2, ..DATA }]), "for a dynamic linker");
+        assert!(refused(&[TEXT, Header { kind: 3, ..DATA }]), "for a dynamic linker");
+        for (address, memory_size) in [(0x100, 0x80), (0x40_1100, u64::MAX)] {
+            assert!(refused(&[Header { address, memory_size, ..DATA }, TEXT]), "{address:#x}");
+        }
+        for (address, memory_size) in [(LIMIT as u64 - 0xF00, 0xF01), (u64::MAX - 0xEFF, 0x1000)] {
+            assert!(refused(&[TEXT, Header { address, memory_size, ..DATA }]), "{address:#x}");
         }
         for (offset, file_size) in [(0x1100, 0x101), (u64::MAX - 0xEFF, 0x80), (0x1100, u64::MAX)] {
-            let found = refused(&[TEXT, Header { offset, file_size, memory_size: u64::MAX, ..DATA }]);
-            assert!(matches!(found, ElfError::Truncated { found: 0x1200, .. }), "{found:?}");
+            let memory_size = LIMIT as u64 / 2;
+            assert!(refused(&[TEXT, Header { offset, file_size, memory_size, ..DATA }]), "{offset:#x}");
         }
-        assert_eq!(refused(&[Header { address: 0x50_0000, ..TEXT }]), ElfError::Entry { found: 0x40_0000 });
-        assert_eq!(refused(&[Header { flags: READ, ..TEXT }]), ElfError::Entry { found: 0x40_0000 });
-        assert_eq!(refused(&[]), ElfError::Entry { found: 0x40_0000 });
+        let reach = Header { memory_size: LIMIT as u64 / 2, file_size: 0x100, ..DATA };
+        assert!(!refused(&[TEXT, reach]));
+        assert!(refused(&[Header { address: 0x50_0000, ..TEXT }]), "the entry is nowhere");
+        assert!(refused(&[Header { flags: READ, ..TEXT }]), "the entry is not in code");
+        assert!(refused(&[]));
     }
 
     #[test]
     fn the_last_page_below_the_limit_may_be_used() {
         let last = Header { address: LIMIT as u64 - 0xF00, file_size: 0, memory_size: 0xF00, ..DATA };
-        assert!(Program::parse(&file(0x40_0000, &[TEXT, last]), MACHINE, LIMIT).is_ok());
+        assert!(Program::parse(&file(0x40_0000, &[TEXT, last]), MACHINE, LIMIT).is_some());
     }
 
     #[test]
@@ -272,20 +274,14 @@ mod program {
         let with = |at: usize, value: u8| {
             let mut bad = good.clone();
             bad[at] = value;
-            Program::parse(&bad, MACHINE, LIMIT).map(|_| ())
+            Program::parse(&bad, MACHINE, LIMIT).is_none()
         };
-        assert_eq!(with(0, 0x7F), Ok(()));
-        for (at, value) in [(0, 0), (4, 1), (5, 2), (6, 0)] {
-            assert_eq!(with(at, value), Err(ElfError::Ident));
+        assert!(!with(0, 0x7F));
+        // Magic, class, byte order, version; type, machine, size and number of program headers.
+        for (at, value) in [(0, 0), (4, 1), (5, 2), (6, 0), (16, 3), (18, 62), (54, 32), (57, 0xFF)] {
+            assert!(with(at, value), "{value:#x} at {at}");
         }
-        assert_eq!(with(16, 3), Err(ElfError::Type { found: 3 }));
-        assert_eq!(with(18, 62), Err(ElfError::Machine { wanted: 243, found: 62 }));
-        assert_eq!(with(54, 32), Err(ElfError::HeaderSize { found: 32 }));
-        assert_eq!(with(57, 0xFF), Err(ElfError::Truncated { wanted: 64 + 56 * 0xFF01, found: 0x1200 }));
-        assert_eq!(
-            Program::parse(&good[..63], MACHINE, LIMIT).map(|_| ()),
-            Err(ElfError::Truncated { wanted: 64, found: 63 })
-        );
+        assert!(Program::parse(&good[..63], MACHINE, LIMIT).is_none());
     }
 
     fn any_header() -> impl Strategy<Value = Header> {
@@ -302,7 +298,7 @@ mod program {
 
     /// What the loader relies on.
     fn check(file: &[u8], limit: usize) -> Result<bool, TestCaseError> {
-        let Ok(program) = Program::parse(file, MACHINE, limit) else { return Ok(false) };
+        let Some(program) = Program::parse(file, MACHINE, limit) else { return Ok(false) };
         let (mut free, mut entry) = (1, false);
         for segment in program.segments() {
             let end = segment.start.0 + segment.memory_size;

@@ -318,7 +318,7 @@ pub fn spawn(
 ) -> Result<Ref<Process>, Error> {
     let file = archive.find(name).ok_or(Error::NotFound)?;
     let limit = paging::user_limit().0;
-    let program = Program::parse(file.data, arch::task::ELF_MACHINE, limit).map_err(|_| Error::InvalidProgram)?;
+    let program = Program::parse(file.data, arch::task::ELF_MACHINE, limit).ok_or(Error::InvalidProgram)?;
     let mut space = Space::new(payer)?;
     for segment in program.segments() {
         space.map_anonymous(segment.start, segment.memory_size, segment.flags, segment.file)?;
