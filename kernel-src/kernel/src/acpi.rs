@@ -24,8 +24,8 @@ const HEADER_SIZE: usize = 36;
 const RSDP_SIZE: usize = 20;
 const RSDP2_SIZE: usize = 36;
 /// Generic address spaces (table 5.1).
-pub const SPACE_MEMORY: u8 = 0;
-pub const SPACE_PORTS: u8 = 1;
+const SPACE_MEMORY: usize = 0;
+const SPACE_PORTS: usize = 1;
 
 /// Reads so many bytes of tables at an address; none where there is nothing to be read.
 pub type Memory<'a> = dyn Fn(PhysAddr, usize) -> Option<&'a [u8]> + 'a;
@@ -42,8 +42,8 @@ pub struct Machine {
     pub pm1a_control: Option<u16>,
     /// `SLP_TYPa` of the state S5.
     pub s5_type: Option<u8>,
-    /// The reset register, and what is written there.
-    pub reset: Option<(GenericAddress, u8)>,
+    /// Port of the reset register, and what is written there.
+    pub reset: Option<(u16, u8)>,
     /// Port of the power management timer; whether it has 32 bits (else 24).
     pub pm_timer: Option<(u32, bool)>,
     pub hpet: Option<PhysAddr>,
@@ -63,13 +63,6 @@ pub struct Override {
     pub gsi: u32,
     /// Polarity and trigger (table 5.26).
     pub flags: u16,
-}
-
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct GenericAddress {
-    /// [`SPACE_MEMORY`], [`SPACE_PORTS`], or another.
-    pub space: u8,
-    pub address: u64,
 }
 
 /// ACPI
@@ -96,8 +89,6 @@ pub enum AcpiError {
     /// wanted at most {limit} {what}, found more
     TooMany { what: &'static str, limit: usize },
 }
-
-impl core::error::Error for AcpiError {}
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Signature(pub [u8; 4]);
@@ -202,15 +193,9 @@ impl<'a> Table<'a> {
         self.number::<N>(offset).unwrap_or(0)
     }
 
-    /// A generic address structure (5.2.3.2), if it is there and not 0.
-    fn address(&self, offset: usize) -> Option<GenericAddress> {
-        let address = self.later::<8>(offset + 4) as u64;
-        (address != 0).then(|| GenericAddress { space: self.later::<1>(offset) as u8, address })
-    }
-
-    /// The address of such a structure, if it is in that space.
-    fn address_in(&self, space: u8, offset: usize) -> Option<usize> {
-        self.address(offset).filter(|found| found.space == space).map(|found| found.address as usize)
+    /// The address of a generic address structure (5.2.3.2), if it is there, in that space and not 0.
+    fn address_in(&self, space: usize, offset: usize) -> Option<usize> {
+        Some(self.later::<8>(offset + 4)).filter(|address| *address != 0 && self.later::<1>(offset) == space)
     }
 }
 
@@ -220,10 +205,11 @@ fn read_fadt(fadt: &Table<'_>, memory: &Memory<'_>, machine: &mut Machine) -> Re
     const TIMER_32_BIT: usize = 1 << 8;
     let flags = fadt.number::<4>(112)?;
     let port = |old: usize, new| if old != 0 { Some(old) } else { fadt.address_in(SPACE_PORTS, new) };
-    machine.pm1a_control = port(fadt.number::<4>(64)?, 172).and_then(|port| u16::try_from(port).ok());
+    let number = |port: Option<usize>| port.and_then(|port| u16::try_from(port).ok());
+    machine.pm1a_control = number(port(fadt.number::<4>(64)?, 172));
     machine.pm_timer = port(fadt.number::<4>(76)?, 208).map(|port| (port as u32, flags & TIMER_32_BIT != 0));
     if flags & RESET_SUPPORTED != 0 {
-        machine.reset = fadt.address(116).map(|register| (register, fadt.later::<1>(128) as u8));
+        machine.reset = number(fadt.address_in(SPACE_PORTS, 116)).map(|port| (port, fadt.later::<1>(128) as u8));
     }
     let dsdt = match fadt.later::<8>(140) {
         0 => fadt.number::<4>(40)?,

@@ -54,11 +54,11 @@ address!(
 );
 
 /// A CPU as the kernel counts them: dense, the boot CPU is 0.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Default)]
 pub struct CpuId(pub usize);
 
 /// A CPU as the machine numbers it: APIC id, MPIDR affinity, hart id; sparse.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct HardwareId(pub u64);
 
 /// Nanoseconds since boot.

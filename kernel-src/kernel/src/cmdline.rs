@@ -27,8 +27,6 @@ pub struct OptionError<'a> {
     pub wanted: &'static str,
 }
 
-impl core::error::Error for OptionError<'_> {}
-
 impl Options {
     /// Reads every known word; the others are for [`unknown`].
     pub fn parse(line: &str) -> Result<Self, OptionError<'_>> {

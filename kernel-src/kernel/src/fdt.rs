@@ -62,8 +62,6 @@ pub enum FdtError {
     Depth,
 }
 
-impl core::error::Error for FdtError {}
-
 impl<'a> Fdt<'a> {
     /// Bytes of the whole blob, from its header alone.
     pub fn total_size(header: &[u8; HEADER_SIZE]) -> Result<usize, FdtError> {

@@ -70,8 +70,6 @@ pub fn main(info: BootInfo) -> ! {
     smp::allocate(&cpus).expect("memory for per-CPU data");
     arch::cpu::install(percpu::all()[0]);
     percpu::this().active_root.set(paging::kernel_root());
-    #[cfg(debug_assertions)]
-    percpu::check_lock_order();
     jitter::init(options.seed);
     arch::cpu::init_cpu();
     arch::irq::init(&info);

@@ -10,22 +10,25 @@ use crate::sync::Rank;
 use crate::{
     addr::{CpuId, HardwareId, PhysAddr, VirtAddr},
     arch,
+    config::MAX_CPUS,
     object::Thread,
     sched::RunQueue,
     sync::Ref,
 };
+use arrayvec::ArrayVec;
 use core::{
-    cell::Cell,
-    ptr::{self, NonNull},
-    sync::atomic::{AtomicBool, AtomicPtr, AtomicU64, Ordering},
+    cell::{Cell, UnsafeCell},
+    ptr::NonNull,
+    sync::atomic::{AtomicBool, AtomicU64, Ordering},
 };
 
+#[derive(Default)]
 #[repr(C, align(128))]
 pub struct PerCpu {
     /// Its own address, so that one load gives a pointer where a segment gives only offsets.
-    pub this: *const PerCpu,
-    /// The thread that runs here in user mode; null while idle. Its `Frame` lies at offset 0.
-    pub current: Cell<*const Thread>,
+    pub this: Option<NonNull<PerCpu>>,
+    /// The thread that runs here in user mode; none while idle. Its `Frame` lies at offset 0.
+    pub current: Cell<Option<NonNull<Thread>>>,
     /// Where the kernel's stack starts.
     pub stack_top: VirtAddr,
     /// For trap stubs only.
@@ -67,33 +70,14 @@ pub struct PerCpu {
 unsafe impl Sync for PerCpu {}
 
 impl PerCpu {
-    #[must_use]
     pub fn new(id: CpuId, hardware: HardwareId, stack_top: VirtAddr) -> Self {
-        Self {
-            this: ptr::null(),
-            current: Cell::new(ptr::null()),
-            stack_top,
-            scratch: [const { Cell::new(0) }; 3],
-            id,
-            hardware,
-            arch: arch::cpu::ArchCpu::NEW,
-            queue: RunQueue::new(),
-            blocked: Cell::new(false),
-            reschedule: Cell::new(false),
-            sliced: Cell::new(false),
-            active_root: Cell::new(PhysAddr(0)),
-            left: AtomicU64::new(0),
-            asleep: AtomicBool::new(false),
-            online: AtomicBool::new(false),
-            timer_interrupts: AtomicU64::new(0),
-            ipis_received: AtomicU64::new(0),
-            ipis_sent: AtomicU64::new(0),
-            idle_entries: AtomicU64::new(0),
-            #[cfg(debug_assertions)]
-            held: Cell::new(0),
-            jitter: Cell::new(0),
-            reported: AtomicBool::new(false),
-        }
+        Self { id, hardware, stack_top, ..Self::default() }
+    }
+}
+
+impl Default for RunQueue {
+    fn default() -> Self {
+        Self::new()
     }
 }
 
@@ -110,37 +94,27 @@ pub fn this() -> &'static PerCpu {
 pub fn current() -> Option<&'static Thread> {
     // SAFETY: `current` holds a share in the thread (see `set_current`), given up only on this CPU, in
     // `sched::leave`, which keeps no reference over it.
-    unsafe { this().current.get().as_ref() }
+    this().current.get().map(|thread| unsafe { thread.as_ref() })
 }
 
 /// Makes `thread` the one that trap stubs save into; gives back the one before.
 pub fn set_current(thread: Option<Ref<Thread>>) -> Option<Ref<Thread>> {
-    let next = thread.map_or(ptr::null(), |thread| thread.into_pointer().as_ptr().cast_const());
-    let before = this().current.replace(next);
     // SAFETY: every pointer in `current` came from `into_pointer`, and leaves it here, once.
-    NonNull::new(before.cast_mut()).map(|before| unsafe { Ref::from_pointer(before) })
+    this().current.replace(thread.map(Ref::into_pointer)).map(|before| unsafe { Ref::from_pointer(before) })
 }
 
 /// As `set_current`, on a CPU that has a current thread, which it gives back, and with it the next one.
 pub fn switch_current(cpu: &PerCpu, next: Ref<Thread>) -> (Ref<Thread>, &'static Thread) {
     let next = next.into_pointer();
-    let before = cpu.current.replace(next.as_ptr().cast_const());
+    let before = cpu.current.replace(Some(next));
     // SAFETY: as in `set_current` and `current`; a thread that has just entered the kernel is the current one.
-    unsafe { (Ref::from_pointer(NonNull::new_unchecked(before.cast_mut())), next.as_ref()) }
+    unsafe { (Ref::from_pointer(before.unwrap_unchecked()), next.as_ref()) }
 }
 
-#[cfg(debug_assertions)]
-static CHECKING: AtomicBool = AtomicBool::new(false);
-
-/// From now on the order of locks is checked; every CPU that runs has its `PerCpu`.
-#[cfg(debug_assertions)]
-pub fn check_lock_order() {
-    CHECKING.store(true, Ordering::Release);
-}
-
+/// The order of locks is checked once every CPU that runs has its `PerCpu`.
 #[cfg(debug_assertions)]
 fn change_held(change: impl FnOnce(u32) -> u32) {
-    if CHECKING.load(Ordering::Acquire) {
+    if !all().is_empty() {
         this().held.set(change(this().held.get()));
     }
 }
@@ -168,24 +142,23 @@ pub fn count(counter: &AtomicU64) {
     counter.store(counter.load(Ordering::Relaxed) + 1, Ordering::Relaxed);
 }
 
-/// All CPUs of the machine, in order of their numbers; filled once by `smp`.
-static CPUS: AtomicPtr<&'static PerCpu> = AtomicPtr::new(ptr::null_mut());
-static COUNT: AtomicU64 = AtomicU64::new(0);
+struct Cpus(UnsafeCell<ArrayVec<&'static PerCpu, MAX_CPUS>>);
 
-/// Makes `cpus` what [`all`] gives.
-pub fn publish(cpus: &'static mut [&'static PerCpu]) {
-    let count = cpus.len();
-    CPUS.store(cpus.as_mut_ptr(), Ordering::Relaxed);
-    COUNT.store(count as u64, Ordering::Release);
+// SAFETY: written by `publish` alone, while one CPU runs, and only read from then on.
+unsafe impl Sync for Cpus {}
+
+/// All CPUs of the machine, in order of their numbers.
+static CPUS: Cpus = Cpus(UnsafeCell::new(ArrayVec::new_const()));
+
+/// Makes `cpus` what [`all`] gives; once, before another CPU is started.
+pub fn publish(cpus: &[&'static PerCpu]) {
+    // SAFETY: no other CPU runs, and nobody here goes through the list meanwhile.
+    unsafe { (*CPUS.0.get()).extend(cpus.iter().copied()) };
 }
 
 /// Every CPU that the machine has, online or not.
 #[must_use]
 pub fn all() -> &'static [&'static PerCpu] {
-    let count = COUNT.load(Ordering::Acquire) as usize;
-    if count == 0 {
-        return &[];
-    }
-    // SAFETY: `publish` stored a pointer and length of one `&'static` slice, pointer first.
-    unsafe { core::slice::from_raw_parts(CPUS.load(Ordering::Relaxed), count) }
+    // SAFETY: as `Cpus` says.
+    unsafe { &*CPUS.0.get() }
 }

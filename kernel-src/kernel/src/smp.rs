@@ -5,22 +5,22 @@ use crate::{
     arch,
     config::{CPU_START_WAIT_NS, KERNEL_STACK_SIZE, MAX_CPUS},
     log,
-    mm::{paging, place},
+    mm::{frames, paging},
     percpu::{self, PerCpu},
     sched,
 };
 use arrayvec::ArrayVec;
 use core::{
     fmt,
+    ptr::NonNull,
     sync::atomic::{AtomicUsize, Ordering},
 };
 
 /// Why a CPU could not be told to start.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum StartError {
-    /// Firmware's own error number.
+    /// Firmware's own error number, or 0 where a CPU did not react.
     Refused(i64),
-    AlreadyOn,
     /// The machine names no way that this kernel knows.
     Unsupported,
 }
@@ -34,13 +34,14 @@ pub fn online() -> usize {
 
 /// Gives every CPU its data and a guarded stack; the first is the one that runs this.
 pub fn allocate(cpus: &ArrayVec<HardwareId, MAX_CPUS>) -> Result<(), abi::Error> {
-    let table = place::slice(cpus.len(), |index| {
+    let mut made = ArrayVec::<_, MAX_CPUS>::new();
+    for (index, hardware) in cpus.iter().enumerate() {
         let stack = paging::allocate_stack(KERNEL_STACK_SIZE)?;
-        let cpu: &'static mut PerCpu = place::object(|| PerCpu::new(CpuId(index), cpus[index], stack))?;
-        cpu.this = &raw const *cpu;
-        Ok(&*cpu)
-    })?;
-    percpu::publish(table);
+        let cpu = frames::place(|| PerCpu::new(CpuId(index), *hardware, stack))?;
+        cpu.this = Some(NonNull::from(&*cpu));
+        made.push(&*cpu);
+    }
+    percpu::publish(&made);
     Ok(())
 }
 

@@ -7,7 +7,11 @@ use crate::{
     percpu::{self, PerCpu},
     sched,
 };
-use core::fmt;
+use arrayvec::ArrayString;
+use displaydoc::Display;
+
+/// Longer than any architecture's registers in text.
+const REGISTERS_SIZE: usize = 2048;
 
 /// What went wrong in user mode, in words that all architectures share.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -20,51 +24,47 @@ pub struct Fault {
     pub code: u64,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// What happened, as reports say it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Display)]
+#[ignore_extra_doc_attributes]
 #[cfg_attr(not(target_arch = "x86_64"), allow(dead_code, reason = "only x86_64 has exceptions of every kind"))]
 pub enum Cause {
+    /// read fault
     ReadFault,
+    /// write fault
     WriteFault,
+    /// fetch fault
     FetchFault,
+    /// misaligned access
     Misaligned,
+    /// illegal instruction
     IllegalInstruction,
+    /// privileged instruction
     PrivilegedInstruction,
+    /// breakpoint
     Breakpoint,
+    /// single step
     SingleStep,
+    /// divide error
     DivideError,
+    /// floating-point exception
     FloatingPoint,
+    /// floating point disabled
     FloatingPointDisabled,
+    /// bounds or overflow
     BoundsOrOverflow,
+    /// stack or segment fault
     StackOrSegment,
+    /// hardware error
     HardwareError,
+    /// double fault
     DoubleFault,
+    /// non-maskable interrupt
     NonMaskable,
+    /// {0}
+    ///
     /// Known to the architecture, and none of the above: its own name.
     Other(&'static str),
-}
-
-impl fmt::Display for Cause {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::ReadFault => "read fault",
-            Self::WriteFault => "write fault",
-            Self::FetchFault => "fetch fault",
-            Self::Misaligned => "misaligned access",
-            Self::IllegalInstruction => "illegal instruction",
-            Self::PrivilegedInstruction => "privileged instruction",
-            Self::Breakpoint => "breakpoint",
-            Self::SingleStep => "single step",
-            Self::DivideError => "divide error",
-            Self::FloatingPoint => "floating-point exception",
-            Self::FloatingPointDisabled => "floating point disabled",
-            Self::BoundsOrOverflow => "bounds or overflow",
-            Self::StackOrSegment => "stack or segment fault",
-            Self::HardwareError => "hardware error",
-            Self::DoubleFault => "double fault",
-            Self::NonMaskable => "non-maskable interrupt",
-            Self::Other(name) => name,
-        })
-    }
 }
 
 /// A system call that may block; the caller's registers are saved, the pc behind the instruction.
@@ -79,7 +79,7 @@ pub fn fault(fault: Fault) -> ! {
     let thread = sched::current();
     let process = thread.process();
     crate::log::locked(|out| {
-        use fmt::Write;
+        use core::fmt::Write;
         let address = fault.address.map_or(0, |address| address.0);
         writeln!(
             out,
@@ -91,7 +91,10 @@ pub fn fault(fault: Fault) -> ! {
             fault.pc.0
         )?;
         writeln!(out, "fault:   cpu {} code {:#x}", percpu::this().id.0, fault.code)?;
-        thread.frame.with(|frame| write!(log_indent(out), "{frame}"))
+        let mut registers = ArrayString::<REGISTERS_SIZE>::new();
+        // There is room for all of them.
+        let _ = thread.frame.with(|frame| write!(registers, "{frame}"));
+        registers.lines().try_for_each(|line| writeln!(out, "fault: {line}"))
     });
     object::end_process(process, abi::EXIT_FAULT | u64::from(fault.code as u32));
     sched::leave()
@@ -101,29 +104,6 @@ pub fn fault(fault: Fault) -> ! {
 pub extern "C" fn interrupted() -> ! {
     crate::jitter::pause();
     sched::leave()
-}
-
-/// Puts `fault: ` before each line.
-fn log_indent<W: fmt::Write>(out: &mut W) -> Indent<'_, W> {
-    Indent { out, at_start: true }
-}
-
-struct Indent<'a, W> {
-    out: &'a mut W,
-    at_start: bool,
-}
-
-impl<W: fmt::Write> fmt::Write for Indent<'_, W> {
-    fn write_str(&mut self, text: &str) -> fmt::Result {
-        for piece in text.split_inclusive('\n') {
-            if self.at_start {
-                self.out.write_str("fault: ")?;
-            }
-            self.out.write_str(piece)?;
-            self.at_start = piece.ends_with('\n');
-        }
-        Ok(())
-    }
 }
 
 /// The kernel's own promise to trap stubs: a thread's registers are at its start.

@@ -3,7 +3,7 @@
 //! Proves: SMP-08, TST-24
 
 use kernel::{
-    acpi::{self, AcpiError, GenericAddress, IoApic, Machine, Override},
+    acpi::{self, AcpiError, IoApic, Machine, Override},
     addr::PhysAddr,
 };
 use proptest::{prelude::*, sample::Index};
@@ -165,7 +165,7 @@ fn both_kinds_of_root_lead_to_the_same_machine() {
         );
         assert_eq!((machine.pm1a_control, machine.pm_timer), (Some(0x604), Some((0x608, true))));
         assert_eq!(machine.s5_type, Some(5));
-        assert_eq!(machine.reset, Some((GenericAddress { space: 1, address: 0xCF9 }, 0xF)));
+        assert_eq!(machine.reset, Some((0xCF9, 0xF)));
         assert_eq!(machine.hpet, Some(PhysAddr(0xFED0_0000)));
     }
 }

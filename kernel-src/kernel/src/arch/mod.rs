@@ -18,7 +18,7 @@
 //! - `enable_input_interrupt()`: from then on `irq::console_input()` is called
 //!
 //! `cpu`
-//! - `ArchCpu`: what this architecture keeps a CPU (`const NEW`); field `arch` of `PerCpu`
+//! - `ArchCpu`: what this architecture keeps a CPU (`Default`); field `arch` of `PerCpu`
 //! - `percpu() -> *const PerCpu` in one instruction; `install(&'static PerCpu)`
 //! - `init_cpu()`: control registers, descriptor tables, vectors, protections; on every CPU, once `install` is done
 //! - `start(HardwareId, &'static PerCpu) -> Result<(), StartError>`: returns when the CPU was told; it

@@ -41,13 +41,6 @@ impl Default for FrameInfo {
     }
 }
 
-/// A block given back that is not out: freed twice, with another order, or never allocated.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct NotAllocated {
-    pub frame: usize,
-    pub order: usize,
-}
-
 pub struct Buddy<'a> {
     info: &'a mut [FrameInfo],
     first_frame: usize,
@@ -101,16 +94,15 @@ impl<'a> Buddy<'a> {
         Some(self.first_frame + index as usize)
     }
 
-    /// Takes back what `allocate(order)` gave; nothing is done if it did not.
-    pub fn free(&mut self, frame: usize, order: usize) -> Result<(), NotAllocated> {
+    /// Takes back what `allocate(order)` gave; false, and nothing done, if it is not out: freed twice, with another order,
+    /// or never allocated.
+    pub fn free(&mut self, frame: usize, order: usize) -> bool {
         let entry = frame.checked_sub(self.first_frame).and_then(|index| self.info.get(index));
-        match entry {
-            Some(FrameInfo { state: State::Allocated(given), .. }) if usize::from(*given) == order => {
-                self.put(frame, order);
-                Ok(())
-            }
-            _ => Err(NotAllocated { frame, order }),
+        let is_out = entry.is_some_and(|entry| entry.state == State::Allocated(order as u8));
+        if is_out {
+            self.put(frame, order);
         }
+        is_out
     }
 
     /// Changes how many have an allocated frame beside the first; false, and nothing done, where `change` gives none, or

@@ -105,7 +105,7 @@ fn release(block: PhysAddr, order: usize) {
         unsafe { super::direct(block).write_bytes(0xA5, PAGE_SIZE << order) };
     }
     if let Some(buddy) = FRAMES.lock().as_mut() {
-        buddy.free(block.page_number(), order).expect("a block that was allocated with this order");
+        assert!(buddy.free(block.page_number(), order), "{block:?} was not allocated with order {order}");
     }
 }
 
@@ -114,6 +114,17 @@ pub fn allocate_kernel(order: usize) -> Result<PhysAddr, abi::Error> {
     let block = allocate(order)?;
     KERNEL.fetch_add(PAGE_SIZE << order, Ordering::Relaxed);
     Ok(block)
+}
+
+/// Makes a value that is kept for ever, in pages of its own, so that no other CPU's data shares a cache line with it.
+pub fn place<T>(make: impl FnOnce() -> T) -> Result<&'static mut T, abi::Error> {
+    let pages = size_of::<T>().div_ceil(PAGE_SIZE);
+    let at = super::direct(allocate_kernel(pages.next_power_of_two().ilog2() as usize)?).cast::<T>();
+    // SAFETY: the block is large enough and aligned to a page, and nobody else's for ever.
+    unsafe {
+        at.write(make());
+        Ok(&mut *at)
+    }
 }
 
 /// Gives back what `allocate_kernel` gave.
@@ -154,7 +165,6 @@ pub fn give_back(range: PhysRange) {
 }
 
 /// Bytes, as [`abi::Info`] tells them.
-#[derive(Clone, Copy)]
 pub struct Usage {
     pub total: usize,
     pub free: usize,

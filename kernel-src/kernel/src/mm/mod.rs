@@ -9,8 +9,6 @@ pub mod frames;
 #[cfg(target_os = "none")]
 pub mod paging;
 #[cfg(target_os = "none")]
-pub mod place;
-#[cfg(target_os = "none")]
 pub mod ring;
 #[cfg(target_os = "none")]
 pub(crate) mod slab;

@@ -188,29 +188,29 @@ impl Tables {
         None
     }
 
-    /// Frees the tables below the first `entries` entries of the root, and hands every 4 KiB page mapped there to `page`.
-    /// No CPU may have the tree active.
-    pub fn clear_user(&mut self, page: &mut impl FnMut(PhysAddr)) {
-        let top = arch::mm::levels() - 1;
+    /// Frees all of the user's tables but the root, and hands every 4 KiB page mapped there to `page`. No CPU may have the
+    /// tree active.
+    pub fn clear_user(&mut self, page: fn(PhysAddr)) {
         let entries = if arch::mm::SHARED_ROOT { ENTRIES / 2 } else { ENTRIES };
-        self.clear(self.root, top, entries, page);
+        visit(self.root, arch::mm::levels() - 1, entries, VirtAddr(0), &mut |entry, level, _| {
+            let address = arch::mm::address(entry, level);
+            if arch::mm::is_leaf(entry, level) { page(address) } else { frames::free_kernel(address, 0) }
+        });
     }
+}
 
-    fn clear(&mut self, table: PhysAddr, level: usize, entries: usize, page: &mut impl FnMut(PhysAddr)) {
-        for index in 0..entries {
-            let entry = entry_at(table, VirtAddr(index << (PAGE_SHIFT + INDEX_BITS * level)), level);
-            // SAFETY: an entry of a table of this tree; the tree is not active, and `&mut self` its only user.
-            let value = unsafe { entry.replace(0) };
-            if !arch::mm::is_present(value) {
-                continue;
+/// Shows what the first `entries` of a table map, and all below: the value of an entry, its level, and the address that it
+/// is for; a table's entry after those of the table. Nobody else writes the tree meanwhile.
+fn visit(table: PhysAddr, level: usize, entries: usize, base: VirtAddr, see: &mut impl FnMut(u64, usize, VirtAddr)) {
+    for index in 0..entries {
+        let offset = index << (PAGE_SHIFT + INDEX_BITS * level);
+        // SAFETY: an entry of a table of a tree of which, by the caller's promise, nobody is a writer.
+        let entry = unsafe { *entry_at(table, VirtAddr(offset), level) };
+        if arch::mm::is_present(entry) {
+            if !arch::mm::is_leaf(entry, level) {
+                visit(arch::mm::address(entry, level), level - 1, ENTRIES, base.add(offset), see);
             }
-            let address = arch::mm::address(value, level);
-            if arch::mm::is_leaf(value, level) {
-                page(address);
-            } else {
-                self.clear(address, level - 1, ENTRIES, page);
-                frames::free_kernel(address, 0);
-            }
+            see(entry, level, base.add(offset));
         }
     }
 }
@@ -327,27 +327,15 @@ pub fn share_kernel_half(root: PhysAddr) {
 /// Checks the tables that are in force: nothing of the kernel is both writable and executable, nothing is the user's.
 /// Gives the number of leaves seen.
 pub fn audit() -> Result<usize, VirtAddr> {
-    with_kernel(|tables| audit_table(tables.root, arch::mm::levels() - 1, 0))
-}
-
-fn audit_table(table: PhysAddr, level: usize, base: usize) -> Result<usize, VirtAddr> {
-    let mut leaves = 0;
-    for index in 0..ENTRIES {
-        let offset = index << (PAGE_SHIFT + INDEX_BITS * level);
-        // SAFETY: an entry of the kernel's tables, locked by the caller.
-        let value = unsafe { *entry_at(table, VirtAddr(offset), level) };
-        if !arch::mm::is_present(value) {
-            continue;
-        }
-        if arch::mm::is_leaf(value, level) {
-            let flags = arch::mm::flags(value, level);
-            if flags.write && flags.execute || flags.user {
-                return Err(VirtAddr(base | offset));
+    let (mut leaves, mut bad) = (0, None);
+    with_kernel(|tables| {
+        visit(tables.root, arch::mm::levels() - 1, ENTRIES, VirtAddr(0), &mut |entry, level, at| {
+            let flags = arch::mm::flags(entry, level);
+            if arch::mm::is_leaf(entry, level) {
+                leaves += 1;
+                bad = bad.or((flags.write && flags.execute || flags.user).then_some(at));
             }
-            leaves += 1;
-        } else {
-            leaves += audit_table(arch::mm::address(value, level), level - 1, base | offset)?;
-        }
-    }
-    Ok(leaves)
+        });
+    });
+    bad.map_or(Ok(leaves), Err)
 }

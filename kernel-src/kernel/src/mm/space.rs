@@ -95,7 +95,7 @@ impl Space {
 impl Drop for Space {
     fn drop(&mut self) {
         arch::mm::forget_user(self.root);
-        self.tables.clear_user(&mut frames::free_user);
+        self.tables.clear_user(frames::free_user);
         frames::free_kernel(self.tables.root, 0);
     }
 }

@@ -4,7 +4,7 @@
 
 #![allow(unsafe_code)]
 
-use super::paging::user_limit;
+use super::paging::{symbol, user_limit};
 use crate::{addr::VirtAddr, arch};
 use abi::Error;
 use core::marker::PhantomData;
@@ -81,6 +81,12 @@ fn copy(to: *mut u8, from: *const u8, size: usize) -> Result<(), Error> {
     // SAFETY: one side is kernel memory of `size` bytes, borrowed by the caller; the other lies in the user
     // half (`check_range`), where a fault ends the copy.
     if unsafe { arch::mm::copy_user(to, from, size) } { Ok(()) } else { Err(Error::InvalidAddress) }
+}
+
+/// Where a fault at `pc` goes on, if it happened in `copy_user`.
+pub fn fixup(pc: usize) -> Option<usize> {
+    let (start, end) = (arch::mm::copy_user as *const () as usize, symbol!(copy_user_end));
+    (start..end).contains(&pc).then_some(end)
 }
 
 /// Reads a word of the kernel that may be unmapped: for backtraces of broken stacks.

@@ -205,11 +205,8 @@ pub fn hurry() {
     }
 }
 
+/// Whether the CPU has left the kernel since, or is not in it, and has nothing of it in hand.
 fn has_left(cpu: &PerCpu, left: &[u64; MAX_CPUS]) -> bool {
-    is_away(cpu) || cpu.left.load(Ordering::Acquire) != left[cpu.id.0]
-}
-
-/// Whether the CPU is not in the kernel, and has nothing of it in hand.
-fn is_away(cpu: &PerCpu) -> bool {
-    cpu.asleep.load(Ordering::SeqCst) || !cpu.online.load(Ordering::Acquire)
+    let is_away = cpu.asleep.load(Ordering::SeqCst) || !cpu.online.load(Ordering::Acquire);
+    is_away || cpu.left.load(Ordering::Acquire) != left[cpu.id.0]
 }

@@ -223,7 +223,7 @@ impl Derivation {
     /// Fills a slot with a capability that comes from no other.
     pub fn originate(&mut self, to: Claimed<'_>, content: Content) {
         self.capabilities += 1;
-        self.put_first(to.slot, None);
+        insert(to.slot, &self.first, None);
         to.fill(content);
     }
 
@@ -234,7 +234,7 @@ impl Derivation {
             return false;
         }
         self.capabilities += 1;
-        self.put_first(to.slot, Some(from));
+        insert(to.slot, &from.first_child, Some(from));
         to.fill(content);
         true
     }
@@ -274,7 +274,7 @@ impl Derivation {
         let Some(child) = at(self.first_of(parent)) else { return Step::Done };
         if let Some(grandchild) = at(&child.first_child) {
             self.unlink(grandchild);
-            self.put_first(grandchild, parent);
+            insert(grandchild, self.first_of(parent), parent);
         } else {
             self.unlink(child);
             child.empty();
@@ -298,7 +298,7 @@ impl Derivation {
     pub fn delete_step(&mut self, slot: &Slot) -> Step {
         if let Some(child) = at(&slot.first_child) {
             self.unlink(child);
-            put_after(child, slot);
+            insert(child, &slot.next, Some(slot));
             return Step::More;
         }
         self.unlink(slot);
@@ -318,18 +318,6 @@ impl Derivation {
             Some(previous) if !names(&previous.first_child, slot) => &previous.next,
             parent => self.first_of(parent),
         }
-    }
-
-    /// Makes `slot`, which is in no list, the first of those with that parent.
-    fn put_first(&self, slot: &Slot, parent: Option<&Slot>) {
-        let first = self.first_of(parent);
-        let next = at(first);
-        set(&slot.next, next);
-        if let Some(next) = next {
-            set(&next.previous, Some(slot));
-        }
-        set(&slot.previous, parent);
-        set(first, Some(slot));
     }
 
     /// Takes `slot` out of its list; its children stay its own.
@@ -359,15 +347,15 @@ fn set(link: &AtomicPtr<Slot>, to: Option<&Slot>) {
     link.store(to.map_or(ptr::null_mut(), |slot| ptr::from_ref(slot).cast_mut()), Ordering::Relaxed);
 }
 
-/// Makes `slot`, which is in no list, a sibling of `elder`.
-fn put_after(slot: &Slot, elder: &Slot) {
-    let next = at(&elder.next);
+/// Puts `slot`, which is in no list, behind a link, which is that of its parent or of the sibling before it.
+fn insert(slot: &Slot, link: &AtomicPtr<Slot>, previous: Option<&Slot>) {
+    let next = at(link);
     set(&slot.next, next);
     if let Some(next) = next {
         set(&next.previous, Some(slot));
     }
-    set(&slot.previous, Some(elder));
-    set(&elder.next, Some(slot));
+    set(&slot.previous, previous);
+    set(link, Some(slot));
 }
 
 fn forget_links(slot: &Slot) {

@@ -41,16 +41,12 @@ const SCTLR_KEEP_PAN: u64 = 1 << 23;
 const COUNTER_FOR_PROGRAMS: u64 = 1 << 1;
 
 /// What this architecture keeps a CPU.
+#[derive(Default)]
 pub struct ArchCpu {
     /// Where the stack for a report begins, when the kernel's own has run over.
     pub(super) emergency: Cell<VirtAddr>,
     /// GICv2: this CPU's bit in interrupt targets. GICv3: where its redistributor is mapped.
     pub(super) gic: AtomicUsize,
-}
-
-impl ArchCpu {
-    #[expect(clippy::declare_interior_mutable_const, reason = "a start value, copied into each `PerCpu`")]
-    pub const NEW: Self = Self { emergency: Cell::new(VirtAddr(0)), gic: AtomicUsize::new(0) };
 }
 
 /// This CPU's data.
@@ -184,7 +180,6 @@ pub fn start(hardware: HardwareId, cpu: &'static PerCpu) -> Result<(), StartErro
 fn start_by_psci(hardware: HardwareId, entry: PhysAddr) -> Result<(), StartError> {
     match psci(psci::PSCI_CPU_ON_64, [hardware.0, entry.0 as u64, 0]) {
         Some(psci::error::SUCCESS) => Ok(()),
-        Some(psci::error::ALREADY_ON) => Err(StartError::AlreadyOn),
         Some(error) => Err(StartError::Refused(error.into())),
         None => Err(StartError::Unsupported),
     }

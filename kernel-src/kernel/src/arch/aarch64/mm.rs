@@ -6,12 +6,10 @@
 //! a CPU forgets everything when it changes to another program.
 
 use super::{read_register, write_register};
+pub use crate::mm::user::fixup;
 use crate::{
     addr::{PhysAddr, VirtAddr},
-    mm::{
-        MapFlags,
-        paging::{image_address, symbol},
-    },
+    mm::{MapFlags, paging::image_address},
 };
 use core::{
     arch::{asm, naked_asm},
@@ -207,11 +205,6 @@ pub(super) fn clean_to_memory(start: VirtAddr, size: usize) {
 
 /// Whether the CPUs have privileged access never (FEAT_PAN); set by the first that initialises itself.
 pub(super) static PAN: AtomicBool = AtomicBool::new(false);
-
-/// Where to go on after a fault at `pc`, if it happened in `copy_user`.
-pub(super) fn fixup(pc: usize) -> Option<usize> {
-    (copy_user as *const () as usize..symbol!(copy_user_end)).contains(&pc).then(|| symbol!(copy_user_end))
-}
 
 /// Copies; false if a byte could not be reached.
 ///

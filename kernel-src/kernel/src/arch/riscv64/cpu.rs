@@ -40,6 +40,7 @@ pub const FRAME_PREVIOUS: isize = -16;
 const SPIN_TURNS: u32 = 64;
 
 /// Zeros are a valid value: boot code runs on one before there is any other.
+#[derive(Default)]
 #[repr(C)]
 pub struct ArchCpu {
     /// For traps in the kernel.
@@ -51,17 +52,6 @@ pub struct ArchCpu {
     /// The generation of user code that this CPU's fetches see.
     pub code_generation: Cell<u64>,
     spins: Cell<u32>,
-}
-
-impl ArchCpu {
-    #[expect(clippy::declare_interior_mutable_const, reason = "a start value, copied into each `PerCpu`")]
-    pub const NEW: Self = Self {
-        saved: Cell::new(0),
-        emergency_stack: Cell::new(VirtAddr(0)),
-        deadline: Cell::new(None),
-        code_generation: Cell::new(0),
-        spins: Cell::new(0),
-    };
 }
 
 pub fn percpu() -> *const PerCpu {
@@ -116,7 +106,6 @@ pub fn start(hardware: HardwareId, cpu: &'static PerCpu) -> Result<(), StartErro
     // At a physical address, in supervisor mode, MMU off, `a0` its id, `a1` the argument.
     match sbi_rt::hart_start(hardware.0 as usize, entry, argument as usize).error {
         binary::RET_SUCCESS => Ok(()),
-        binary::RET_ERR_ALREADY_AVAILABLE | binary::RET_ERR_ALREADY_STARTED => Err(StartError::AlreadyOn),
         binary::RET_ERR_NOT_SUPPORTED => Err(StartError::Unsupported),
         code => Err(StartError::Refused(code as i64)),
     }

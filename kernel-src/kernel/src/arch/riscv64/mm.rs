@@ -1,6 +1,7 @@
 //! Page tables of Sv39 and Sv48 (Privileged 4.4, 4.5), and the one way to user memory.
 
 use super::{cpu, read_csr};
+pub use crate::mm::user::fixup;
 use crate::{
     addr::{PhysAddr, VirtAddr},
     mm::{
@@ -192,9 +193,4 @@ pub unsafe extern "C" fn copy_user(to: *mut u8, from: *const u8, bytes: usize) -
         "ret",
         sum = const cpu::SUM,
     )
-}
-
-/// Where a fault at `pc` goes on, if it happened in `copy_user`.
-pub fn fixup(pc: usize) -> Option<usize> {
-    (copy_user as *const () as usize..symbol!(copy_user_end)).contains(&pc).then(|| symbol!(copy_user_end))
 }

@@ -2,8 +2,7 @@
 
 use super::{MACHINE, irq, machine, mm, timer, trap};
 use crate::{
-    acpi,
-    addr::{HardwareId, PhysAddr, PhysRange, VirtAddr},
+    addr::{HardwareId, PhysAddr, VirtAddr},
     bootinfo::BootInfo,
     config::{CPU_START_WAIT_NS, EXCEPTION_STACK_SIZE, MAX_CPUS, PAGE_SIZE},
     mm::paging,
@@ -75,12 +74,8 @@ const SYSCALL_MASK: u64 = 1 << 8 | 1 << 9 | 1 << 10 | 3 << 12 | 1 << 14 | 1 << 1
 
 /// What a CPU keeps for the hardware to read. The TSS has no I/O bitmap: every port is closed to user mode (SDM
 /// vol. 3A, 8.7).
+#[derive(Default)]
 pub struct ArchCpu(UnsafeCell<(GlobalDescriptorTable, TaskStateSegment)>);
-
-impl ArchCpu {
-    #[expect(clippy::declare_interior_mutable_const, reason = "a start value, copied into each `PerCpu`")]
-    pub const NEW: Self = Self(UnsafeCell::new((GlobalDescriptorTable::new(), TaskStateSegment::new())));
-}
 
 /// # Safety
 /// The register exists, and reading it has no effect that somebody minds.
@@ -282,13 +277,10 @@ static STARTED: AtomicPtr<PerCpu> = AtomicPtr::new(core::ptr::null_mut());
 /// INIT, 10 ms, start-up, and after 200 us a second one if need be (SDM vol. 3A, 9.4.4.1; MP specification 1.4, B.4).
 ///
 /// # Errors
-/// `AlreadyOn` for a CPU that INIT would reset, `Unsupported` without memory below 1 MiB, `Refused` when the CPU did not react.
+/// `Unsupported` without memory below 1 MiB, `Refused` when the CPU did not react.
 pub fn start(hardware: HardwareId, cpu: &'static PerCpu) -> Result<(), StartError> {
     const INIT_NS: u64 = 10_000_000;
     const STARTUP_NS: u64 = 200_000;
-    if cpu.online.load(Ordering::Acquire) {
-        return Err(StartError::AlreadyOn);
-    }
     let page = TRAMPOLINE.load(Ordering::Relaxed);
     if page == 0 {
         return Err(StartError::Unsupported);
@@ -473,7 +465,7 @@ pub fn power_off() -> Result<Infallible, abi::Error> {
     Err(abi::Error::Unsupported)
 }
 
-/// By the FADT's reset register, else by the keyboard controller, else by a triple fault.
+/// By the FADT's reset register where it is a port, else by the keyboard controller, else by a triple fault.
 ///
 /// # Errors
 /// None: the last way always works.
@@ -482,14 +474,8 @@ pub fn reboot() -> Result<Infallible, abi::Error> {
     // SAFETY: the tables name the register and its value (ACPI 6.5, 4.8.3.6); 0xFE pulses the reset line of a PC's
     // keyboard controller; without vectors the next exception resets the CPU. All that runs is meant to end.
     unsafe {
-        if let Some((register, value)) = MACHINE.get().and_then(|tables| tables.reset.as_ref()) {
-            match register.space {
-                acpi::SPACE_MEMORY => (crate::mm::map_device(PhysRange::new(register.address as usize, 1)).0
-                    as *mut u8)
-                    .write_volatile(*value),
-                acpi::SPACE_PORTS => outb(register.address as u16, *value),
-                _ => {}
-            }
+        if let Some((port, value)) = MACHINE.get().and_then(|tables| tables.reset) {
+            outb(port, value);
             timer::delay(WAIT_NS);
         }
         outb(0x64, 0xFE);

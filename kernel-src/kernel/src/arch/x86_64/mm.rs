@@ -1,5 +1,6 @@
 //! Page-table entries (Intel SDM vol. 3A, 4.5), TLB, and the way to user memory.
 
+pub use crate::mm::user::fixup;
 use crate::{
     addr::{PhysAddr, VirtAddr},
     mm::MapFlags,
@@ -119,18 +120,6 @@ pub fn code_written(_start: VirtAddr, _size: usize) {
 /// Whether `stac` and `clac` exist; set by the first CPU that initialises itself.
 pub(super) static SMAP: AtomicBool = AtomicBool::new(false);
 
-unsafe extern "C" {
-    /// The one instruction of the kernel that touches user memory.
-    fn copy_user_access();
-    /// Where it goes on after a fault.
-    fn copy_user_fixup();
-}
-
-/// Where to go on after a fault at `pc`, if faults are expected there.
-pub(super) fn fixup(pc: usize) -> Option<usize> {
-    (pc == copy_user_access as *const () as usize).then_some(copy_user_fixup as *const () as usize)
-}
-
 /// Copies; false if a byte could not be reached.
 ///
 /// # Safety
@@ -138,15 +127,14 @@ pub(super) fn fixup(pc: usize) -> Option<usize> {
 /// the kernel's own data.
 #[unsafe(naked)]
 pub unsafe extern "C" fn copy_user(to: *mut u8, from: *const u8, bytes: usize) -> bool {
-    // `rep movsb` is the fastest copy of CPUs with ERMS (SDM vol. 1, 7.3.9.3), and leaves one place where a fault can be.
+    // `rep movsb` is the fastest copy of CPUs with ERMS (SDM vol. 1, 7.3.9.3), and the one instruction of the kernel that
+    // touches user memory.
     naked_asm!(
         "mov rcx, rdx",
         "cmp byte ptr [rip + {smap}], 0",
         "je 2f",
         "stac",
-        ".global copy_user_access",
         "2:",
-        "copy_user_access:",
         "rep movsb",
         "mov eax, 1",
         "3:",
@@ -155,8 +143,9 @@ pub unsafe extern "C" fn copy_user(to: *mut u8, from: *const u8, bytes: usize) -
         "clac",
         "4:",
         "ret",
-        ".global copy_user_fixup",
-        "copy_user_fixup:",
+        // A fault goes on here.
+        ".global copy_user_end",
+        "copy_user_end:",
         "xor eax, eax",
         "jmp 3b",
         smap = sym SMAP,
