@@ -1,4 +1,4 @@
-//! Addresses, indices and units as types of their own.
+//! Addresses, indices and units as types of their own, and what a mapping allows.
 
 use crate::config::{PAGE_SHIFT, PAGE_SIZE};
 
@@ -10,27 +10,22 @@ macro_rules! address {
         pub struct $name(pub usize);
 
         impl $name {
-            #[must_use]
             pub const fn page_down(self) -> Self {
                 Self(self.0 & !(PAGE_SIZE - 1))
             }
 
-            #[must_use]
             pub const fn page_up(self) -> Self {
                 Self((self.0 + PAGE_SIZE - 1) & !(PAGE_SIZE - 1))
             }
 
-            #[must_use]
             pub const fn add(self, bytes: usize) -> Self {
                 Self(self.0 + bytes)
             }
 
-            #[must_use]
             pub const fn is_aligned(self, to: usize) -> bool {
                 self.0 & (to - 1) == 0
             }
 
-            #[must_use]
             pub const fn page_number(self) -> usize {
                 self.0 >> PAGE_SHIFT
             }
@@ -74,32 +69,44 @@ pub struct PhysRange {
 }
 
 impl PhysRange {
-    #[must_use]
     pub const fn new(start: usize, size: usize) -> Self {
         Self { start: PhysAddr(start), size }
     }
 
-    #[must_use]
     pub const fn end(self) -> PhysAddr {
         PhysAddr(self.start.0.saturating_add(self.size))
     }
 
     /// Whole pages inside.
-    #[must_use]
     pub const fn inner_pages(self) -> Self {
         let start = self.start.page_up().0;
         Self::new(start, self.end().page_down().0.saturating_sub(start))
     }
 
     /// Pages that it touches.
-    #[must_use]
     pub const fn outer_pages(self) -> Self {
         let start = self.start.page_down().0;
         Self::new(start, self.end().page_up().0 - start)
     }
 
-    #[must_use]
     pub const fn contains(self, address: PhysAddr) -> bool {
         address.0 >= self.start.0 && address.0 - self.start.0 < self.size
     }
+}
+
+/// What a mapping allows. Writable and executable together are refused.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct MapFlags {
+    pub read: bool,
+    pub write: bool,
+    pub execute: bool,
+    pub user: bool,
+    pub device: bool,
+}
+
+impl MapFlags {
+    pub const KERNEL_DATA: Self = Self { read: true, write: true, execute: false, user: false, device: false };
+    pub const KERNEL_RODATA: Self = Self { write: false, ..Self::KERNEL_DATA };
+    pub const KERNEL_TEXT: Self = Self { execute: true, ..Self::KERNEL_RODATA };
+    pub const DEVICE: Self = Self { device: true, ..Self::KERNEL_DATA };
 }

@@ -19,8 +19,6 @@ pub enum Tables {
 pub struct BootInfo {
     /// The image with its `.bss`, in physical memory.
     pub image: PhysRange,
-    /// Distance from the link address.
-    pub slide: usize,
     /// Where physical address 0 is seen in the kernel.
     pub direct_base: VirtAddr,
     /// Physical memory that the direct map of the boot tables reaches, from 0.

@@ -3,7 +3,10 @@
 //! `parse` checks all that the loader relies on; what it returns can be
 //! mapped as it stands. Who asked for a program hears only that it is none.
 
-use crate::{addr::VirtAddr, config::PAGE_SIZE, mm::MapFlags};
+use crate::{
+    addr::{MapFlags, VirtAddr},
+    config::PAGE_SIZE,
+};
 
 const HEADER_SIZE: usize = 64;
 const PROGRAM_HEADER_SIZE: usize = 56;

@@ -14,16 +14,11 @@ use crate::{
 };
 use abi::Rights;
 use core::sync::atomic::{AtomicUsize, Ordering};
+pub use paging::slide;
 use spin::Once;
 
-static SLIDE: AtomicUsize = AtomicUsize::new(0);
 static ARCHIVE: Once<Archive<'static>> = Once::new();
 static CPU_LIMIT: AtomicUsize = AtomicUsize::new(MAX_CPUS);
-
-/// Distance of the image from its link address.
-pub fn slide() -> usize {
-    SLIDE.load(Ordering::Relaxed)
-}
 
 /// The boot archive; `NotFound` if there is none, or if it is broken.
 pub fn archive() -> Result<Archive<'static>, abi::Error> {
@@ -36,10 +31,9 @@ pub fn archive() -> Result<Archive<'static>, abi::Error> {
 /// Wherever the machine lacks what the kernel cannot do without; the message says what.
 pub fn main(info: BootInfo) -> ! {
     paging::set_layout(&info);
-    SLIDE.store(info.slide, Ordering::Relaxed);
     arch::console::early_init(&info);
     let build = Hex(mm::build_id());
-    println!("quoin {} {} slide={:#x} build={build}", env!("CARGO_PKG_VERSION"), arch::NAME, info.slide);
+    println!("quoin {} {} slide={:#x} build={build}", env!("CARGO_PKG_VERSION"), arch::NAME, slide());
     let options = Options::parse(info.command_line)
         .unwrap_or_else(|error| panic!("kernel command line '{}': {error}", info.command_line));
     cmdline::keep(info.command_line);

@@ -9,12 +9,12 @@
 pub mod acpi;
 pub mod addr;
 pub mod bootinfo;
+pub mod buddy;
 pub mod cmdline;
 pub mod config;
 pub mod cpio;
 pub mod elf;
 pub mod fdt;
-pub mod mm;
 pub mod multiboot;
 pub mod sync;
 
@@ -28,6 +28,8 @@ mod irq;
 mod jitter;
 #[cfg(target_os = "none")]
 mod log;
+#[cfg(target_os = "none")]
+pub mod mm;
 #[cfg(target_os = "none")]
 mod object;
 #[cfg(target_os = "none")]

@@ -13,20 +13,14 @@ use crate::{
 use arrayvec::ArrayVec;
 use core::fmt::{self, Write};
 
-/// Who writes: a line that somebody else began is ended first.
-#[derive(Clone, Copy, PartialEq, Eq)]
-pub enum Writer {
-    Kernel,
-    Process(u64),
-}
-
 const EARLY_SIZE: usize = 2048;
 
 pub struct Output {
     ring: Option<Ring>,
     /// What was written before there was a ring.
     early: ArrayVec<u8, EARLY_SIZE>,
-    writer: Writer,
+    /// Who wrote last: a process, or the kernel. A line that somebody else began is ended first.
+    writer: Option<u64>,
     at_line_start: bool,
     to_console: bool,
     quiet: bool,
@@ -37,7 +31,7 @@ static OUTPUT: Spin<Output> = Spin::new(
     Output {
         ring: None,
         early: ArrayVec::new_const(),
-        writer: Writer::Kernel,
+        writer: None,
         at_line_start: true,
         to_console: true,
         quiet: false,
@@ -45,7 +39,7 @@ static OUTPUT: Spin<Output> = Spin::new(
 );
 
 impl Output {
-    fn begin(&mut self, writer: Writer) {
+    fn begin(&mut self, writer: Option<u64>) {
         if self.writer != writer && !self.at_line_start {
             self.put(b"\n");
         }
@@ -75,7 +69,7 @@ impl Write for Output {
 /// Writes as the kernel, with no line of anybody else between.
 pub fn locked(write: impl FnOnce(&mut Output) -> fmt::Result) {
     let mut output = OUTPUT.lock();
-    output.begin(Writer::Kernel);
+    output.begin(None);
     // Writing to `Output` never fails.
     let _ = write(&mut output);
 }
@@ -86,7 +80,7 @@ pub fn forced(write: impl FnOnce(&mut dyn Write) -> fmt::Result) {
     let _ = match OUTPUT.try_lock() {
         Some(mut output) => {
             output.to_console = true;
-            output.begin(Writer::Kernel);
+            output.begin(None);
             write(&mut *output)
         }
         None => {
@@ -133,7 +127,7 @@ pub fn set_quiet(quiet: bool) {
 /// A program's text.
 pub fn user_write(process: u64, bytes: &[u8]) {
     let mut output = OUTPUT.lock();
-    output.begin(Writer::Process(process));
+    output.begin(Some(process));
     output.put(bytes);
 }
 

@@ -82,7 +82,6 @@ impl Default for RunQueue {
 }
 
 /// This CPU's own data.
-#[must_use]
 pub fn this() -> &'static PerCpu {
     // SAFETY: `arch::cpu::install` ran with a `&'static PerCpu` before anything that asks, and interrupts
     // are off in the kernel, so no migration can come between.
@@ -90,7 +89,6 @@ pub fn this() -> &'static PerCpu {
 }
 
 /// The thread that this CPU runs in user mode, or ran until this entry.
-#[must_use]
 pub fn current() -> Option<&'static Thread> {
     // SAFETY: `current` holds a share in the thread (see `set_current`), given up only on this CPU, in
     // `sched::leave`, which keeps no reference over it.
@@ -157,7 +155,6 @@ pub fn publish(cpus: &[&'static PerCpu]) {
 }
 
 /// Every CPU that the machine has, online or not.
-#[must_use]
 pub fn all() -> &'static [&'static PerCpu] {
     // SAFETY: as `Cpus` says.
     unsafe { &*CPUS.0.get() }

@@ -2,7 +2,7 @@
 //!
 //! Proves: PMM-02, TST-24
 
-use kernel::mm::buddy::{Buddy, FrameInfo, MAX_ORDER};
+use kernel::buddy::{Buddy, FrameInfo, MAX_ORDER};
 use proptest::{prelude::*, sample::Index};
 use std::collections::BTreeMap;
 

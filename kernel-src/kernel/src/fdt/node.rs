@@ -68,12 +68,8 @@ impl<'a> Node<'a> {
         self.node.child(name).map(|node| Self { node, ..self })
     }
 
-    pub fn parent(self) -> Option<Node<'a>> {
-        self.ancestors().pop()
-    }
-
     /// The root, and so on down to the parent.
-    pub(super) fn ancestors(self) -> ArrayVec<Node<'a>, MAX_DEPTH> {
+    pub fn ancestors(self) -> ArrayVec<Node<'a>, MAX_DEPTH> {
         let mut above = ArrayVec::new();
         let mut next = Some(self.fdt.root());
         while let Some(node) = next.filter(|node| *node != self) {

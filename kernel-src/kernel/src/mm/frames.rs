@@ -2,10 +2,10 @@
 
 #![allow(unsafe_code)]
 
-use super::buddy::{Buddy, FrameInfo};
 use crate::{
     addr::{PhysAddr, PhysRange},
     bootinfo::BootInfo,
+    buddy::{Buddy, FrameInfo},
     config::{LOG_BELOW_TOP, MAX_RANGES, PAGE_SHIFT, PAGE_SIZE},
     sync::{Rank, Spin},
 };

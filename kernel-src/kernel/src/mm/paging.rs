@@ -26,6 +26,7 @@ const FIRMWARE_MAX: usize = 4 << 20;
 static DIRECT_BASE: AtomicUsize = AtomicUsize::new(0);
 static USER_LIMIT: AtomicUsize = AtomicUsize::new(0);
 static KERNEL_ROOT: AtomicUsize = AtomicUsize::new(0);
+static SLIDE: AtomicUsize = AtomicUsize::new(0);
 /// Distance of the image's virtual from its physical addresses.
 static IMAGE_OFFSET: AtomicUsize = AtomicUsize::new(0);
 /// The next free address of the window for devices and stacks; what is handed out stays so.
@@ -72,6 +73,34 @@ pub fn build_id() -> &'static [u8] {
     unsafe { core::slice::from_raw_parts(start as *const u8, symbol!(__build_id_end).saturating_sub(start)) }
 }
 
+/// Bytes of the image, with its `.bss`.
+pub fn image_size() -> usize {
+    symbol!(__image_end) - symbol!(__image_start)
+}
+
+/// Distance of the image from its link address.
+pub fn slide() -> usize {
+    SLIDE.load(Ordering::Relaxed)
+}
+
+/// Writes every address in the image that lies at `image`, for one that runs at `runs_at`, by the relocation table from
+/// `table` to `end`. A static PIE has relative relocations only: each is a place, a kind, and an addend (System V ABI,
+/// chapter 4). Nothing here may need a relocation itself.
+///
+/// # Safety
+/// The image lies there, and all of it may be written.
+#[unsafe(link_section = ".init.text")]
+#[inline(never)]
+pub unsafe extern "C" fn relocate(table: usize, end: usize, image: usize, runs_at: usize) {
+    for entry in (table..end).step_by(size_of::<[usize; 3]>()) {
+        // SAFETY: the caller's promise; the linker made the table, of words within the image.
+        unsafe {
+            let [place, _, addend] = *(entry as *const [usize; 3]);
+            ((place - IMAGE_BASE + image) as *mut usize).write(addend.wrapping_sub(IMAGE_BASE).wrapping_add(runs_at));
+        }
+    }
+}
+
 /// Where something of the image lies.
 pub fn image_address(address: usize) -> PhysAddr {
     PhysAddr(address.wrapping_sub(IMAGE_OFFSET.load(Ordering::Relaxed)))
@@ -79,7 +108,8 @@ pub fn image_address(address: usize) -> PhysAddr {
 
 /// Makes addresses known, before anything else of this module.
 pub fn set_layout(info: &BootInfo) {
-    IMAGE_OFFSET.store((IMAGE_BASE + info.slide).wrapping_sub(info.image.start.0), Ordering::Relaxed);
+    SLIDE.store(symbol!(__image_start) - IMAGE_BASE, Ordering::Relaxed);
+    IMAGE_OFFSET.store(symbol!(__image_start).wrapping_sub(info.image.start.0), Ordering::Relaxed);
     DIRECT_BASE.store(info.direct_base.0, Ordering::Relaxed);
     USER_LIMIT.store(info.user_limit.0, Ordering::Relaxed);
 }

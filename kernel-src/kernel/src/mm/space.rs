@@ -19,8 +19,9 @@ use core::ptr;
 pub struct Space {
     tables: Tables,
     /// What makes these tables the ones in force.
-    root: PhysAddr,
-    pages: usize,
+    pub root: PhysAddr,
+    /// How many the user has.
+    pub pages: usize,
 }
 
 impl Space {
@@ -29,15 +30,6 @@ impl Space {
         let tables = Tables::new(Some(Charge::new(payer, PAGE_SIZE)?))?;
         paging::share_kernel_half(tables.root);
         Ok(Self { root: arch::mm::user_root(tables.root), tables, pages: 0 })
-    }
-
-    pub fn root(&self) -> PhysAddr {
-        self.root
-    }
-
-    /// Pages of user memory.
-    pub fn pages(&self) -> usize {
-        self.pages
     }
 
     /// Maps `size` zeroed bytes at `start` and puts `content` at their front.

@@ -72,7 +72,7 @@ impl Process {
             id: NEXT_ID.fetch_add(1, Ordering::Relaxed),
             name,
             quota,
-            root: space.root(),
+            root: space.root,
             space: Spin::new(Rank::Space, Some(space)),
             roots: [Slot::default(), Slot::default()],
             roots_set: AtomicUsize::new(0),
@@ -379,7 +379,7 @@ pub fn process_info(index: u64) -> Option<ProcessInfo> {
     let mut info = ProcessInfo {
         id: process.id,
         threads: life.count,
-        pages: process.space.lock().as_ref().map_or(0, Space::pages) as u64,
+        pages: process.space.lock().as_ref().map_or(0, |space| space.pages) as u64,
         ended: u64::from(life.ended.is_some()),
         name: [0; NAME_MAX],
         name_length: process.name.len() as u64,

@@ -27,7 +27,7 @@ pub struct Header {
 
 impl Header {
     #[inline(always)]
-    pub fn new() -> Self {
+    pub(crate) fn new() -> Self {
         static NEXT: AtomicU64 = AtomicU64::new(1);
         Self {
             count: AtomicUsize::new(1),
@@ -60,12 +60,6 @@ impl Header {
             fence(Ordering::Acquire);
             ending::begin(self);
         }
-    }
-}
-
-impl Default for Header {
-    fn default() -> Self {
-        Self::new()
     }
 }
 

@@ -63,7 +63,6 @@ pub struct Found {
 
 impl Found {
     /// Number of this filling of the slot; it never comes again.
-    #[must_use]
     pub const fn generation(&self) -> u64 {
         generation_of(self.tag)
     }
@@ -87,7 +86,6 @@ pub enum Step {
 
 impl Slot {
     /// What the slot holds, by loads alone.
-    #[must_use]
     pub fn look_up(&self) -> Option<Found> {
         self.read(|tag| tag & STATE == FULL)
     }
@@ -99,7 +97,6 @@ impl Slot {
     }
 
     /// What is being deleted from the slot.
-    #[must_use]
     pub fn dying(&self) -> Option<Found> {
         self.read(|tag| tag & STATE == DYING)
     }
@@ -120,13 +117,11 @@ impl Slot {
     }
 
     /// Whether the slot still holds what was found. Under the lock of the object that it names, this stays so.
-    #[must_use]
     pub fn still(&self, found: &Found) -> bool {
         self.tag.load(Ordering::Relaxed) == found.tag
     }
 
     /// Number of the slot's present filling, or of the next one where it is empty.
-    #[must_use]
     pub fn generation(&self) -> u64 {
         let tag = self.tag.load(Ordering::Relaxed);
         generation_of(tag) + u64::from(tag & STATE == EMPTY)
@@ -162,7 +157,6 @@ impl Slot {
 
 impl Claimed<'_> {
     /// Number of the filling that is to come.
-    #[must_use]
     pub const fn generation(&self) -> u64 {
         self.generation
     }
@@ -215,7 +209,6 @@ pub struct Derivation {
 
 impl Derivation {
     /// Slots that hold a capability to the object.
-    #[must_use]
     pub const fn capabilities(&self) -> usize {
         self.capabilities
     }
@@ -393,24 +386,20 @@ impl Via {
     }
 
     /// Whether that is what was set.
-    #[must_use]
     pub fn is(&self, slot: &Slot, found: &Found) -> bool {
         names(&self.slot, slot) && self.tag.load(Ordering::Relaxed) == found.tag
     }
 
-    #[must_use]
     pub fn object(&self) -> u64 {
         self.object.load(Ordering::Relaxed)
     }
 
-    #[must_use]
     pub fn badge(&self) -> u64 {
         self.badge.load(Ordering::Relaxed)
     }
 
     /// Whether the capability is still there. Whatever empties a slot asks this of all who wait at its object, and takes
     /// out those for whom it is not, before the slot's table can go: so the slot is there.
-    #[must_use]
     pub fn holds(&self) -> bool {
         at(&self.slot).is_some_and(|slot| slot.tag.load(Ordering::Relaxed) == self.tag.load(Ordering::Relaxed))
     }

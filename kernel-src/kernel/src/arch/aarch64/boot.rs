@@ -7,11 +7,14 @@
 use super::{mm, read_register, stub, timer};
 use crate::{
     addr::{HardwareId, PhysAddr, PhysRange, VirtAddr},
-    arch::risc::{enter, tree_at},
+    arch::risc::{Shared, enter, tree_at},
     cmdline,
     config::{DEVICE_TREE_MAX, IMAGE_BASE, MAX_RANGES, SLIDE_ALIGN},
     fdt::Fdt,
-    mm::MapFlags,
+    mm::{
+        MapFlags,
+        paging::{image_size, relocate, symbol},
+    },
 };
 use arrayvec::ArrayVec;
 use core::{arch::naked_asm, cell::UnsafeCell, sync::atomic::Ordering};
@@ -36,11 +39,8 @@ struct Builder {
     used: usize,
 }
 
-struct Shared(UnsafeCell<Builder>);
-// SAFETY: only the boot CPU touches it, before there is another, and one function after the other.
-unsafe impl Sync for Shared {}
 #[unsafe(link_section = ".init.bss")]
-static BUILDER: Shared = Shared(UnsafeCell::new(Builder { tables: [[0; 512]; TABLE_COUNT], used: 0 }));
+static BUILDER: Shared<Builder> = Shared(UnsafeCell::new(Builder { tables: [[0; 512]; TABLE_COUNT], used: 0 }));
 
 impl Builder {
     /// The address of a new, empty table. Where none is left, the boot CPU stops: nothing could be printed yet.
@@ -77,28 +77,25 @@ const BOOT_IMAGE: MapFlags = MapFlags { read: true, write: true, execute: true, 
 
 /// Maps image and device tree one to one. Runs with translation off: no atomics, no unaligned access.
 #[unsafe(link_section = ".init.text")]
-extern "C" fn map_one_to_one(image: usize, size: usize, tree: usize) -> PhysAddr {
+extern "C" fn map_one_to_one(image: usize, tree: usize) -> PhysAddr {
     // SAFETY: nobody else has the tables.
     let builder = unsafe { &mut *BUILDER.0.get() };
     let root = builder.table();
     // The tree may lie across blocks.
     let first = tree & !(BLOCK - 1);
     builder.map_blocks(root, first, tree - first + DEVICE_TREE_MAX, first, MapFlags::KERNEL_RODATA);
-    builder.map_blocks(root, image, size, image, BOOT_IMAGE);
+    builder.map_blocks(root, image, image_size(), image, BOOT_IMAGE);
     root
 }
 
-/// Where the image is to run, and the tables that map it there.
+/// Where the image is to run, and the root of the tables that map it there.
 #[repr(C)]
-struct Placement {
-    image: usize,
-    root: PhysAddr,
-}
+struct Placement(usize, PhysAddr);
 
 /// Builds the boot tables for the high half: the image at its slide, and all that the direct map reaches: memory as
-/// memory, the rest as devices, so that nothing is fetched from them unasked.
+/// memory, the rest as devices, so that nothing is fetched from them unasked. Then relocates the image for there.
 #[unsafe(link_section = ".init.text")]
-extern "C" fn place(image: usize, size: usize, tree: usize) -> Placement {
+extern "C" fn place(image: usize, tree: usize) -> Placement {
     // SAFETY: `map_one_to_one` covers the tree; it is used only here.
     let fdt = unsafe { tree_at(0, tree) }.map(|(fdt, _)| fdt).ok();
     // A bad slide is refused by the kernel proper, which can say so.
@@ -107,7 +104,7 @@ extern "C" fn place(image: usize, size: usize, tree: usize) -> Placement {
     // SAFETY: `map_one_to_one` has returned.
     let builder = unsafe { &mut *BUILDER.0.get() };
     let root = builder.table();
-    builder.map_blocks(root, runs_at, size, image, BOOT_IMAGE);
+    builder.map_blocks(root, runs_at, image_size(), image, BOOT_IMAGE);
     let memory: ArrayVec<PhysRange, MAX_RANGES> = fdt.into_iter().flat_map(Fdt::memory).take(MAX_RANGES).collect();
     // Of `size` bytes from `at`: whether some are memory, and whether all of those that are, are all.
     let kind = |at: usize, size: usize| {
@@ -125,19 +122,20 @@ extern "C" fn place(image: usize, size: usize, tree: usize) -> Placement {
             }
         }
     }
-    Placement { image: runs_at, root }
+    // SAFETY: all of the image may be written where it lies.
+    unsafe { relocate(symbol!(__rela_start), symbol!(__rela_end), image, runs_at) };
+    Placement(runs_at, root)
 }
 
 /// Makes the hand-over, in the high half.
 #[unsafe(link_section = ".init.text")]
-extern "C" fn hand_over(tree: usize, image: usize, runs_at: usize, size: usize, level: u64, began: u64) -> ! {
+extern "C" fn hand_over(tree: usize, image: usize, level: u64, began: u64) -> ! {
     timer::BEGAN.store(began, Ordering::Relaxed);
     stub::ENTRY_LEVEL.store(level, Ordering::Relaxed);
     let (direct_base, user_limit) = (VirtAddr(DIRECT_BASE), VirtAddr(USER_LIMIT));
     let boot_cpu = HardwareId(read_register!("mpidr_el1") & AFFINITY);
-    let (image, slide) = (PhysRange::new(image, size), runs_at - IMAGE_BASE);
     // SAFETY: the direct map reaches the tree from here on for ever.
-    unsafe { enter(tree, image, slide, direct_base, PhysAddr(DIRECT_LIMIT), user_limit, boot_cpu) }
+    unsafe { enter(tree, image, direct_base, PhysAddr(DIRECT_LIMIT), user_limit, boot_cpu) }
 }
 
 /// The header that boot loaders read (arm64/booting.rst, 4).
@@ -158,9 +156,8 @@ unsafe extern "C" fn image_header() -> ! {
     )
 }
 
-/// Translation and data cache are off, `x0` is the device tree. Kept over calls: `x19` end of `.bss`, `x20` image,
-/// `x21` tree, `x22` size, `x23` where the image will run, `x24` level of entry, `x25` when this
-/// began: the clock counts from here.
+/// Translation and data cache are off, `x0` is the device tree. Kept over calls: `x19` the one-to-one map, `x20` image,
+/// `x21` tree, `x22` end of the image, `x24` level of entry, `x25` when this began: the clock counts from here.
 #[unsafe(naked)]
 #[unsafe(link_section = ".init.text")]
 unsafe extern "C" fn entry() -> ! {
@@ -171,11 +168,10 @@ unsafe extern "C" fn entry() -> ! {
         "mrs x25, cntvct_el0",
         "adrp x20, __image_start",
         "adrp x22, __image_end",
-        "sub x22, x22, x20",
         // What stale lines the caches hold of the image would hide what is written now (booting.rst asks the loader to
         // clean the file, not what lies behind it).
         "mov x0, x20",
-        "add x1, x20, x22",
+        "mov x1, x22",
         "bl {clean}",
         // .bss and .init.bss, 16 bytes a turn; both begin and end on such boundaries.
         "adrp x0, __bss_start",
@@ -188,38 +184,35 @@ unsafe extern "C" fn entry() -> ! {
         "adrp x0, __boot_stack_top",
         "mov sp, x0",
         "mov x29, xzr",
-        "mov x0, x20",
-        "mov x1, x20",
+        "adrp x0, __rela_start",
+        "add x0, x0, :lo12:__rela_start",
+        "adrp x1, __rela_end",
+        "add x1, x1, :lo12:__rela_end",
+        "mov x2, x20",
+        "mov x3, x20",
         "bl {relocate}",
         "mov x0, x20",
-        "mov x1, x22",
-        "mov x2, x21",
+        "mov x1, x21",
         "bl {map_one_to_one}",
         "mov x19, x0",
         // Lines that were fetched meanwhile, before what was written past them.
         "mov x0, x20",
-        "add x1, x20, x22",
+        "mov x1, x22",
         "bl {clean}",
         "mov x0, x19",
         "mov x1, x19",
         "bl {translate}",
         "mov x0, x20",
-        "mov x1, x22",
-        "mov x2, x21",
+        "mov x1, x21",
         "bl {place}",
-        "mov x23, x0",
-        "mov x19, x1",
-        "mov x0, x20",
-        "mov x1, x23",
-        "bl {relocate}",
         "dsb ish",
-        "msr ttbr1_el1, x19",
+        "msr ttbr1_el1, x1",
         "isb",
         "tlbi vmalle1",
         "dsb nsh",
         "isb",
         // The same code and the same stack, in the high half.
-        "sub x8, x23, x20",
+        "sub x8, x0, x20",
         "mov x9, sp",
         "add x9, x9, x8",
         "mov sp, x9",
@@ -228,10 +221,8 @@ unsafe extern "C" fn entry() -> ! {
         "add x9, x9, x8",
         "mov x0, x21",
         "mov x1, x20",
-        "mov x2, x23",
-        "mov x3, x22",
-        "mov x4, x24",
-        "mov x5, x25",
+        "mov x2, x24",
+        "mov x3, x25",
         "mov x29, xzr",
         "mov x30, xzr",
         "br x9",
@@ -269,36 +260,6 @@ unsafe extern "C" fn clean_and_invalidate() {
         "b.lo 2b",
         "dsb sy",
         "ret",
-    )
-}
-
-/// Writes every relative address of the image at `x0` (ELF for AArch64, R_AARCH64_RELATIVE) for an image at `x1`.
-#[unsafe(naked)]
-#[unsafe(link_section = ".init.text")]
-unsafe extern "C" fn relocate() {
-    naked_asm!(
-        "adrp x2, __rela_start",
-        "add x2, x2, :lo12:__rela_start",
-        "adrp x3, __rela_end",
-        "add x3, x3, :lo12:__rela_end",
-        "mov x4, #{image_base}",
-        "sub x0, x0, x4",
-        "sub x1, x1, x4",
-        "2:",
-        "cmp x2, x3",
-        "b.hs 3f",
-        "ldp x4, x5, [x2]",
-        "ldr x6, [x2, #16]",
-        "add x2, x2, #24",
-        "cmp x5, #{relative}",
-        "b.ne 2b",
-        "add x6, x6, x1",
-        "str x6, [x4, x0]",
-        "b 2b",
-        "3:",
-        "ret",
-        image_base = const IMAGE_BASE as i64,
-        relative = const 1027,
     )
 }
 

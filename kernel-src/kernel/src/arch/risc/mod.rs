@@ -11,8 +11,10 @@ use crate::{
     config::{MAX_CPUS, MAX_RANGES},
     fdt::{Fdt, FdtError, HEADER_SIZE},
     init,
+    mm::paging::image_size,
 };
 use arrayvec::ArrayVec;
+use core::cell::UnsafeCell;
 
 /// What the boot CPU finds out once; from then on it is only read.
 pub use spin::Once;
@@ -32,6 +34,13 @@ impl Registers {
         unsafe { ((self.0.0 + offset) as *mut T).write_volatile(value) };
     }
 }
+
+/// What the boot CPU alone touches, before another CPU runs, one function after the other.
+#[repr(transparent)]
+pub struct Shared<T>(pub UnsafeCell<T>);
+
+// SAFETY: as above.
+unsafe impl<T> Sync for Shared<T> {}
 
 static TREE: Once<Fdt<'static>> = Once::new();
 
@@ -68,8 +77,7 @@ pub unsafe fn tree_at<'a>(base: usize, address: usize) -> Result<(Fdt<'a>, usize
 #[unsafe(link_section = ".init.text")]
 pub unsafe fn enter(
     tree: usize,
-    image: PhysRange,
-    slide: usize,
+    image: usize,
     direct_base: VirtAddr,
     reach: PhysAddr,
     user_limit: VirtAddr,
@@ -87,8 +95,7 @@ pub unsafe fn enter(
     }
     // Not to be inlined: this function lies in memory that `main` gives back.
     core::hint::black_box(init::main as fn(BootInfo) -> !)(BootInfo {
-        image,
-        slide,
+        image: PhysRange::new(image, image_size()),
         direct_base,
         direct_boot_limit: reach,
         user_limit,

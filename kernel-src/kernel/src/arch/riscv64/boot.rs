@@ -7,11 +7,12 @@
 
 use super::{cpu, mm, timer, trap};
 use crate::{
-    addr::{HardwareId, PhysAddr, PhysRange},
-    arch::risc::{self, tree, tree_at},
+    addr::{HardwareId, PhysAddr},
+    arch::risc::{self, Shared, tree, tree_at},
     cmdline,
     config::{IMAGE_BASE, KERNEL_STACK_SIZE},
     fdt::Fdt,
+    mm::paging::{image_size, relocate, symbol},
     percpu::PerCpu,
 };
 use core::{
@@ -27,8 +28,6 @@ const ENTRIES: usize = 512;
 const BOOT_GIB: usize = 252;
 const GIB: usize = 1 << 30;
 const MEGAPAGE: usize = 2 << 20;
-/// ELF psABI for RISC-V, relocation 3: base plus addend.
-const RELATIVE: usize = 3;
 
 /// Memory of the boot CPU that goes back to the allocator, reached only from that CPU.
 #[repr(C, align(4096))]
@@ -40,14 +39,8 @@ struct BootMemory {
     early: MaybeUninit<PerCpu>,
 }
 
-#[repr(transparent)]
-struct Shared(UnsafeCell<BootMemory>);
-
-// SAFETY: other CPUs start only after the boot CPU has left this memory.
-unsafe impl Sync for Shared {}
-
 #[unsafe(link_section = ".init.bss")]
-static BOOT: Shared = Shared(UnsafeCell::new(BootMemory {
+static BOOT: Shared<BootMemory> = Shared(UnsafeCell::new(BootMemory {
     tables: [[0; ENTRIES]; 3],
     stack: [0; KERNEL_STACK_SIZE],
     early: MaybeUninit::zeroed(),
@@ -107,11 +100,7 @@ unsafe extern "C" fn start() -> ! {
         "lla t0, __init_bss_start",
         "lla t1, __init_bss_end",
         "jal 6f",
-        // Once for where the image lies.
         "lla s3, __image_start",
-        "li s4, {base}",
-        "sub a0, s3, s4",
-        "jal 3f",
         "lla tp, {memory}",
         "li t0, {early}",
         "add tp, tp, t0",
@@ -119,15 +108,17 @@ unsafe extern "C" fn start() -> ! {
         "li t0, {stack_end}",
         "add sp, sp, t0",
         "li s0, 0",
-        "mv a0, s1",
-        "mv a1, s2",
+        // Once for where the image lies.
+        "lla a0, __rela_start",
+        "lla a1, __rela_end",
         "mv a2, s3",
+        "mv a3, s3",
+        "call {relocate}",
+        "mv a0, s2",
+        "mv a1, s3",
         "call {map}",
-        // Paging is on, with everything at its own address still. Once for where the image is seen.
-        "mv s5, a0",
-        "jal 3f",
-        "add t0, s4, s5",
-        "sub t0, t0, s3",
+        // Paging is on, with everything at its own address still, and the image made for where it is seen.
+        "sub t0, a0, s3",
         "lla t1, 2f",
         "add t1, t1, t0",
         "add sp, sp, t0",
@@ -138,28 +129,7 @@ unsafe extern "C" fn start() -> ! {
         "mv a0, s1",
         "mv a1, s2",
         "mv a2, s3",
-        "mv a3, s5",
         "call {enter}",
-
-        // Relocates: the image lies at `s3`, is linked at `s4`, and values move by `a0`.
-        "3:",
-        "lla t0, __rela_start",
-        "lla t1, __rela_end",
-        "li t4, {relative}",
-        "4:",
-        "bgeu t0, t1, 5f",
-        "ld t2, 0(t0)",
-        "ld t3, 8(t0)",
-        "bne t3, t4, 8f",
-        "ld t3, 16(t0)",
-        "sub t2, t2, s4",
-        "add t2, t2, s3",
-        "add t3, t3, a0",
-        "sd t3, 0(t2)",
-        "addi t0, t0, 24",
-        "j 4b",
-        "5:",
-        "ret",
 
         // Clears from `t0` to `t1`.
         "6:",
@@ -188,32 +158,24 @@ unsafe extern "C" fn start() -> ! {
         starting_hart = const offset_of!(cpu::Starting, hart),
         starting_cpu = const offset_of!(cpu::Starting, cpu),
         arrive = sym cpu::arrive,
-        base = const IMAGE_BASE as i64,
+        relocate = sym relocate,
         memory = sym BOOT,
         early = const offset_of!(BootMemory, early),
         stack_end = const offset_of!(BootMemory, stack) + KERNEL_STACK_SIZE,
         map = sym map,
         stack_top = const offset_of!(PerCpu, stack_top),
         enter = sym enter,
-        relative = const RELATIVE,
     )
 }
 
-/// Whether the tree says that the hart's MMU does no more than three levels.
-fn is_sv39(tree: Fdt<'_>, hart: u64) -> bool {
-    let cpu = tree.cpus().find(|cpu| cpu.hardware.0 == hart);
-    cpu.and_then(|cpu| cpu.node.property("mmu-type")?.str()) == Some("riscv,sv39")
-}
-
-/// With the MMU off: reads where the image is wanted, builds the boot tables and switches them on; gives the slide.
-/// A tree or slide that is refused here is refused again in `init::main`'s reach, where it can be told.
+/// With the MMU off: reads where the image is wanted, builds the boot tables, switches them on, and relocates the image for
+/// there; gives the place. A tree or slide that is refused here is refused again in `init::main`'s reach, where it can be told.
 #[unsafe(link_section = ".init.text")]
-unsafe extern "C" fn map(hart: u64, tree: usize, image: usize) -> usize {
+unsafe extern "C" fn map(tree: usize, image: usize) -> usize {
     timer::note_start();
     // SAFETY: by the boot protocol `a1` is the tree, or nothing.
     let tree = unsafe { tree_at(0, tree) }.ok().map(|(tree, _)| tree);
     let slide = tree.and_then(Fdt::command_line).and_then(|line| cmdline::slide(line).ok()).unwrap_or(0);
-    let may_sv48 = !tree.is_some_and(|tree| is_sv39(tree, hart));
 
     // SAFETY: only this CPU runs, and nothing else refers to the tables.
     let [top, gibs, pages] = unsafe { &mut (*BOOT.0.get()).tables };
@@ -225,17 +187,19 @@ unsafe extern "C" fn map(hart: u64, tree: usize, image: usize) -> usize {
         gibs[gib] = leaf(gib * GIB);
         gibs[ENTRIES / 2 + gib] = leaf(gib * GIB);
     }
-    for offset in (0..mm::image_size()).step_by(MEGAPAGE) {
+    for offset in (0..image_size()).step_by(MEGAPAGE) {
         pages[(slide + offset) / MEGAPAGE] = leaf(image + offset);
     }
     gibs[IMAGE_BASE / GIB % ENTRIES] = table(pages);
     for slot in [0, ENTRIES / 2, ENTRIES - 1] {
         top[slot] = table(gibs);
     }
-    if !(may_sv48 && switch_on(mm::SV48, top)) {
+    if !switch_on(mm::SV48, top) {
         switch_on(mm::SV39, gibs);
     }
-    slide
+    // SAFETY: all of the image may still be written where it lies.
+    unsafe { relocate(symbol!(__rela_start), symbol!(__rela_end), image, IMAGE_BASE + slide) };
+    IMAGE_BASE + slide
 }
 
 /// Privileged 4.1.11: a write of `satp` with a mode that the hart lacks has no effect.
@@ -253,13 +217,12 @@ fn switch_on(mode: u64, root: &[u64; ENTRIES]) -> bool {
 
 /// In the kernel's half, on the boot stack.
 #[unsafe(link_section = ".init.text")]
-unsafe extern "C" fn enter(hart: u64, tree: usize, image: usize, slide: usize) -> ! {
+unsafe extern "C" fn enter(hart: u64, tree: usize, image: usize) -> ! {
     trap::install_vector();
     mm::note_mode();
     let (direct_base, user_limit) = mm::layout();
-    let (image, reach) = (PhysRange::new(image, mm::image_size()), PhysAddr(BOOT_GIB * GIB));
     // SAFETY: as in `map`; the boot tables show all of the low memory at `direct_base`.
-    unsafe { risc::enter(tree, image, slide, direct_base, reach, user_limit, HardwareId(hart)) }
+    unsafe { risc::enter(tree, image, direct_base, PhysAddr(BOOT_GIB * GIB), user_limit, HardwareId(hart)) }
 }
 
 /// Whether the tree says that a hart has an extension (multi-letter, lower case).

@@ -96,7 +96,7 @@ pub fn start(hardware: HardwareId, cpu: &'static PerCpu) -> Result<(), StartErro
     if !sbi::has(spi::EID_SPI) || !sbi::has(hsm::EID_HSM) {
         return Err(StartError::Unsupported);
     }
-    STARTING.satp.store(mm::kernel_satp(), Ordering::Relaxed);
+    STARTING.satp.store(mm::satp(paging::kernel_root()), Ordering::Relaxed);
     STARTING.target.store(arrive_mapped as *const () as u64, Ordering::Relaxed);
     fence(Ordering::SeqCst);
     let entry = paging::image_address(arrive as *const () as usize).0;

@@ -4,10 +4,7 @@ use super::{cpu, read_csr};
 pub use crate::mm::user::fixup;
 use crate::{
     addr::{PhysAddr, VirtAddr},
-    mm::{
-        MapFlags,
-        paging::{self, symbol},
-    },
+    mm::MapFlags,
 };
 use core::{
     arch::{asm, naked_asm},
@@ -55,10 +52,6 @@ pub fn layout() -> (VirtAddr, VirtAddr) {
     }
 }
 
-pub fn image_size() -> usize {
-    symbol!(__image_end) - symbol!(__image_start)
-}
-
 pub fn levels() -> usize {
     if MODE.load(Ordering::Relaxed) == SV48 { 4 } else { 3 }
 }
@@ -103,12 +96,7 @@ pub unsafe fn write_entry(entry: *mut u64, value: u64) {
     flush_all();
 }
 
-/// `satp` for the kernel's own tables.
-pub fn kernel_satp() -> u64 {
-    satp(paging::kernel_root())
-}
-
-fn satp(root: PhysAddr) -> u64 {
+pub fn satp(root: PhysAddr) -> u64 {
     MODE.load(Ordering::Relaxed) | root.page_number() as u64
 }
 

@@ -2,7 +2,8 @@
 //!
 //! The assembly maps the first 4 GiB one to one and in the direct map, with 2 MiB pages, and switches to 64-bit mode. The
 //! image is relocated first for where it lies, so that Rust can read the command line and map the image high, page by page
-//! (so it may lie at any page boundary); then for where it is mapped, and control goes there.
+//! (so it may lie at any page boundary), all rights for all of it as on the other architectures; then for where it is
+//! mapped, and control goes there.
 
 use super::{Shared, cpu};
 use crate::{
@@ -11,7 +12,7 @@ use crate::{
     cmdline,
     config::{COMMAND_LINE_MAX, IMAGE_BASE, MAX_RANGES, PAGE_SIZE},
     init,
-    mm::paging::symbol,
+    mm::paging::{image_size, relocate, symbol},
     multiboot,
 };
 use arrayvec::ArrayVec;
@@ -32,9 +33,7 @@ const DIRECT_BASE: usize = 0xFFFF_8000_0000_0000;
 const DIRECT_LIMIT: usize = 4 << 30;
 const USER_LIMIT: usize = 1 << 47;
 
-const PRESENT: u64 = 1;
-const WRITE: u64 = 2;
-const NO_EXECUTE: u64 = 1 << 63;
+const PRESENT_AND_WRITABLE: u64 = 3;
 
 /// Tables that hold until the final ones are on.
 #[repr(C, align(4096))]
@@ -212,30 +211,23 @@ unsafe extern "C" fn pvh_entry() -> ! {
         "leaq __boot_stack_top(%rip), %rsp",
         "xorl %ebp, %ebp",
         "movl %esi, %ebx",
-        // For where the image lies: values and places move alike.
+        // For where the image lies.
         "leaq __image_start(%rip), %r12",
-        "movabsq ${image_base}, %r13",
-        "movq %r12, %rdi",
-        "subq %r13, %rdi",
-        "movq %rdi, %r14",
-        "movq %rdi, %rsi",
+        "leaq __rela_start(%rip), %rdi",
+        "leaq __rela_end(%rip), %rsi",
+        "movq %r12, %rdx",
+        "movq %r12, %rcx",
         "callq {relocate}",
         "movq %rbx, %rdi",
         "movq %r12, %rsi",
         "callq {map_image}",
-        // For where it is mapped: values move by the slide, places are still physical.
-        "movq %rax, %r15",
-        "movq %rax, %rdi",
-        "movq %r14, %rsi",
-        "callq {relocate}",
+        // From the physical address to the virtual one.
+        "subq %r12, %rax",
+        "addq %rax, %rsp",
+        "leaq 9f(%rip), %rcx",
+        "addq %rcx, %rax",
         "movq %rbx, %rdi",
         "movq %r12, %rsi",
-        "movq %r15, %rdx",
-        // From the physical address to the virtual one.
-        "subq %r14, %r15",
-        "addq %r15, %rsp",
-        "leaq 9f(%rip), %rax",
-        "addq %r15, %rax",
         "jmpq *%rax",
         "9:",
         "callq {enter}",
@@ -247,33 +239,10 @@ unsafe extern "C" fn pvh_entry() -> ! {
         pae = const cpu::LONG_CR4,
         efer = const cpu::LONG_EFER,
         cr0 = const cpu::LONG_CR0,
-        image_base = const IMAGE_BASE,
         relocate = sym relocate,
         map_image = sym map_image,
         enter = sym enter,
         options(att_syntax),
-    )
-}
-
-/// Applies every relocation: each is `R_X86_64_RELATIVE` (System V ABI, AMD64, 4.4.1), a word that is its addend plus
-/// `rdi`; it lies at its link address plus `rsi`. Nothing here may need a relocation itself.
-#[unsafe(naked)]
-#[unsafe(link_section = ".init.text")]
-unsafe extern "C" fn relocate(distance: u64, displacement: u64) {
-    naked_asm!(
-        "lea rdx, [rip + __rela_start]",
-        "lea rcx, [rip + __rela_end]",
-        "2:",
-        "cmp rdx, rcx",
-        "jae 3f",
-        "mov rax, [rdx + 16]",
-        "add rax, rdi",
-        "mov r8, [rdx]",
-        "mov [r8 + rsi], rax",
-        "add rdx, 24",
-        "jmp 2b",
-        "3:",
-        "ret",
     )
 }
 
@@ -317,37 +286,34 @@ unsafe fn hand_over(info: usize) -> Option<(StartInfo, multiboot::Modules)> {
     }
 }
 
-/// Maps the image at its link address plus the slide, and gives the slide. Runs one to one, the image relocated for that.
+/// Maps the image at its link address plus the slide, relocates it for there, and gives the place. Runs one to one, the
+/// image relocated for that.
 #[unsafe(link_section = ".init.text")]
 unsafe extern "C" fn map_image(info: usize, image: usize) -> usize {
     // SAFETY: the loader put all of it below 4 GiB; nothing has overwritten it.
     let options = unsafe { hand_over(info).map_or("", |(start, _)| text(start.command_line)) };
     // What is malformed is refused later, by who can say so.
     let slide = cmdline::slide(options).unwrap_or(0);
-    let (start, end, guard) = (symbol!(__image_start), symbol!(__image_end), symbol!(__boot_guard));
+    let guard = symbol!(__boot_guard) - symbol!(__image_start);
     // SAFETY: the boot CPU alone runs, and nobody holds a reference to the tables, for which zeros are valid.
     let tables = unsafe { (*TABLES.0.get()).assume_init_mut() };
-    let entry = |table: *const u64| table as u64 | PRESENT | WRITE;
+    let entry = |table: *const u64| table as u64 | PRESENT_AND_WRITABLE;
     tables.root[ENTRIES - 1] = entry(tables.high.as_ptr());
     tables.high[ENTRIES - 2] = entry(tables.high_tables.as_ptr());
     for index in 0..IMAGE_TABLES {
         tables.high_tables[slide / LARGE_PAGE + index] = entry(tables.image[index * ENTRIES..].as_ptr());
     }
-    for page in (start..end).step_by(PAGE_SIZE).filter(|&page| page != guard) {
-        let rights = match page {
-            _ if (symbol!(__text_start)..symbol!(__text_end)).contains(&page) => 0,
-            // Boot code and boot data, together until they go.
-            _ if page >= symbol!(__init_start) => WRITE,
-            _ => WRITE | NO_EXECUTE,
-        };
-        tables.image[(page - start) / PAGE_SIZE] = (image + page - start) as u64 | PRESENT | rights;
+    for offset in (0..image_size()).step_by(PAGE_SIZE).filter(|offset| *offset != guard) {
+        tables.image[offset / PAGE_SIZE] = entry((image + offset) as *const u64);
     }
-    slide
+    // SAFETY: all of the image may still be written where it lies.
+    unsafe { relocate(symbol!(__rela_start), symbol!(__rela_end), image, IMAGE_BASE + slide) };
+    IMAGE_BASE + slide
 }
 
 /// At the final address, one to one and direct map still on: makes the hand-over.
 #[unsafe(link_section = ".init.text")]
-unsafe extern "C" fn enter(info: usize, image: usize, slide: usize) -> ! {
+unsafe extern "C" fn enter(info: usize, image: usize) -> ! {
     // SAFETY: as in `map_image`.
     let found = unsafe { hand_over(info) };
     let (start, modules) = found.unwrap_or_else(|| panic!("malformed Multiboot2 information at {info:#x}"));
@@ -375,8 +341,7 @@ unsafe extern "C" fn enter(info: usize, image: usize, slide: usize) -> ! {
         let _ = reserved.try_push(low);
     }
     init::main(BootInfo {
-        image: PhysRange::new(image, symbol!(__image_end) - symbol!(__image_start)),
-        slide,
+        image: PhysRange::new(image, image_size()),
         direct_base: VirtAddr(DIRECT_BASE),
         direct_boot_limit: PhysAddr(DIRECT_LIMIT),
         user_limit: VirtAddr(USER_LIMIT),
