@@ -77,6 +77,13 @@ pub enum Call {
     /// `(address of a page, or 0 for none) -> 0`: the page through which long messages and capabilities of this thread
     /// go; see [`BUFFER_WORDS`].
     BufferSet = 21,
+    /// `(process, or OWN_PROCESS; CPU + 1, or 0 for any; slot, or ANY_SLOT; quota, or OWN_QUOTA) -> capability` of a new
+    /// thread, which is suspended, and whose registers are 0. Right: manage, in the process.
+    ThreadMake = 22,
+    /// `(thread, address of Registers)`, of a thread that is stopped. Right: read.
+    ThreadRead = 23,
+    /// `(thread, address of Registers)`, of a thread that is stopped. Right: write.
+    ThreadWrite = 24,
     /// `(quota, or OWN_QUOTA; bytes; objects; slot, or ANY_SLOT) -> capability` of a new quota, which has so much of
     /// that one's. Right: write.
     QuotaCreate = 27,
@@ -116,6 +123,28 @@ pub enum Call {
     NotificationWait = 45,
     /// `(notification, bits)`: sets those of the bits that the badge has, or all where it is 0. Never blocks. Right: write.
     NotificationSignal = 46,
+    /// `(thread, ThreadAction, value) -> value`; see there.
+    ThreadControl = 47,
+}
+
+/// What [`Call::ThreadControl`] does, and what it gives.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ThreadAction {
+    /// It runs again, if it was suspended. Right: write.
+    Resume = 0,
+    /// It stops; what it does now, as in [`ThreadInfo::state`]. A wait goes on. Right: write.
+    Suspend = 1,
+    /// The same, and its wait ends: a call whose message nobody has received starts again when the thread is resumed, one
+    /// that waits for its answer fails with [`Error::Cancelled`]. Right: write.
+    Halt = 2,
+    /// Its wait, if any, ends with [`Error::Cancelled`]; 1, or 0 where it did not wait. Right: write.
+    Cancel = 3,
+    /// It ends. Right: manage.
+    Kill = 4,
+    /// Its priority is that value, at most the caller's limit; the one before. Right: manage.
+    Priority = 5,
+    /// The highest priority that it may give, at most the caller's limit; the one before. Right: manage.
+    Limit = 6,
 }
 
 macro_rules! errors {
@@ -181,6 +210,10 @@ errors! {
     NoBuffer = 20,
     /// The quota that is to pay has not so much left, or is being destroyed.
     OverQuota = 21,
+    /// The thread is not stopped, so its registers are nobody else's.
+    NotStopped = 22,
+    /// Another thread has ended the wait.
+    Cancelled = 23,
 }
 
 impl Error {
@@ -259,6 +292,7 @@ pub enum Kind {
     CNode = 4,
     Notification = 5,
     Reply = 6,
+    Thread = 7,
     /// A budget of memory and objects.
     Quota = 8,
 }
@@ -269,15 +303,15 @@ pub struct Rights(pub u64);
 
 impl Rights {
     pub const NONE: Self = Self(0);
-    /// Receive from an endpoint, wait for a process, read the console, a CNode or a quota.
+    /// Receive from an endpoint, wait for a process, read the console, a CNode, a quota or a thread's registers.
     pub const READ: Self = Self(1);
-    /// Send to an endpoint, start a program, fill and empty slots of a CNode, charge a quota.
+    /// Send to an endpoint, start a program, fill and empty slots of a CNode, charge a quota, stop and change a thread.
     pub const WRITE: Self = Self(2);
     /// Let capabilities travel with a message.
     pub const GRANT: Self = Self(4);
     /// Send to an endpoint and be owed a reply.
     pub const CALL: Self = Self(8);
-    /// Revoke what was derived; change a process's root; destroy a quota; switch the machine off.
+    /// Revoke what was derived; change a process's root or threads; end a thread; destroy a quota; switch the machine off.
     pub const MANAGE: Self = Self(16);
     pub const ALL: Self = Self(31);
 
@@ -361,6 +395,22 @@ pub struct SpawnRequest {
     pub capabilities: [u64; SPAWN_CAPABILITIES],
     /// What it is charged to, and charges: a quota of the caller's, or [`OWN_QUOTA`]. Right: write.
     pub quota: u64,
+    /// The caller's slot for a capability to its first thread, which is suspended then; or 0.
+    pub thread: u64,
+}
+
+/// Registers of a thread. Of `flags` a program's own count, and a mode of the CPU is not to be had.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, Immutable)]
+#[repr(C)]
+pub struct Registers {
+    /// By their numbers: `rax rcx rdx rbx rsp rbp rsi rdi`, `r8` to `r15`; `x0` to `x30` and `sp`; `x0` to `x31`, of which
+    /// the first is 0.
+    pub general: [u64; 32],
+    pub pc: u64,
+    /// `rflags`, `PSTATE`, or 0.
+    pub flags: u64,
+    /// Base of FS, `TPIDR_EL0`, or 0, where it is a general register.
+    pub tls: u64,
 }
 
 /// What [`Call::QuotaRead`] tells.
@@ -378,7 +428,8 @@ pub struct QuotaInfo {
 #[repr(C)]
 pub struct ThreadInfo {
     pub id: u64,
-    /// 0 runs or is ready; waits 1 to send, 2 to receive, 3 for a reply, 4 for a notification, 5 for anything else.
+    /// 0 runs or is ready; waits 1 to send, 2 to receive, 3 for a reply, 4 for a notification, 5 for anything else; 6 is
+    /// stopped.
     pub state: u64,
     /// Of 1 to 4, the object at which it waits, or which it called; see [`CapabilityInfo::object`]. Else 0.
     pub object: u64,
@@ -397,7 +448,7 @@ pub struct ProcessInfo {
     pub name_length: u64,
 }
 
-const _: () = assert!(size_of::<SpawnRequest>() == 88 && offset_of!(SpawnRequest, capabilities) == 48);
+const _: () = assert!(size_of::<SpawnRequest>() == 96 && offset_of!(SpawnRequest, capabilities) == 48);
 const _: () =
     assert!(size_of::<CapabilityInfo>() == 40 && size_of::<ThreadInfo>() == 24 && size_of::<QuotaInfo>() == 32);
 const _: () = assert!(size_of::<ProcessInfo>() == 72 && offset_of!(ProcessInfo, name) == 32);

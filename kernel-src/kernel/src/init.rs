@@ -93,7 +93,7 @@ extern "C" fn rest() -> ! {
         Ok(())
     };
     // The process lives on by its threads; nobody waits for it.
-    let init = object::spawn(&archive, "init", 0, root.payer(), give);
+    let init = object::spawn(&archive, "init", 0, root.payer(), false, give);
     drop(init.unwrap_or_else(|error| panic!("init cannot be started from the boot archive: {error:?}")));
     sched::leave()
 }

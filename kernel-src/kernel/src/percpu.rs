@@ -47,6 +47,8 @@ pub struct PerCpu {
     pub active_root: Cell<PhysAddr>,
     /// How often the CPU has left the kernel, simple calls aside.
     pub left: AtomicU64,
+    /// The registers of nobody: an empty message has its words.
+    pub no_words: arch::task::Frame,
     pub queue: RunQueue,
     /// It waits for an interrupt, and has nothing of the kernel's in hand.
     pub asleep: AtomicBool,

@@ -7,14 +7,15 @@
 
 use crate::{
     addr::{CpuId, Nanos, PhysAddr},
-    arch,
+    arch::{self, task::Frame},
     config::{CAPABILITY_STEPS, PRIORITIES},
     jitter,
     mm::paging,
-    object::{self, Queued, State, Thread},
+    object::{self, HALTED, IS_STOPPED, Queued, State, Thread},
     percpu::{self, PerCpu},
-    sync::{List, Rank, Ref, Spin, ending},
+    sync::{List, Rank, Ref, Spin, SpinGuard, ending},
 };
+use abi::Error;
 use core::sync::atomic::{AtomicUsize, Ordering};
 
 const WORDS: usize = PRIORITIES / 64;
@@ -30,9 +31,26 @@ struct Queues {
 
 impl Queues {
     fn push(&mut self, thread: Ref<Thread>) {
-        let (word, bit) = place_of(thread.priority);
-        self.ready[usize::from(thread.priority)].push(thread);
+        let priority = thread.priority();
+        let (word, bit) = place_of(priority);
+        self.ready[usize::from(priority)].push(thread);
         self.occupied[word] |= bit;
+    }
+
+    /// Takes a thread out, if it is ready here.
+    fn withdraw(&mut self, thread: &Thread) -> Option<Ref<Thread>> {
+        let priority = thread.priority();
+        let taken = self.ready[usize::from(priority)].remove(thread);
+        self.note(priority);
+        taken
+    }
+
+    /// A thread of that priority has left its list.
+    fn note(&mut self, priority: u8) {
+        if self.ready[usize::from(priority)].is_empty() {
+            let (word, bit) = place_of(priority);
+            self.occupied[word] &= !bit;
+        }
     }
 
     /// The highest priority that somebody waits with.
@@ -43,12 +61,8 @@ impl Queues {
 
     fn pop(&mut self) -> Option<Ref<Thread>> {
         let priority = self.highest()?;
-        let list = &mut self.ready[usize::from(priority)];
-        let thread = list.pop();
-        if list.is_empty() {
-            let (word, bit) = place_of(priority);
-            self.occupied[word] &= !bit;
-        }
+        let thread = self.ready[usize::from(priority)].pop();
+        self.note(priority);
         thread
     }
 
@@ -116,6 +130,61 @@ pub fn ready(thread: Ref<Thread>) {
     // It is not the last share.
     drop(sleeper);
     prod(home);
+}
+
+/// The queue of the CPU that runs a thread.
+fn queue_of(thread: &Thread) -> SpinGuard<'static, Queues> {
+    percpu::all()[thread.home.0].queue.queues.lock()
+}
+
+/// Does something with the registers of a thread that is stopped, which stays so meanwhile.
+pub fn while_stopped<R>(thread: &Thread, act: impl FnOnce(&mut Frame) -> R) -> Result<R, Error> {
+    let queues = queue_of(thread);
+    let done = if thread.is_stopped() { Ok(thread.frame.with(act)) } else { Err(Error::NotStopped) };
+    drop(queues);
+    done
+}
+
+/// Asks the thread to stop: at once where it is ready and does not run, else on its CPU's next way out of the kernel. What
+/// it does, as [`abi::ThreadInfo`] tells it.
+pub fn suspend(thread: &Thread, how: u32) -> u64 {
+    let state = thread.ask(how);
+    if how & HALTED != 0 {
+        object::cancel(thread, None);
+    }
+    let mut queues = queue_of(thread);
+    match queues.withdraw(thread) {
+        Some(ready) if ready.stop() => return IS_STOPPED,
+        Some(ready) => queues.push(ready),
+        None => {}
+    }
+    drop(queues);
+    // Who waits is looked at when its wait ends; an interrupt for nothing would put that CPU's timer off.
+    if state == State::Runnable as u64 {
+        prod(thread.home);
+    }
+    state
+}
+
+/// The thread runs again, if it was to stop; and if it is to end, its CPU is told.
+pub fn resume(thread: &Thread) {
+    let mut queues = queue_of(thread);
+    if thread.release() {
+        queues.push(Ref::share(thread));
+    }
+    drop(queues);
+    prod(thread.home);
+}
+
+/// Sets a thread's priority; the one before. Where it waits it keeps its place.
+pub fn set_priority(thread: &Thread, priority: u8) -> u8 {
+    let mut queues = queue_of(thread);
+    let ready = queues.withdraw(thread);
+    let before = thread.priority.swap(priority, Ordering::Relaxed);
+    ready.into_iter().for_each(|ready| queues.push(ready));
+    drop(queues);
+    prod(thread.home);
+    before
 }
 
 /// Makes a CPU look at its queue.
@@ -217,7 +286,7 @@ pub fn leave() -> ! {
             object::unlist(thread);
         }
         match next {
-            Some(thread) if thread.is_doomed() => reap(cpu, thread),
+            Some(thread) if thread.is_asked() => put_aside(cpu, thread),
             Some(thread) => {
                 // Nobody was current, so nothing comes back.
                 drop(percpu::set_current(Some(thread)));
@@ -235,17 +304,17 @@ fn settle_current(cpu: &PerCpu) {
     let reschedule = cpu.reschedule.replace(false);
     let Some(thread) = percpu::current() else { return };
     if cpu.blocked.replace(false) {
-        // Whoever wakes it has a share of its own; but if its end came before its wait, nobody will.
-        if let Some(thread) = percpu::set_current(None).filter(|thread| thread.is_doomed()) {
-            wake(thread);
+        // Whoever wakes it has a share of its own; but what was asked before its wait, nobody else does.
+        if let Some(thread) = percpu::set_current(None).filter(|thread| thread.is_asked()) {
+            Thread::heed(thread);
         }
-    } else if thread.is_doomed() {
+    } else if thread.is_asked() {
         if let Some(thread) = percpu::set_current(None) {
-            reap(cpu, thread);
+            put_aside(cpu, thread);
         }
     } else if reschedule {
         let mut queues = cpu.queue.queues.lock();
-        if queues.highest().is_some_and(|highest| highest >= thread.priority) {
+        if queues.highest().is_some_and(|highest| highest >= thread.priority()) {
             if let Some(thread) = percpu::set_current(None) {
                 queues.push(thread);
             }
@@ -256,10 +325,16 @@ fn settle_current(cpu: &PerCpu) {
     }
 }
 
-fn reap(cpu: &PerCpu, thread: Ref<Thread>) {
-    // Its tables may go with it.
-    activate(cpu, paging::kernel_root());
-    object::reap(thread);
+/// Does what is asked of a thread that is in no queue, and runs on this CPU no more.
+fn put_aside(cpu: &PerCpu, thread: Ref<Thread>) {
+    if thread.is_doomed() {
+        // Its tables may go with it.
+        activate(cpu, paging::kernel_root());
+        object::reap(thread);
+    } else if !thread.stop() {
+        // It was resumed meanwhile, or is to end.
+        cpu.queue.queues.lock().push(thread);
+    }
 }
 
 #[inline(always)] // each is on the way of every switch, and half of what it costs as a call is saving registers

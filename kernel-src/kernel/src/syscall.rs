@@ -9,13 +9,13 @@ use crate::{
         frames, paging,
         user::{UserBytes, UserPtr, check_range},
     },
-    object::{self, CNode, Endpoint, Notification, Process, Reply, Resource, Start, Thread},
+    object::{self, CNode, Endpoint, HALTED, Notification, Process, Reply, Resource, SUSPENDED, Start, Thread},
     percpu, sched, smp,
     sync::{Found, Object, Payer, Quota, Ref, Slot, Step, ending, tree},
 };
 use abi::{
     ADDRESS_BITS, Call, CapabilityInfo, DEBUG_WRITE_MAX, Error, Info, NAME_MAX, OWN_PROCESS, OWN_QUOTA, Outcome, Power,
-    Rights,
+    Registers, Rights, ThreadAction,
 };
 use core::sync::atomic::Ordering;
 
@@ -87,6 +87,11 @@ fn info_value(kind: u64, index: u64) -> Result<u64, Error> {
 
 fn own() -> &'static Process {
     sched::current().process()
+}
+
+/// The caller's process, or the one of that name.
+fn process_named(name: u64, rights: Rights) -> Result<&'static Process, Error> {
+    if name == OWN_PROCESS { Ok(own()) } else { own().object(name, rights).map(|(process, ..)| process) }
 }
 
 /// Makes an object that a quota pays for, with a capability in a slot.
@@ -315,10 +320,7 @@ simple! {
 
     ThreadInfo = fn thread_info(process, index, to) {
         let to = UserPtr::new(to)?;
-        let process = match process {
-            OWN_PROCESS => own(),
-            name => own().object(name, Rights::READ)?.0,
-        };
+        let process = process_named(process, Rights::READ)?;
         process.thread_info(index).map_or(Ok(0), |info| to.write(&info).map(|()| 1))
     }
 
@@ -330,10 +332,7 @@ simple! {
 
     SetRoot = fn set_root(process, root, guard) {
         let done = (|| {
-            let process = match process {
-                OWN_PROCESS => own(),
-                name => own().object(name, Rights::MANAGE)?.0,
-            };
+            let process = process_named(process, Rights::MANAGE)?;
             let (node, slot, found) = own().object::<CNode>(root, Rights::NONE)?;
             process.set_names(slot, &found, node.way(guard)?).map(|()| 0)
         })();
@@ -358,6 +357,26 @@ simple! {
             0 => Err(Error::Bound),
             _ => Err(Error::InvalidArgument),
         }
+    }
+
+    ThreadMake = fn thread_make(process, cpu, place, quota) {
+        let process = process_named(process, Rights::MANAGE)?;
+        let (nowhere, home) = (VirtAddr(0), home(cpu)?);
+        let start = Start { entry: nowhere, stack: nowhere, argument: 0, tls: 0, home, suspended: true };
+        create(place, quota, 0, |payer| {
+            Process::start_thread(payer, &Ref::share_found(process).ok_or(Error::NotFound)?, &start)
+        })
+    }
+
+    ThreadRead = fn thread_read(name, to) {
+        let (thread, to) = (stopping(name, Rights::READ)?, UserPtr::new(to)?);
+        to.write(&sched::while_stopped(thread, |frame| frame.registers())?).map(|()| 0)
+    }
+
+    ThreadWrite = fn thread_write(name, from) {
+        let thread = stopping(name, Rights::WRITE)?;
+        let registers = UserPtr::<Registers>::new(from)?.read()?;
+        sched::while_stopped(thread, |frame| frame.set_registers(&registers)).map(|()| 0)
     }
 
     QuotaCreate = fn quota_create(quota, bytes, objects, place) {
@@ -412,6 +431,7 @@ fn carry_out(thread: &Thread, number: u64) -> Option<Result<u64, Error>> {
         n if n == Call::Spawn as u64 => Some(spawn(thread, argument(0), argument(1))),
         n if n == Call::Wait as u64 => wait(thread, argument(0)),
         n if n == Call::ConsoleRead as u64 => console_read(thread, argument(0), argument(1), argument(2)),
+        n if n == Call::ThreadControl as u64 => Some(thread_control(thread, argument(0), argument(1), argument(2))),
         n if n == Call::NotificationSignal as u64 => Some(notification_signal(thread, argument(0), argument(1))),
         n => match object::call_of(n) {
             n if n == Call::NotificationWait as u64 => notification_wait(thread),
@@ -449,21 +469,43 @@ fn thread_create(thread: &Thread, [entry, stack, argument, cpu, tls, quota]: [u6
     for (address, size) in [(entry, 1), (stack, 0), (tls_base, 0)] {
         check_range(address, size)?;
     }
-    let home = match cpu {
-        0 => sched::place(),
-        n => {
-            let chosen = percpu::all().get(n as usize - 1).ok_or(Error::InvalidArgument)?;
-            if !chosen.online.load(Ordering::Acquire) {
-                return Err(Error::InvalidArgument);
-            }
-            CpuId(n as usize - 1)
-        }
-    };
-    Process::start_thread(
-        thread.process().payer(quota)?,
-        &Ref::share(thread.process()),
-        &Start { entry, stack, argument, tls, home },
-    )
+    let start = Start { entry, stack, argument, tls, home: home(cpu)?, suspended: false };
+    let process = thread.process();
+    Process::start_thread(process.payer(quota)?, &Ref::share(process), &start).map(|thread| thread.id())
+}
+
+/// The CPU of that number and 1, or any.
+fn home(cpu: u64) -> Result<CpuId, Error> {
+    if cpu == 0 {
+        return Ok(sched::place());
+    }
+    let chosen = percpu::all().get(cpu as usize - 1).ok_or(Error::InvalidArgument)?;
+    if chosen.online.load(Ordering::Acquire) { Ok(chosen.id) } else { Err(Error::InvalidArgument) }
+}
+
+/// The thread of that name, which has not ended.
+fn stopping(name: u64, rights: Rights) -> Result<&'static Thread, Error> {
+    let (thread, ..) = own().object::<Thread>(name, rights)?;
+    if thread.is_doomed() { Err(Error::NotFound) } else { Ok(thread) }
+}
+
+/// As [`ThreadAction`] says.
+fn thread_control(caller: &Thread, name: u64, action: u64, value: u64) -> Result<u64, Error> {
+    let right = if action < ThreadAction::Kill as u64 { Rights::WRITE } else { Rights::MANAGE };
+    let thread = stopping(name, right)?;
+    let limit = u64::from(caller.limit.load(Ordering::Relaxed));
+    let priority = || if value <= limit { Ok(value as u8) } else { Err(Error::InvalidArgument) };
+    match action {
+        a if a == ThreadAction::Resume as u64 => sched::resume(thread),
+        a if a == ThreadAction::Suspend as u64 => return Ok(sched::suspend(thread, SUSPENDED)),
+        a if a == ThreadAction::Halt as u64 => return Ok(sched::suspend(thread, SUSPENDED | HALTED)),
+        a if a == ThreadAction::Cancel as u64 => return Ok(object::cancel(thread, Some(Error::Cancelled)).into()),
+        a if a == ThreadAction::Kill as u64 => Thread::doom(thread),
+        a if a == ThreadAction::Priority as u64 => return Ok(sched::set_priority(thread, priority()?).into()),
+        a if a == ThreadAction::Limit as u64 => return Ok(thread.limit.swap(priority()?, Ordering::Relaxed).into()),
+        _ => return Err(Error::InvalidArgument),
+    }
+    Ok(0)
 }
 
 fn spawn(thread: &Thread, resource: u64, request: u64) -> Result<u64, Error> {

@@ -67,10 +67,12 @@ pub enum Cause {
     Other(&'static str),
 }
 
-/// A system call that may block; the caller's registers are saved, the pc behind the instruction.
-pub extern "C" fn system_call(cpu: &'static PerCpu, thread: &'static Thread) -> ! {
+/// A system call that may block; the caller's registers are saved, the pc behind the instruction. The first two argument
+/// registers are left free, since a message goes to the program in them.
+#[inline(always)]
+pub extern "C" fn system_call(_: u64, _: u64, cpu: &'static PerCpu, thread: &'static Thread) -> ! {
     crate::jitter::pause();
-    object::carry_out(cpu, thread)
+    object::carry_out::<true>(cpu, thread)
 }
 
 /// A fault of the current thread's program: it ends, nothing else does.

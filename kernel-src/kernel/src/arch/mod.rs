@@ -39,7 +39,7 @@
 //! - `leaf(PhysAddr, MapFlags, level) -> u64`, `table(PhysAddr) -> u64`, `is_present(u64)`, `is_leaf(u64, level)`,
 //!   `address(u64, level) -> PhysAddr`, `flags(u64, level) -> MapFlags` (level 0 is the 4 KiB leaf)
 //! - `write_entry(*mut u64, u64)`: the one page-table write, with the manual's barriers
-//! - `activate_kernel(root)`; `activate_user(root)`; `flush_page(VirtAddr)`; `flush_all()`: this CPU only
+//! - `activate_kernel(root)`; `activate_user(root)`, which `SWITCHES_CHEAPLY`, or not; `flush_page(VirtAddr)`; `flush_all()`: this CPU only
 //! - `code_written(VirtAddr, usize)`: makes written instructions visible to this CPU's fetch
 //! - `copy_user(to: *mut u8, from: *const u8, bytes: usize) -> bool`: the one place that touches user memory; false if it faulted
 //!
@@ -48,13 +48,14 @@
 //!   `Frame::new(entry: VirtAddr, stack: VirtAddr, argument: u64, tls: u64) -> Frame` sets every register;
 //!   `&self`: `call_number() -> u64`, `argument(usize) -> u64` (0 to 5), `capability() -> u64`, `info() -> u64`,
 //!   `message_words() -> [u64; 8]`, `pc() -> VirtAddr`; `&mut self`: `set_result(abi::Outcome)` (plain calls),
-//!   `set_received(status: u64, badge: u64, info: u64)`, `set_words([u64; 8])`, `set_message` for both, `restart_call()`: moves the pc back onto the call
-//!   instruction (saved pc is after it); `Display` prints all registers, several a line, each line indented by two blanks
+//!   `set_received(status: u64, badge: u64, info: u64)`, `set_words([u64; 8])`, `set_message` for both, `clear_word(usize)`, `restart_call()`: moves the pc back onto the call
+//!   instruction (saved pc is after it); `registers() -> abi::Registers`, `set_registers(&abi::Registers)`: what a program
+//!   may have; `Display` prints all registers, several a line, each line indented by two blanks
 //! - `ELF_MACHINE: u16`
 //! - `on_stack(VirtAddr, extern "C" fn() -> !) -> !`: goes on there, on an empty stack
 //! - `resume(&Thread) -> !`: leaves the kernel with exactly those registers (FP unit off in this slice);
-//!   `resume_with(&Thread, from: &Thread, lock: &AtomicU32) -> !`: the same, but for the payload, which is in the
-//!   registers of `from` until that word is 0
+//!   `resume_with(&PerCpu, &Thread, from: *const Frame, lock: &AtomicU32, [status, badge, info]) -> !`: the same, with a message, whose
+//!   payload is in the registers of `from` until that word is 0
 //!
 //! `timer`
 //! - `init(&BootInfo)`, `init_cpu()`; `now() -> Nanos`: the same on all CPUs; `arm(Option<Nanos>)`: writes the comparator every
@@ -62,7 +63,7 @@
 //!
 //! `trap`
 //! - stubs: user mode is saved straight into `PerCpu::current`, then on the CPU's kernel stack one of
-//!   `trap::system_call(&PerCpu, &Thread) -> !`, `trap::fault(Fault) -> !`, `trap::interrupted() -> !` (after `irq` dispatch);
+//!   `trap::system_call(_, _, &PerCpu, &Thread) -> !`, `trap::fault(Fault) -> !`, `trap::interrupted() -> !` (after `irq` dispatch);
 //!   calls below `abi::SIMPLE_CALLS` save only what the C ABI clobbers and call `syscall::SIMPLE[number]`
 //! - traps in kernel mode: fix-up of `copy_user`, or a panic through `panic::exception(Fault, frame pointer, &dyn Display of registers)`
 //!

@@ -165,7 +165,7 @@ impl Endpoint {
             receiver.listed.set(&self.meeting);
             drop(queues);
             // A signal after the first look saw nobody wait; one from here on sees this thread.
-            if bound.is_none_or(|bound| !bound.has_bits()) || !receiver.end_wait_if(State::Receiving) {
+            if bound.is_none_or(|bound| !bound.has_bits()) || !receiver.end_wait_as(State::Receiving as u32) {
                 return Ok(());
             }
             wait::unlist(receiver);
@@ -187,10 +187,10 @@ fn accept(sender: Ref<Thread>, receiver: &Thread) {
     let token = sender.begin_call();
     hand_over(&sender, receiver, Some(Owed { caller: sender.clone(), token }));
     sender.wait_on(State::Replying);
-    // Its end, or its time, may have come before it waited again: then nobody else tells it. From here on it may run,
-    // unless that is what is done here.
-    if sender.is_doomed() {
-        sched::wake(sender);
+    // It may have been asked something, or its time have come, before it waited again: then nobody else tells it. From
+    // here on it may run, unless that is what is done here.
+    if sender.is_asked() {
+        Thread::heed(sender);
     } else if until.is_some_and(|until| until <= arch::timer::now()) {
         // Where its home CPU did that, it is done.
         let _ = answer(Owed { caller: sender, token }, Err(Error::TimedOut));
@@ -208,8 +208,13 @@ fn hand_over(sender: &Thread, receiver: &Thread, owed: Option<Owed>) -> usize {
 /// does not wait any more.
 pub fn answer(owed: Owed, result: Result<&Thread, Error>) -> Result<usize, Error> {
     let Owed { caller, token } = owed;
+    if caller.end_call(token) { answer_ended(caller, result) } else { Err(Error::PartnerGone) }
+}
+
+/// The same, of a call that nobody else answers any more.
+pub fn answer_ended(caller: Ref<Thread>, result: Result<&Thread, Error>) -> Result<usize, Error> {
     // Who was to end waits no more, though its call was not answered: it is not in this CPU's hands.
-    if !caller.end_call(token) || !caller.end_wait() {
+    if !caller.end_wait() {
         return Err(Error::PartnerGone);
     }
     let arrived = match result {

@@ -9,7 +9,7 @@
 
 use super::{
     cnode,
-    endpoint::{Endpoint, LOST, message_of},
+    endpoint::{Endpoint, LOST},
     notification::{Notification, mask},
     thread::{Owed, RECEIVES, SENDS, SIGNALS, State, Thread, WAITS},
     transfer,
@@ -23,7 +23,15 @@ use crate::{
     syscall,
 };
 use abi::{ADDRESS_BITS, Call, MESSAGE_WORDS, MessageInfo, Outcome, REPLY_LOST, Rights};
-use core::{convert::Infallible, sync::atomic::Ordering};
+use core::{arch::asm, convert::Infallible, ptr::NonNull, sync::atomic::Ordering};
+
+type Cpu = &'static PerCpu;
+type Live = &'static Thread;
+/// From which thread to which.
+type Switch = [Live; 2];
+/// Info and length of a message.
+type Sent = (u64, u64);
+type Locked = SpinGuard<'static, Queues>;
 
 /// What a name that a thread has used means, so that the next call need not go that way again: the object of the
 /// capability that the thread came by. That no CNode's capability has left its slot since says that the way leads to
@@ -42,28 +50,26 @@ impl Known {
 
 /// What a thread's name means, if it knows.
 #[inline(always)]
-fn known(thread: &'static Thread, frame: &Frame, which: usize) -> Option<&'static Meeting> {
+fn known(thread: Live, frame: &Frame, which: usize) -> Option<&'static Known> {
     // SAFETY: it is the thread's own while it runs, and nobody else's.
     let known = unsafe { &*thread.known[which].as_ptr() };
-    if known.name != frame.capability() || known.ways != tree::ways() {
-        return None;
-    }
-    // SAFETY: what has a name was learned.
-    Some(unsafe { known.meeting.unwrap_unchecked() })
+    (known.name == frame.capability() && known.ways == tree::ways()).then_some(known)
 }
 
-/// The queues of a meeting that is known, if it is still there.
+/// The meeting that is known, with its queues, if it is still there.
 #[inline(always)]
-fn lock(thread: &Thread, which: usize, meeting: &'static Meeting) -> Option<SpinGuard<'static, Queues>> {
-    // SAFETY: what is known has a slot, to which a way leads still: it is there until this CPU leaves the kernel.
-    let holds = unsafe { thread.via[which].holder() };
+fn lock(thread: &Thread, which: usize, known: &Known) -> Option<(&'static Meeting, Locked)> {
+    // SAFETY: what has a name was learned, and has a slot, to which a way leads still: it is there until this CPU leaves
+    // the kernel.
+    let (meeting, holds) = unsafe { (known.meeting.unwrap_unchecked(), thread.via[which].holder()) };
     // And so is what the slot names.
-    if holds() { meeting.try_lock().filter(|_| holds()) } else { None }
+    let queues = if holds() { meeting.try_lock()? } else { return None };
+    if holds() { Some((meeting, queues)) } else { None }
 }
 
 /// Finds the endpoint or notification that a thread names; None where it may not be used so.
-fn learn(thread: &'static Thread, which: usize, rights: Rights) -> Option<()> {
-    // SAFETY: as in `known`, and for registers as in `attempt`.
+fn learn(thread: Live, which: usize, rights: Rights) -> Option<()> {
+    // SAFETY: as in `known`, and for registers as in `carry_out`.
     let (known, name) = unsafe { (&mut *thread.known[which].as_ptr(), (*thread.frame.as_ptr()).capability()) };
     *known = Known::NONE;
     let ways = tree::ways();
@@ -83,23 +89,15 @@ fn learn(thread: &'static Thread, which: usize, rights: Rights) -> Option<()> {
 }
 
 /// Whether a thread that waits may take over this CPU from `thread` at once. What runs is at least as urgent as all that
-/// is queued here, and so is whoever is as urgent as it.
+/// is queued here, and so is whoever is as urgent as it: if one was woken that is more urgent, an interrupt is on its way.
 #[inline(always)]
 fn may_run(cpu: &PerCpu, thread: &Thread, next: &Thread) -> bool {
-    next.is_direct(cpu) && next.priority >= thread.priority && !cpu.reschedule.get()
-}
-
-/// Carries out a call of the current thread, here if it can be done so. What is rare never comes back to the common way,
-/// which therefore has nothing to save from it.
-#[inline(always)]
-pub fn carry_out(cpu: &'static PerCpu, thread: &'static Thread) -> ! {
-    attempt::<true>(cpu, thread);
-    carry_out_slowly(thread)
+    next.is_direct(cpu) && next.priority() >= thread.priority()
 }
 
 #[cold]
 #[inline(never)]
-fn carry_out_slowly(thread: &'static Thread) -> ! {
+fn carry_out_slowly(thread: Live) -> ! {
     syscall::dispatch(thread);
     sched::leave()
 }
@@ -107,110 +105,250 @@ fn carry_out_slowly(thread: &'static Thread) -> ! {
 /// Names that are new are learned, which is done once; then all is as before.
 #[cold]
 #[inline(never)]
-fn again(cpu: &'static PerCpu, thread: &'static Thread, which: usize, rights: Rights) -> ! {
-    learn(thread, which, rights).and_then(|()| attempt::<false>(cpu, thread));
+fn again(cpu: Cpu, thread: Live, which: usize, rights: Rights) -> ! {
+    if learn(thread, which, rights).is_some() {
+        carry_out::<false>(cpu, thread)
+    }
     carry_out_slowly(thread)
 }
 
-/// Carries out a call that leaves the current thread waiting, and goes on with another, or a signal. It comes back,
-/// with nothing changed, where that is not to be.
+/// Carries out a call of the current thread that leaves it waiting, and goes on with another, or a signal; or, where that is
+/// not to be, has changed nothing when the call goes the slow way. What is rare never comes back to the common way, which
+/// therefore has nothing to save from it. The questions are asked in this order, and not made a tree of.
 #[inline(always)]
-fn attempt<const FIRST: bool>(cpu: &'static PerCpu, thread: &'static Thread) -> Option<Infallible> {
+pub fn carry_out<const FIRST: bool>(cpu: Cpu, thread: Live) -> ! {
     // SAFETY: the thread has just entered the kernel on this CPU, which alone has its registers while it runs.
     let frame = unsafe { &mut *thread.frame.as_ptr() };
-    match frame.call_number() {
-        number if number == Call::Call as u64 => call::<FIRST, false>(cpu, thread, frame),
-        number if number == Call::ReplyReceive as u64 => reply_receive::<FIRST, false>(cpu, thread, frame),
-        number if number == Call::NotificationSignal as u64 || number == Call::NotificationWait as u64 => {
-            attempt_bits::<FIRST>(cpu, thread, frame)
-        }
-        _ => None,
+    let number = frame.call_number();
+    if number == Call::Call as u64 {
+        call::<FIRST, false>(cpu, thread, frame);
+        carry_out_slowly(thread)
     }
+    let number = unknown(number);
+    if number == Call::ReplyReceive as u64 {
+        reply_receive::<FIRST, false>(cpu, thread, frame);
+        not_received::<FIRST>(thread)
+    }
+    let number = unknown(number);
+    if number == Call::NotificationSignal as u64 {
+        signal::<FIRST>(cpu, thread, frame);
+    } else if number == Call::NotificationWait as u64 {
+        attempt_wait::<FIRST>(cpu, thread, frame)
+    }
+    carry_out_slowly(thread)
 }
 
-/// The same for a signal or a wait for bits. Out of line, so that messages keep no registers for it.
+/// Out of line, so that the others keep no registers for it.
 #[inline(never)]
-fn attempt_bits<const FIRST: bool>(
-    cpu: &'static PerCpu,
-    thread: &'static Thread,
-    frame: &mut Frame,
-) -> Option<Infallible> {
-    if frame.call_number() == Call::NotificationSignal as u64 {
-        signal::<FIRST>(cpu, thread, frame)
-    } else {
-        wait::<FIRST>(cpu, thread, frame)
+fn attempt_wait<const FIRST: bool>(cpu: Cpu, thread: Live, frame: &mut Frame) -> ! {
+    wait::<FIRST>(cpu, thread, frame);
+    carry_out_slowly(thread)
+}
+
+/// What was learned and not received by goes: the rights by which a thread receives are noted only after they are learned.
+#[inline(always)]
+fn not_received<const FIRST: bool>(thread: Live) -> ! {
+    if !FIRST {
+        thread.known[RECEIVES].with(|known| *known = Known::NONE);
+    }
+    carry_out_slowly(thread)
+}
+
+/// The same value, of which the compiler knows nothing.
+#[inline(always)]
+fn unknown(mut value: u64) -> u64 {
+    // SAFETY: it does nothing.
+    unsafe { asm!("/* {} */", inout(reg) value, options(nomem, nostack, preserves_flags)) };
+    value
+}
+
+/// Words from that one on are 0. By halves, since four words are common.
+#[inline(always)]
+fn clear_from(frame: &mut Frame, length: usize) {
+    const HALF: usize = MESSAGE_WORDS / 2;
+    if length <= HALF {
+        (HALF..MESSAGE_WORDS).for_each(|word| frame.clear_word(word));
+    }
+    if length != HALF {
+        (1..MESSAGE_WORDS).filter(|word| *word >= length).for_each(|word| frame.clear_word(word));
     }
 }
 
-/// The info of a thread's message, if it is a valid one: words that it does not announce are 0 from here on.
+/// Info and length of a thread's message, if it is a valid one in registers alone: of some words, those that it does not
+/// announce are 0 from here on.
 #[inline(always)]
-fn announced(frame: &mut Frame) -> Option<u64> {
+fn announced(frame: &mut Frame) -> Option<Sent> {
     let info = frame.info();
-    match (info & 0xffff) as usize {
-        MESSAGE_WORDS => {}
-        0 => frame.set_words([0; MESSAGE_WORDS]),
-        length if length < MESSAGE_WORDS => frame.set_words(message_of(frame).1),
+    let length = unknown(info & 0xffff);
+    match length as usize {
+        0 | MESSAGE_WORDS => {}
+        length if length < MESSAGE_WORDS => clear_from(frame, length),
         _ => return None,
     }
-    Some(info)
+    Some((info, length))
 }
 
-/// The info of a thread's message, if it is a valid one that is not in registers alone.
-fn announced_long(thread: &Thread, frame: &Frame, which: usize) -> Option<u64> {
+/// The same, if it is valid at all; its length does not matter.
+fn announced_long(thread: &Thread, frame: &Frame, by: Rights) -> Option<Sent> {
     let info = MessageInfo(frame.info());
-    // SAFETY: as in `known`, which has found it.
-    let rights = unsafe { (*thread.known[which].as_ptr()).rights };
-    // Capabilities of an answer cannot pass under the lock of the queues.
-    let by = if which == SENDS { rights } else { Rights::NONE };
-    transfer::check(thread, info, by).is_ok().then_some(info.0)
+    transfer::check(thread, info, by).is_ok().then_some((info.0, 0))
 }
 
-/// Carries out the call with a message that is not in registers alone.
+/// Carries out a message call that is not of the common kind.
 #[cold]
 #[inline(never)]
-fn long<const FIRST: bool>(cpu: &'static PerCpu, thread: &'static Thread, frame: &mut Frame) -> Option<Infallible> {
+fn rare<const FIRST: bool>(cpu: Cpu, thread: Live, frame: &mut Frame) -> ! {
     if frame.call_number() == Call::Call as u64 {
-        call::<FIRST, true>(cpu, thread, frame)
-    } else {
-        reply_receive::<FIRST, true>(cpu, thread, frame)
+        call::<FIRST, true>(cpu, thread, frame);
+        carry_out_slowly(thread)
     }
+    reply_receive::<FIRST, true>(cpu, thread, frame);
+    not_received::<FIRST>(thread)
 }
 
 /// The last steps of both: the next thread's tables, and what else comes with a way out of the kernel. Its payload are
 /// the words in the registers of the thread before, which nobody may change while this CPU has the lock.
 #[inline(always)]
-fn finish(cpu: &'static PerCpu, thread: &'static Thread, next: &'static Thread, queues: SpinGuard<'_, Queues>) -> ! {
-    if cpu.active_root.replace(next.root) != next.root {
+fn finish<const FINISHES: bool>(
+    cpu: Cpu,
+    [thread, next]: Switch,
+    asked: bool,
+    queues: Locked,
+    received: [u64; 3],
+    length: u64,
+) -> ! {
+    if cpu.active_root.replace(next.root) != next.root || arch::mm::SWITCHES_CHEAPLY {
         arch::mm::activate_user(next.root);
     }
     ending::left(cpu);
-    if ending::pending() != 0 || thread.is_doomed() {
+    if ending::pending() != 0 || asked {
+        // SAFETY: nobody else has the registers of the next until it runs.
+        let to = unsafe { &mut *next.frame.as_ptr() };
+        if FINISHES {
+            to.finish_call();
+        }
+        to.set_received(received[0], received[1], received[2]);
         finish_slowly(cpu, thread, next, queues)
     }
-    arch::task::resume_with(next, thread, queues.into_word())
+    let from = if length == 0 { &raw const cpu.no_words } else { thread.frame.as_ptr() };
+    arch::task::resume_with::<FINISHES>(cpu, next, from, queues.into_word(), received)
 }
 
 #[cold]
 #[inline(never)]
-fn finish_slowly(
-    cpu: &'static PerCpu,
-    thread: &'static Thread,
-    next: &'static Thread,
-    queues: SpinGuard<'_, Queues>,
-) -> ! {
-    // SAFETY: nobody else has the registers of the next until it runs; as for the other's, see `finish`.
+fn finish_slowly(cpu: Cpu, thread: Live, next: Live, queues: Locked) -> ! {
+    // SAFETY: as above; as for the other's registers, see there.
     let (to, from) = unsafe { (&mut *next.frame.as_ptr(), &*thread.frame.as_ptr()) };
-    to.set_words(from.message_words());
+    to.set_words(if to.info() & 0xffff == 0 { [0; MESSAGE_WORDS] } else { from.message_words() });
     drop(queues);
-    go_on(cpu, thread, next)
+    go_on(cpu, [thread, next])
 }
 
-/// Lets go of `thread`, and goes on with `next`, which is current, unless another is to.
-fn go_on(cpu: &'static PerCpu, thread: &'static Thread, next: &'static Thread) -> ! {
+/// `RARE` is a call with a message that is not in registers alone, or where others wait.
+#[inline(always)]
+fn call<const FIRST: bool, const RARE: bool>(cpu: Cpu, caller: Live, frame: &mut Frame) -> Option<Infallible> {
+    let Some(known) = known(caller, frame, SENDS) else {
+        return if FIRST { again(cpu, caller, SENDS, Rights::WRITE.with(Rights::CALL)) } else { None };
+    };
+    let sent = if RARE { announced_long(caller, frame, known.rights) } else { announced(frame) };
+    let Some((info, length)) = sent else { return if RARE { None } else { rare::<FIRST>(cpu, caller, frame) } };
+    let (_, mut queues) = lock(caller, SENDS, known)?;
+    // SAFETY: what is listed is a thread.
+    let server = unsafe { &*core::ptr::from_ref(queues.receivers.front()?) };
+    if !RARE && !queues.receivers.0.ends_with(server) {
+        drop(queues);
+        rare::<FIRST>(cpu, caller, frame)
+    }
+    if !may_run(cpu, caller, server) || !server.end_wait_if(State::Receiving) {
+        return None;
+    }
+    // From here on there is no way back: the server's wait is over, by this call alone.
+    // SAFETY: it is in front, and alone where it is said to be.
+    let server =
+        unsafe { if RARE { queues.receivers.0.take_out(server) } else { queues.receivers.0.take_only(server) } };
+    server.listed.let_go();
+    let token = caller.begin_call();
+    let asked = caller.wait_on(State::Replying);
+    // SAFETY: its wait was ended here, so nobody else has its registers until it runs.
+    let to = unsafe { &mut *server.frame.as_ptr() };
+    // No other bit is so high where a thread receives.
+    let (status, badge) = (to.call_number() / LOST * REPLY_LOST, caller.via[SENDS].badge());
+    if RARE {
+        drop(queues);
+        to.finish_call();
+        transfer::deliver((caller, frame), (&server, to), status, badge);
+        go_on(cpu, [caller, owe(cpu, server, token)])
+    }
+    finish::<true>(cpu, [caller, owe(cpu, server, token)], asked, queues, [status, badge, info], length)
+}
+
+/// Makes the server current, which owes the thread that was an answer.
+#[inline(always)]
+fn owe(cpu: Cpu, server: Ref<Thread>, token: u64) -> Live {
+    let (caller, server) = percpu::switch_current(cpu, server);
+    // SAFETY: what it owes is this CPU's; and who waits for a message owes nothing, so nothing is dropped.
+    unsafe { server.owed.as_ptr().write(Some(Owed { caller, token })) };
+    server
+}
+
+#[inline(always)]
+fn reply_receive<const FIRST: bool, const RARE: bool>(cpu: Cpu, server: Live, frame: &mut Frame) -> Option<Infallible> {
+    let Some(known) = known(server, frame, RECEIVES) else {
+        return if FIRST { again(cpu, server, RECEIVES, Rights::READ) } else { None };
+    };
+    // Capabilities of an answer cannot pass under the lock of the queues.
+    let sent = if RARE { announced_long(server, frame, Rights::NONE) } else { announced(frame) };
+    let Some((info, length)) = sent else { return if RARE { None } else { rare::<FIRST>(cpu, server, frame) } };
+    let (meeting, mut queues) = lock(server, RECEIVES, known)?;
+    if !RARE && !queues.receivers.is_empty() {
+        drop(queues);
+        rare::<FIRST>(cpu, server, frame)
+    }
+    // SAFETY: what it owes is its own while it runs, and so is a share in the caller.
+    let owing = unsafe { &mut *server.owed.as_ptr() };
+    let Owed { caller, token } = owing.as_ref()?;
+    // SAFETY: as above.
+    let caller: Live = unsafe { &*core::ptr::from_ref::<Thread>(caller) };
+    if !may_run(cpu, server, caller) || caller.token.load(Ordering::Relaxed) != *token {
+        return None;
+    }
+    if !queues.senders.is_empty() || server.bound.get().is_some() || !caller.end_wait_if(State::Replying) {
+        return None;
+    }
+    // From here on there is no way back: the call is answered.
+    if RARE {
+        // SAFETY: its wait was ended here, so nobody else has its registers until it runs.
+        transfer::deliver((server, frame), (caller, unsafe { &mut *caller.frame.as_ptr() }), 0, 0);
+    }
+    frame.set_call_number(Call::Receive as u64);
+    frame.restart_call();
+    if !FIRST {
+        server.received_by.store(known.rights.0, Ordering::Relaxed);
+    }
+    server.listed.set(meeting);
+    let asked = server.wait_on(State::Receiving);
+    // SAFETY: the share that it owed is in hand, and nowhere else.
+    let caller = unsafe {
+        core::ptr::from_mut(owing).write(None);
+        Ref::from_pointer(NonNull::from(caller))
+    };
+    let (thread, caller) = percpu::switch_current(cpu, caller);
+    if RARE {
+        queues.receivers.push(thread);
+        drop(queues);
+        go_on(cpu, [server, caller])
+    }
+    queues.receivers.0.start(thread);
+    finish::<false>(cpu, [server, caller], asked, queues, [0, 0, info], length)
+}
+
+/// Lets go of a thread, and goes on with the next, which is current, unless another is to.
+#[inline(never)]
+fn go_on(cpu: Cpu, [thread, next]: Switch) -> ! {
     ending::quiescent(cpu);
-    // Its end was asked for before it waited: then nobody else ends that wait.
-    if thread.is_doomed() && thread.end_wait() {
-        sched::ready(Ref::share(thread));
+    // What was asked before it waited nobody else does.
+    if thread.is_asked() {
+        Thread::heed(Ref::share(thread));
     }
     // Somebody may have been woken meanwhile, and share this CPU from now on.
     if cpu.reschedule.get() {
@@ -220,135 +358,44 @@ fn go_on(cpu: &'static PerCpu, thread: &'static Thread, next: &'static Thread) -
     arch::task::resume(next)
 }
 
-#[inline(always)]
-fn call<const FIRST: bool, const LONG: bool>(
-    cpu: &'static PerCpu,
-    caller: &'static Thread,
-    frame: &mut Frame,
-) -> Option<Infallible> {
-    let Some(meeting) = known(caller, frame, SENDS) else {
-        return if FIRST { again(cpu, caller, SENDS, Rights::WRITE.with(Rights::CALL)) } else { None };
-    };
-    let info = if LONG { announced_long(caller, frame, SENDS) } else { announced(frame) };
-    let Some(info) = info else { return if LONG { None } else { long::<FIRST>(cpu, caller, frame) } };
-    let mut queues = lock(caller, SENDS, meeting)?;
-    // SAFETY: what is listed is a thread.
-    let server = unsafe { &*core::ptr::from_ref(queues.receivers.front()?) };
-    if !may_run(cpu, caller, server) || !server.end_wait_if(State::Receiving) {
-        return None;
-    }
-    // From here on there is no way back: the server's wait is over, by this call alone.
-    // SAFETY: it was in front, and this CPU has the lock.
-    let server = unsafe { queues.receivers.0.take_out(server) };
-    server.listed.let_go();
-    let token = caller.begin_call();
-    caller.wait_on(State::Replying);
-    // SAFETY: its wait was ended here, so nobody else has its registers until it runs.
-    let to = unsafe { &mut *server.frame.as_ptr() };
-    // No other bit is so high where a thread receives.
-    let status = to.call_number() / LOST * REPLY_LOST;
-    to.finish_call();
-    if LONG {
-        drop(queues);
-        transfer::deliver((caller, frame), (&server, to), status, caller.via[SENDS].badge());
-        let (thread, server) = percpu::switch_current(cpu, server);
-        // SAFETY: as below.
-        unsafe { server.owed.as_ptr().write(Some(Owed { caller: thread, token })) };
-        go_on(cpu, caller, server)
-    }
-    to.set_received(status, caller.via[SENDS].badge(), info);
-    let (thread, server) = percpu::switch_current(cpu, server);
-    // SAFETY: as above; who waits for a message owes nothing, so nothing is dropped.
-    unsafe { server.owed.as_ptr().write(Some(Owed { caller: thread, token })) };
-    finish(cpu, caller, server, queues)
-}
-
-#[inline(always)]
-fn reply_receive<const FIRST: bool, const LONG: bool>(
-    cpu: &'static PerCpu,
-    server: &'static Thread,
-    frame: &mut Frame,
-) -> Option<Infallible> {
-    let Some(meeting) = known(server, frame, RECEIVES) else {
-        return if FIRST { again(cpu, server, RECEIVES, Rights::READ) } else { None };
-    };
-    let info = if LONG { announced_long(server, frame, RECEIVES) } else { announced(frame) };
-    let Some(info) = info else { return if LONG { None } else { long::<FIRST>(cpu, server, frame) } };
-    let mut queues = lock(server, RECEIVES, meeting)?;
-    // SAFETY: what it owes is its own while it runs.
-    let owing = unsafe { &mut *server.owed.as_ptr() };
-    let Owed { caller, token } = owing.as_ref()?;
-    let answers = may_run(cpu, server, caller);
-    if !answers || !queues.senders.is_empty() || server.bound.get().is_some() || !caller.end_call(*token) {
-        return None;
-    }
-    // From here on there is no way back: the call is answered.
-    // SAFETY: it was there above.
-    let Owed { caller, .. } = unsafe { owing.take().unwrap_unchecked() };
-    if !caller.end_wait() {
-        drop(queues);
-        answered_nobody(caller, server)
-    }
-    // SAFETY: its wait was ended here, so nobody else has its registers until it runs.
-    let to = unsafe { &mut *caller.frame.as_ptr() };
-    if LONG {
-        transfer::deliver((server, frame), (&caller, to), 0, 0);
-    } else {
-        to.set_received(0, 0, info);
-    }
-    frame.set_call_number(Call::Receive as u64);
-    frame.restart_call();
-    // SAFETY: as in `known`, which has found it.
-    server.received_by.store(unsafe { (*server.known[RECEIVES].as_ptr()).rights.0 }, Ordering::Relaxed);
-    server.listed.set(meeting);
-    server.wait_on(State::Receiving);
-    let (thread, caller) = percpu::switch_current(cpu, caller);
-    queues.receivers.push(thread);
-    if LONG {
-        drop(queues);
-        go_on(cpu, server, caller)
-    }
-    finish(cpu, server, caller, queues)
-}
-
-/// The caller's end came between. The rest of the call goes the slow way.
-#[cold]
-#[inline(never)]
-fn answered_nobody(caller: Ref<Thread>, server: &'static Thread) -> ! {
-    drop(caller);
-    server.frame.with(|frame| frame.set_call_number(Call::Receive as u64 | LOST));
-    carry_out_slowly(server)
-}
-
 /// Goes on with the current thread, for which nothing has changed.
 #[inline(always)]
-fn go_back(cpu: &'static PerCpu, thread: &'static Thread) -> ! {
-    ending::quiescent(cpu);
+fn go_back(cpu: Cpu, thread: Live) -> ! {
+    if ending::pending() != 0 {
+        sched::leave()
+    }
+    ending::left(cpu);
     arch::task::resume(thread)
 }
 
 /// Sets bits where nobody waits for them, or goes on with the thread that does. All others wait for other bits.
 #[inline(always)]
-fn signal<const FIRST: bool>(cpu: &'static PerCpu, thread: &'static Thread, frame: &mut Frame) -> Option<Infallible> {
-    let Some(meeting) = known(thread, frame, SIGNALS) else {
+fn signal<const FIRST: bool>(cpu: Cpu, thread: Live, frame: &mut Frame) -> Option<Infallible> {
+    let Some(known) = known(thread, frame, SIGNALS) else {
         return if FIRST { again(cpu, thread, SIGNALS, Rights::WRITE) } else { None };
     };
-    let mut queues = lock(thread, SIGNALS, meeting)?;
+    let (_, mut queues) = lock(thread, SIGNALS, known)?;
     let bits = queues.bits | Notification::allowed(frame.argument(1), thread.via[SIGNALS].badge());
-    let done = |frame: &mut Frame, value| frame.set_result(Outcome { status: 0, value });
-    let Some(waiter) = queues.receivers.front() else {
-        if queues.bound.is_some() {
-            return None;
-        }
-        queues.bits = bits;
-        drop(queues);
-        done(frame, 0);
-        go_back(cpu, thread)
-    };
-    // SAFETY: what is listed is a thread.
-    let waiter = unsafe { &*core::ptr::from_ref(waiter) };
-    if bits == 0 || bits & !mask(waiter) != 0 || !may_run(cpu, thread, waiter) || !waiter.end_wait_if(State::Notified) {
+    if !queues.receivers.is_empty() {
+        wake(cpu, thread, queues, bits)
+    }
+    if queues.bound.is_some() {
         return None;
+    }
+    queues.bits = bits;
+    drop(queues);
+    frame.set_result(Outcome { status: 0, value: 0 });
+    go_back(cpu, thread)
+}
+
+/// Goes on with the first who waits, if that gets all bits. Out of line, so that the others keep no registers for it.
+#[inline(never)]
+fn wake(cpu: Cpu, thread: Live, mut queues: Locked, bits: u64) -> ! {
+    // SAFETY: what is listed is a thread.
+    let waiter = unsafe { &*core::ptr::from_ref(queues.receivers.front().unwrap_unchecked()) };
+    if bits == 0 || bits & !mask(waiter) != 0 || !may_run(cpu, thread, waiter) || !waiter.end_wait_if(State::Notified) {
+        drop(queues);
+        carry_out_slowly(thread)
     }
     // From here on there is no way back: all bits are the waiter's.
     // SAFETY: it was in front, and this CPU has the lock.
@@ -356,23 +403,23 @@ fn signal<const FIRST: bool>(cpu: &'static PerCpu, thread: &'static Thread, fram
     waiter.listed.let_go();
     queues.bits = 0;
     drop(queues);
-    // SAFETY: its wait was ended here, so nobody else has its registers until it runs.
-    let to = unsafe { &mut *waiter.frame.as_ptr() };
+    // SAFETY: its wait was ended here, so nobody else has its registers until it runs; the other's are this CPU's.
+    let (frame, to) = unsafe { (&mut *thread.frame.as_ptr(), &mut *waiter.frame.as_ptr()) };
     to.finish_call();
-    done(to, bits);
-    done(frame, 0);
+    to.set_result(Outcome { status: 0, value: bits });
+    frame.set_result(Outcome { status: 0, value: 0 });
     let (signaller, waiter) = percpu::switch_current(cpu, waiter);
     sched::put_off(cpu, signaller);
-    go_on(cpu, thread, waiter)
+    go_on(cpu, [thread, waiter])
 }
 
 /// Gives the bits that are there; where there are none, the thread waits, and the next in this CPU's queue goes on.
 #[inline(always)]
-fn wait<const FIRST: bool>(cpu: &'static PerCpu, thread: &'static Thread, frame: &mut Frame) -> Option<Infallible> {
-    let Some(meeting) = known(thread, frame, WAITS) else {
+fn wait<const FIRST: bool>(cpu: Cpu, thread: Live, frame: &mut Frame) -> Option<Infallible> {
+    let Some(known) = known(thread, frame, WAITS) else {
         return if FIRST { again(cpu, thread, WAITS, Rights::READ) } else { None };
     };
-    let mut queues = lock(thread, WAITS, meeting)?;
+    let (meeting, mut queues) = lock(thread, WAITS, known)?;
     let seen = queues.bits & frame.argument(1);
     if seen != 0 {
         queues.bits &= !seen;
@@ -388,5 +435,5 @@ fn wait<const FIRST: bool>(cpu: &'static PerCpu, thread: &'static Thread, frame:
     let (waiter, next) = percpu::switch_current(cpu, next);
     queues.receivers.push(waiter);
     drop(queues);
-    go_on(cpu, thread, next)
+    go_on(cpu, [thread, next])
 }

@@ -18,5 +18,5 @@ pub use notification::Notification;
 pub use process::{Process, claim, end_process, process_info, reap, spawn, spawn_requested};
 pub use reply::{Reply, may_copy};
 pub use resource::Resource;
-pub use thread::{Queued, Start, State, Thread};
-pub use wait::{WaitList, unlist};
+pub use thread::{HALTED, IS_STOPPED, Queued, SUSPENDED, Start, State, Thread};
+pub use wait::{WaitList, cancel, unlist};

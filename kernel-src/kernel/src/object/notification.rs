@@ -69,7 +69,7 @@ impl Notification {
         drop(queues);
         // Its receive starts again, and finds them.
         if let Some(thread) = bound
-            && thread.end_wait_if(State::Receiving)
+            && thread.end_wait_as(State::Receiving as u32)
         {
             sched::ready(thread);
         }

@@ -183,8 +183,8 @@ impl Process {
         Ok(())
     }
 
-    /// Makes a thread in this process and queues it.
-    pub fn start_thread(payer: Payer<'_>, process: &Ref<Self>, start: &Start) -> Result<u64, Error> {
+    /// Makes a thread in this process, and queues it unless it is suspended.
+    pub fn start_thread(payer: Payer<'_>, process: &Ref<Self>, start: &Start) -> Result<Ref<Thread>, Error> {
         let thread = Thread::new(payer, process.clone(), start)?;
         {
             let mut life = process.life.lock();
@@ -194,9 +194,10 @@ impl Process {
             life.threads.push(thread.clone());
             life.count += 1;
         }
-        let id = thread.id();
-        sched::enqueue(thread);
-        Ok(id)
+        if !start.suspended {
+            sched::enqueue(thread.clone());
+        }
+        Ok(thread)
     }
 
     /// The exit word, once all threads are gone and have given back what was theirs; until then `waiter` waits, and its
@@ -285,7 +286,7 @@ impl Drop for Process {
 /// Removes a doomed thread, on its home CPU, which no longer runs it; the last one takes the process's memory along.
 pub fn reap(thread: Ref<Thread>) {
     // A call of it may have been received after its end was asked for.
-    thread.token.store(0, Ordering::SeqCst);
+    thread.end_any_call();
     endpoint::abandon(&thread);
     notification::unbind(&thread);
     wait::unlist(&thread);
@@ -308,14 +309,15 @@ pub fn reap(thread: Ref<Thread>) {
     }
 }
 
-/// Starts a program of the boot archive, with what `give` puts into the slots of its root.
+/// Starts a program of the boot archive, with what `give` puts into the slots of its root; the process and its thread.
 pub fn spawn(
     archive: &Archive<'_>,
     name: &str,
     argument: u64,
     payer: Payer<'_>,
+    suspended: bool,
     give: impl FnOnce(&[Slot]) -> Result<(), Error>,
-) -> Result<Ref<Process>, Error> {
+) -> Result<(Ref<Process>, Ref<Thread>), Error> {
     let file = archive.find(name).ok_or(Error::NotFound)?;
     let limit = paging::user_limit().0;
     let program = Program::parse(file.data, arch::task::ELF_MACHINE, limit).ok_or(Error::InvalidProgram)?;
@@ -336,12 +338,15 @@ pub fn spawn(
         argument,
         tls: 0,
         home: sched::place(),
+        suspended,
     };
-    if let Err(error) = Process::start_thread(payer, &process, &start) {
-        ALL.lock().remove(&process);
-        return Err(error);
+    match Process::start_thread(payer, &process, &start) {
+        Ok(thread) => Ok((process, thread)),
+        Err(error) => {
+            ALL.lock().remove(&process);
+            Err(error)
+        }
     }
-    Ok(process)
 }
 
 /// As [`abi::Call::Spawn`].
@@ -349,7 +354,9 @@ pub fn spawn_requested(parent: &Process, archive: &Archive<'_>, request: &SpawnR
     let name = request.name.get(..request.name_length as usize).ok_or(Error::InvalidArgument)?;
     let name = core::str::from_utf8(name).map_err(|_| Error::InvalidArgument)?;
     let (to, own_name) = parent.vacancy(ANY_SLOT)?;
-    let child = spawn(archive, name, request.argument, parent.payer(request.quota)?, |slots| {
+    let to_thread = if request.thread == 0 { None } else { Some(parent.vacancy(request.thread)?.0) };
+    let payer = parent.payer(request.quota)?;
+    let (child, thread) = spawn(archive, name, request.argument, payer, to_thread.is_some(), |slots| {
         for (slot, given) in slots.iter().zip(request.capabilities) {
             if given != abi::NO_CAPABILITY {
                 let (from, found) = parent.capability(given)?;
@@ -362,6 +369,9 @@ pub fn spawn_requested(parent: &Process, archive: &Archive<'_>, request: &SpawnR
         Ok(())
     })?;
     tree::originate(child, to, 0, Rights::ALL);
+    if let Some(to) = to_thread {
+        tree::originate(thread, to, 0, Rights::ALL);
+    }
     Ok(own_name)
 }
 

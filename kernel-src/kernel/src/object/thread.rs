@@ -4,12 +4,12 @@ use super::{
     fast::Known,
     notification::Notification,
     process::{self, Process},
-    wait::{Meeting, Waiting},
+    wait::{self, Meeting, Waiting},
 };
 use crate::{
     addr::{CpuId, PhysAddr, VirtAddr},
     arch::task::Frame,
-    config::DEFAULT_PRIORITY,
+    config::{DEFAULT_PRIORITY, PRIORITIES},
     mm::buffer::Buffer,
     percpu::{self, PerCpu},
     sched,
@@ -18,7 +18,7 @@ use crate::{
 use abi::{Error, MESSAGE_WORDS, ThreadInfo};
 use core::{
     ptr,
-    sync::atomic::{AtomicBool, AtomicPtr, AtomicU32, AtomicU64, Ordering},
+    sync::atomic::{AtomicPtr, AtomicU8, AtomicU32, AtomicU64, Ordering},
 };
 
 /// Queue kinds: a CPU's run queue and its sleepers; a process's threads.
@@ -43,6 +43,20 @@ pub enum State {
     Other = 5,
 }
 
+/// The state in a thread's word; what is asked of the thread stands above it.
+const STATE: u32 = 7;
+/// Its process has ended, or it was killed: it never returns to user mode.
+const DOOMED: u32 = 1 << 3;
+/// It does not return to user mode until it is resumed.
+pub const SUSPENDED: u32 = 1 << 4;
+/// Until then it does not wait either.
+pub const HALTED: u32 = 1 << 5;
+/// It is in no queue, and no CPU runs it: its registers are of whoever has the lock of its CPU's queue, under which alone
+/// this bit goes.
+pub const STOPPED: u32 = 1 << 6;
+/// What [`abi::ThreadInfo`] tells of that.
+pub const IS_STOPPED: u64 = 6;
+
 /// The right to answer a call, once.
 pub struct Owed {
     pub caller: Ref<Thread>,
@@ -59,14 +73,14 @@ pub struct Thread {
     process: Ref<Process>,
     /// Of its tables: the process's, at hand.
     pub root: PhysAddr,
-    pub priority: u8,
+    pub priority: AtomicU8,
+    /// The highest that it may give.
+    pub limit: AtomicU8,
     /// The CPU in whose queue it is, and which alone runs it.
     pub home: CpuId,
-    /// A word, because RISC-V has no atomic operations on bytes.
+    /// What it waits for, and what is asked of it: in one word, so that who asks it to stop, and who ends or begins its
+    /// wait, never miss each other. Not a byte, because RISC-V has no atomic operations on bytes.
     state: AtomicU32,
-    /// Its process has ended: it never returns to user mode.
-    /// Stored before, and read after, `state`: so in one order with it, on all CPUs.
-    doomed: AtomicBool,
     /// When it wakes, while it sleeps.
     pub wake_at: AtomicU64,
     /// Its CPU, where whoever ends its wait may switch to it at once; null while there is a time to be taken care of.
@@ -77,9 +91,8 @@ pub struct Thread {
     pub(super) known: [Owned<Known>; WAYS],
     /// Where it is listed, perhaps while it waits there no more.
     pub listed: Anchor<Meeting>,
-    /// The number of the call that waits for its answer, or 0. Who changes it to 0 ends that wait, and nobody else does.
-    pub token: AtomicU64,
-    calls: AtomicU64,
+    /// The number of its last call, odd. Who adds 1 has ended that call, and nobody else answers it any more.
+    pub(super) token: AtomicU64,
     /// The caller to whom it owes a reply. It is its own while it runs, and until then of whoever ended its wait.
     pub owed: Owned<Option<Owed>>,
     /// Bits of it are seen by this thread's receives.
@@ -94,11 +107,7 @@ pub struct Thread {
 
 static NEXT_ID: AtomicU64 = AtomicU64::new(1);
 
-crate::object!(Thread {
-    fn is_looked_up(&self) -> bool {
-        false
-    }
-
+crate::object!(Thread as Thread {
     fn end_by_quota(&self) {
         match self.process() {
             // It says why it ends.
@@ -127,27 +136,28 @@ pub struct Start {
     pub argument: u64,
     pub tls: u64,
     pub home: CpuId,
+    pub suspended: bool,
 }
 
 impl Thread {
     pub fn new(payer: Payer<'_>, process: Ref<Process>, start: &Start) -> Result<Ref<Self>, abi::Error> {
+        let limit = percpu::current().map_or((PRIORITIES - 1) as u8, |creator| creator.limit.load(Ordering::Relaxed));
         Ref::new(payer, || Self {
             frame: Owned::new(Frame::new(start.entry, start.stack, start.argument, start.tls)),
             header: Header::new(),
             id: NEXT_ID.fetch_add(1, Ordering::Relaxed),
             root: process.root(),
             process,
-            priority: DEFAULT_PRIORITY,
+            priority: AtomicU8::new(DEFAULT_PRIORITY.min(limit)),
+            limit: AtomicU8::new(limit),
             home: start.home,
-            state: AtomicU32::new(State::Runnable as u32),
-            doomed: AtomicBool::new(false),
+            state: AtomicU32::new(if start.suspended { SUSPENDED | STOPPED } else { State::Runnable as u32 }),
             wake_at: AtomicU64::new(0),
             direct: AtomicPtr::new(ptr::from_ref(percpu::all()[start.home.0]).cast_mut()),
             via: Default::default(),
             known: [const { Owned::new(Known::NONE) }; WAYS],
             listed: Anchor::default(),
             token: AtomicU64::new(0),
-            calls: AtomicU64::new(0),
             received_by: AtomicU64::new(0),
             buffer: Buffer::none(),
             bound: Anchor::default(),
@@ -176,7 +186,12 @@ impl Thread {
 
     /// It is listed nowhere where it waits no more, and nothing is asked of it.
     pub fn is_clear(&self) -> bool {
-        self.listed.get().is_none() && !self.is_doomed()
+        self.listed.get().is_none() && !self.is_asked()
+    }
+
+    #[inline(always)]
+    pub fn priority(&self) -> u8 {
+        self.priority.load(Ordering::Relaxed)
     }
 
     #[inline(always)]
@@ -193,42 +208,55 @@ impl Thread {
 
     /// What it does, as far as that can be told while it may go on.
     pub fn info(&self) -> ThreadInfo {
-        let state = self.state.load(Ordering::Acquire);
-        let object = match state {
+        let word = self.state.load(Ordering::Acquire);
+        let object = match word & STATE {
             state if state == State::Sending as u32 || state == State::Replying as u32 => self.via[SENDS].object(),
             state if state == State::Receiving as u32 => self.via[RECEIVES].object(),
             state if state == State::Notified as u32 => self.via[WAITS].object(),
             _ => 0,
         };
-        ThreadInfo { id: self.id, state: state.into(), object }
+        ThreadInfo { id: self.id, state: Self::told(word), object }
+    }
+
+    /// What [`ThreadInfo`] tells of its word.
+    fn told(word: u32) -> u64 {
+        if word & STOPPED == 0 { (word & STATE).into() } else { IS_STOPPED }
     }
 
     /// The current thread waits from here on; it leaves its CPU when the kernel does. Whoever wakes it finds it through
     /// a list whose lock the caller holds.
     pub fn begin_wait(&self, state: State) {
         percpu::this().blocked.set(true);
-        self.state.store(state as u32, Ordering::SeqCst);
+        self.wait_on(state);
     }
 
     /// Its wait ends, or goes on as another one: for whoever ended the first.
-    pub fn wait_on(&self, state: State) {
-        self.state.store(state as u32, Ordering::SeqCst);
+    /// Whether something was asked of it before: who asks later sees that it waits.
+    #[inline(always)]
+    pub fn wait_on(&self, state: State) -> bool {
+        // It does not wait until then. An addition, because x86 has an instruction for one that tells what was there.
+        self.state.fetch_add(state as u32, Ordering::SeqCst) != 0
     }
 
     /// One of several wakers succeeds. It alone makes the thread ready, and may write its registers before.
     pub fn end_wait(&self) -> bool {
-        self.state.swap(State::Runnable as u32, Ordering::SeqCst) != State::Runnable as u32
+        self.state.fetch_and(!STATE, Ordering::SeqCst) & STATE != State::Runnable as u32
     }
 
     /// The same, if this is what it waits for.
+    pub fn end_wait_as(&self, state: u32) -> bool {
+        let ended = |word| (word & STATE == state).then_some(word & !STATE);
+        self.state.fetch_update(Ordering::SeqCst, Ordering::Relaxed, ended).is_ok()
+    }
+
+    /// The same, if nothing is asked of it.
     pub fn end_wait_if(&self, state: State) -> bool {
         self.state.compare_exchange(state as u32, State::Runnable as u32, Ordering::SeqCst, Ordering::Relaxed).is_ok()
     }
 
     /// A new call: the number that its answer has to name.
     pub fn begin_call(&self) -> u64 {
-        let token = self.calls.load(Ordering::Relaxed) + 1;
-        self.calls.store(token, Ordering::Relaxed);
+        let token = (self.token.load(Ordering::Relaxed) + 1) | 1;
         // Whoever is to answer, or whose look at the state says that it waits, sees it.
         self.token.store(token, Ordering::Relaxed);
         token
@@ -236,36 +264,83 @@ impl Thread {
 
     /// Its call is not answered any more: false where that is done already.
     pub fn end_call(&self, token: u64) -> bool {
-        token != 0 && self.token.compare_exchange(token, 0, Ordering::SeqCst, Ordering::Relaxed).is_ok()
+        let ended = || self.token.compare_exchange(token, token + 1, Ordering::SeqCst, Ordering::Relaxed);
+        token & 1 != 0 && ended().is_ok()
+    }
+
+    /// The same, whichever its call is.
+    pub fn end_any_call(&self) -> bool {
+        self.end_call(self.token.load(Ordering::SeqCst))
+    }
+
+    /// Ends its wait before what it waits for has come; what that was. None where it does not wait, or somebody else has
+    /// ended that.
+    pub fn interrupt(&self) -> Option<u32> {
+        let state = self.state.load(Ordering::SeqCst) & STATE;
+        let is_due = state == State::Replying as u32;
+        if state == State::Runnable as u32 || is_due && !self.end_any_call() {
+            return None;
+        }
+        // Who has ended the wait meanwhile may have made another of it, and looks at what is asked then.
+        self.end_wait_as(state).then_some(state)
     }
 
     /// Its time is up, on its home CPU: whether that ended its wait. A call whose answer is due has that as its result;
     /// any other starts again and finds that the time has passed.
     pub fn expire(&self) -> bool {
-        let state = self.state.load(Ordering::SeqCst);
-        if state == State::Runnable as u32 {
-            return false;
-        }
-        if state == State::Replying as u32 {
-            if !self.end_call(self.token.load(Ordering::SeqCst)) {
-                return false;
-            }
+        let waited = self.interrupt();
+        if waited == Some(State::Replying as u32) {
             self.frame.with(|frame| frame.set_message(Error::TimedOut.status(), 0, 0, [0; MESSAGE_WORDS]));
         }
-        // Who has ended the wait meanwhile may have made another of it, and looks at the time then.
-        self.state.compare_exchange(state, State::Runnable as u32, Ordering::SeqCst, Ordering::Relaxed).is_ok()
+        waited.is_some()
     }
 
     pub fn is_doomed(&self) -> bool {
-        self.doomed.load(Ordering::SeqCst)
+        self.state.load(Ordering::SeqCst) & DOOMED != 0
+    }
+
+    /// Whether it is to do something else than to go on. In one order with its state, since it is one word.
+    #[inline(always)]
+    pub fn is_asked(&self) -> bool {
+        self.state.load(Ordering::Acquire) & !STATE != 0
+    }
+
+    /// Asks for what the bits say; what it does meanwhile, as [`ThreadInfo`] tells it.
+    pub fn ask(&self, bits: u32) -> u64 {
+        Self::told(self.state.fetch_or(bits, Ordering::SeqCst))
+    }
+
+    /// Nothing is asked of it any more but to end: whether it was stopped. Under the lock of its CPU's queue.
+    pub fn release(&self) -> bool {
+        self.state.fetch_and(STATE | DOOMED, Ordering::SeqCst) & STOPPED != 0
+    }
+
+    /// It stops, if it is to; for whoever has taken it out of its queue or off its CPU.
+    pub fn stop(&self) -> bool {
+        let stopped = |word| (word & (SUSPENDED | DOOMED) == SUSPENDED).then_some(word & !HALTED | STOPPED);
+        self.state.fetch_update(Ordering::SeqCst, Ordering::Relaxed, stopped).is_ok()
+    }
+
+    pub fn is_stopped(&self) -> bool {
+        self.state.load(Ordering::Acquire) & STOPPED != 0
+    }
+
+    /// It has begun to wait: does what was asked of it before.
+    pub fn heed(thread: Ref<Self>) {
+        let word = thread.state.load(Ordering::SeqCst);
+        if word & DOOMED != 0 {
+            sched::wake(thread);
+        } else if word & HALTED != 0 {
+            wait::cancel(&thread, None);
+        }
     }
 
     /// Ends the thread at its CPU's next way out of the kernel.
     pub fn doom(thread: &Self) {
-        thread.doomed.store(true, Ordering::SeqCst);
-        thread.token.store(0, Ordering::SeqCst);
+        thread.ask(DOOMED);
+        thread.end_any_call();
         if !sched::wake(Ref::share(thread)) {
-            sched::prod(thread.home);
+            sched::resume(thread);
         }
     }
 }

@@ -1,8 +1,11 @@
 //! Threads that wait for the same thing.
 
-use super::thread::{SENDS, State, Thread};
+use super::{
+    endpoint,
+    thread::{SENDS, State, Thread},
+};
 use crate::{
-    sched,
+    arch, sched,
     sync::{List, Rank, Ref, Spin},
 };
 use abi::{Error, MESSAGE_WORDS};
@@ -31,8 +34,8 @@ impl WaitList {
         if self.0.is_empty() {
             return self.0.start(thread);
         }
-        let priority = thread.priority;
-        self.0.insert(thread, |other| other.priority < priority);
+        let priority = thread.priority();
+        self.0.insert(thread, |other| other.priority() < priority);
     }
 
     pub fn is_empty(&self) -> bool {
@@ -101,7 +104,7 @@ pub fn settle(meeting: &Meeting, receives: usize) {
     let mut queues = meeting.lock();
     let gone = |which: usize| move |thread: &Thread| !thread.via[which].holds();
     while let Some(thread) = queues.senders.take(gone(SENDS)).or_else(|| queues.receivers.take(gone(receives))) {
-        fail(thread);
+        fail(&thread, Error::PartnerGone);
     }
 }
 
@@ -110,20 +113,35 @@ pub fn dismiss(meeting: &Meeting) -> bool {
     let mut queues = meeting.lock();
     let taken = queues.senders.take_first().or_else(|| queues.receivers.take_first());
     drop(queues);
-    taken.map(fail).is_some()
+    taken.map(|thread| fail(&thread, Error::PartnerGone)).is_some()
 }
 
-/// Ends a call that waits at an object, and whose wait was ended by the caller, with an error.
-fn fail(thread: Ref<Thread>) {
-    let number = thread.frame.with(|frame| {
-        frame.finish_call();
-        frame.call_number()
-    });
-    let status = Error::PartnerGone.status();
-    if number & !abi::DEADLINE == abi::Call::NotificationWait as u64 {
-        thread.frame.with(|frame| frame.set_result(abi::Outcome { status, value: 0 }));
-    } else {
-        thread.frame.with(|frame| frame.set_message(status, 0, 0, [0; MESSAGE_WORDS]));
+/// Ends a wait before its time: with that error, or so that the call starts again, unless its answer was due, which nobody
+/// gives any more. False where the thread does not wait.
+pub fn cancel(thread: &Thread, error: Option<Error>) -> bool {
+    let Some(state) = thread.interrupt() else { return false };
+    let is_due = state == State::Replying as u32;
+    if is_due {
+        thread.frame.with(arch::task::Frame::restart_call);
     }
-    sched::ready(thread);
+    match error.or(is_due.then_some(Error::Cancelled)) {
+        Some(error) => fail(thread, error),
+        None => sched::ready(Ref::share(thread)),
+    }
+    true
+}
+
+/// Ends a call that is to start again, and whose wait was ended by the caller, with an error.
+fn fail(thread: &Thread, error: Error) {
+    thread.frame.with(|frame| {
+        frame.finish_call();
+        let status = error.status();
+        match endpoint::call_of(frame.call_number()) {
+            call if call >= abi::Call::Call as u64 && call != abi::Call::NotificationWait as u64 => {
+                frame.set_message(status, 0, 0, [0; MESSAGE_WORDS]);
+            }
+            _ => frame.set_result(abi::Outcome { status, value: 0 }),
+        }
+    });
+    sched::ready(Ref::share(thread));
 }

@@ -10,6 +10,7 @@ use core::{
 
 /// A place in a `T` for one queue of kind `K`.
 pub struct Link<T, K> {
+    /// None while the object is in no list.
     next: Cell<Option<NonNull<T>>>,
     previous: Cell<Option<NonNull<T>>>,
     /// The list that the object is in.
@@ -99,8 +100,6 @@ impl<P: Linked<K>, K> List<P, K> {
         let raw = item.into_raw();
         // SAFETY: as in `insert`.
         let link = P::link(unsafe { raw.as_ref() });
-        link.next.set(None);
-        link.previous.set(None);
         link.list.store(self.identity(), Ordering::Relaxed);
         (self.head, self.tail) = (Some(raw), Some(raw));
     }
@@ -147,8 +146,23 @@ impl<P: Linked<K>, K> List<P, K> {
     pub unsafe fn take_out(&mut self, object: &P::Object) -> P {
         let link = P::link(object);
         link.list.store(ptr::null_mut(), Ordering::Relaxed);
-        self.join(link.previous.get(), link.next.get());
+        self.join(link.previous.take(), link.next.take());
         // SAFETY: `insert` got it from `into_raw`; and it leaves the list here.
+        unsafe { P::from_raw(NonNull::from(object)) }
+    }
+
+    /// Whether `object` is the last.
+    pub fn ends_with(&self, object: &P::Object) -> bool {
+        self.tail == Some(NonNull::from(object))
+    }
+
+    /// # Safety
+    /// `object` is in this list, and nothing else is.
+    #[inline(always)]
+    pub unsafe fn take_only(&mut self, object: &P::Object) -> P {
+        P::link(object).list.store(ptr::null_mut(), Ordering::Relaxed);
+        (self.head, self.tail) = (None, None);
+        // SAFETY: as in `take_out`.
         unsafe { P::from_raw(NonNull::from(object)) }
     }
 

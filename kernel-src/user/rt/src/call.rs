@@ -5,7 +5,7 @@ use crate::arch;
 use abi::{
     ADDRESS_BITS, ANY_SLOT, BUFFER_WORDS, Call, CapabilityInfo, DEADLINE, Error, Info, MESSAGE_WORDS, MessageInfo,
     NAME_MAX, NO_CAPABILITY, OWED, OWN_PROCESS, OWN_QUOTA, Outcome, Power, QuotaInfo, RECEIVE_SLOTS, REPLY_LOST,
-    Rights, SIGNALLED, SPAWN_CAPABILITIES, SpawnRequest, ThreadInfo, copy_how,
+    Registers, Rights, SIGNALLED, SPAWN_CAPABILITIES, SpawnRequest, ThreadAction, ThreadInfo, copy_how,
 };
 use core::{
     mem::MaybeUninit,
@@ -301,6 +301,35 @@ pub fn thread_info(process: Option<Capability>, index: u64) -> Result<Option<Thr
     Ok((found != 0).then_some(info))
 }
 
+/// Makes a thread in this process, or another, that is suspended, on any CPU or one. What it runs is said with
+/// [`thread_write`].
+pub fn thread_make(process: Option<Capability>, cpu: Option<u64>, quota: Capability) -> Result<Capability, Error> {
+    let process = process.map_or(OWN_PROCESS, |process| process.0);
+    call!(call4, ThreadMake, process, cpu.map_or(0, |cpu| cpu + 1), ANY_SLOT, quota.0).map(Capability)
+}
+
+/// The registers of a thread that is stopped.
+pub fn thread_read(thread: Capability) -> Result<Registers, Error> {
+    let mut registers = Registers { general: [0; 32], pc: 0, flags: 0, tls: 0 };
+    call!(call2, ThreadRead, thread.0, &raw mut registers as u64)?;
+    Ok(registers)
+}
+
+/// Sets the registers of a thread that is stopped.
+///
+/// # Safety
+/// If the thread is one of this process, it may go on with those registers.
+pub unsafe fn thread_write(thread: Capability, registers: &Registers) -> Result<(), Error> {
+    call!(call2, ThreadWrite, thread.0, core::ptr::from_ref(registers) as u64).map(drop)
+}
+
+/// Makes a thread stop or go on, or changes its priority; see [`ThreadAction`].
+///
+/// It is safe because what is suspended keeps what it has: a thread of this process that is killed frees nothing.
+pub fn thread_control(thread: Capability, action: ThreadAction, value: u64) -> Result<u64, Error> {
+    call!(call3, ThreadControl, thread.0, action as u64, value)
+}
+
 /// Names of this process, or of another, start at that CNode from now on.
 pub fn set_root(process: Option<Capability>, root: Capability, guard: u64) -> Result<(), Error> {
     call!(call3, SetRoot, process.map_or(OWN_PROCESS, |process| process.0), root.0, guard).map(drop)
@@ -348,6 +377,18 @@ pub fn spawn_in(
     argument: u64,
     give: [Capability; SPAWN_CAPABILITIES],
 ) -> Result<Capability, Error> {
+    spawn_suspended(Capability(0), quota, resource, program, argument, give)
+}
+
+/// The same, with a capability to its first thread in that slot, which is suspended; unless that is 0.
+pub fn spawn_suspended(
+    thread: Capability,
+    quota: Capability,
+    resource: Capability,
+    program: &str,
+    argument: u64,
+    give: [Capability; SPAWN_CAPABILITIES],
+) -> Result<Capability, Error> {
     let mut name = [0; NAME_MAX];
     name.get_mut(..program.len()).ok_or(Error::NotFound)?.copy_from_slice(program.as_bytes());
     let request = SpawnRequest {
@@ -356,6 +397,7 @@ pub fn spawn_in(
         argument,
         capabilities: give.map(|slot| slot.0),
         quota: quota.0,
+        thread: thread.0,
     };
     call!(call2, Spawn, resource.0, &raw const request as u64).map(Capability)
 }
@@ -399,8 +441,10 @@ impl Until {
 /// The status, which may be [`REPLY_LOST`], and the message that came.
 fn message(call: Call, endpoint: Capability, message: Message, until: Until) -> Result<(u64, Message), Error> {
     let Message { info, mut words, .. } = message;
-    let (flag, deadline) = until.flag_and_deadline();
-    let (status, info, badge) = arch::message(call as u64 | flag, endpoint.0, deadline, info, &mut words);
+    let (status, info, badge) = match until {
+        Until::Done => arch::message(call as u64, endpoint.0, info, &mut words),
+        Until::Clock(deadline) => arch::message_until(call as u64 | DEADLINE, endpoint.0, deadline, info, &mut words),
+    };
     let received = Message { info, words, badge };
     if status == REPLY_LOST {
         return Ok((status, received));

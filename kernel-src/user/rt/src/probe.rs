@@ -6,6 +6,8 @@ use abi::{Call, Error, MESSAGE_WORDS, MessageInfo, OWN_QUOTA, Outcome, PROGRAM_B
 use alloc::boxed::Box;
 use core::sync::atomic::{AtomicU64, Ordering};
 
+pub use probe::{ARGUMENT, MAY_SHOW_OWN_STATE, NAMES, STACK};
+
 /// Bytes of a buffer page.
 const PAGE_SIZE: u64 = size_of::<call::Buffer>() as u64;
 
@@ -58,6 +60,27 @@ impl Start {
 
 /// Starts a thread whose first instructions store its registers; its thread pointer is its argument.
 pub fn registers_at_start() -> Result<Start, Error> {
+    registers_of(|entry, stack, argument| {
+        // SAFETY: `store_start` writes to its argument only, a `Registers` that lives for ever unless given back below.
+        unsafe { thread::create(entry, stack, argument, 0, argument, OWN_QUOTA) }.map(drop)
+    })
+}
+
+/// The same of a thread that is made suspended; `make` says which, and the registers that it starts with, where it is
+/// told entry, stack and argument.
+pub fn registers_written(
+    make: impl FnOnce(u64, u64, u64) -> (call::Capability, abi::Registers),
+) -> Result<Start, Error> {
+    registers_of(|entry, stack, argument| {
+        let (thread, registers) = make(entry, stack, argument);
+        assert!(registers.pc == entry && registers.general[probe::ARGUMENT] == argument, "that could do anything");
+        // SAFETY: as in `registers_at_start`.
+        unsafe { call::thread_write(thread, &registers) }?;
+        call::thread_control(thread, abi::ThreadAction::Resume, 0).map(drop)
+    })
+}
+
+fn registers_of(start: impl FnOnce(u64, u64, u64) -> Result<(), Error>) -> Result<Start, Error> {
     const STACK: usize = 1024;
     let registers = Box::into_raw(Box::new(Registers::new()));
     let stack = Box::into_raw(Box::new([0_u128; STACK / 16]));
@@ -65,8 +88,7 @@ pub fn registers_at_start() -> Result<Start, Error> {
         (probe::store_start as *const () as u64, registers as u64, stack as u64 + STACK as u64);
     // SAFETY: nobody else has the box yet.
     unsafe { (*registers).own_address = argument };
-    // SAFETY: `store_start` writes to its argument only, a `Registers` that lives for ever unless given back below.
-    unsafe { thread::create(entry, top, argument, 0, argument, OWN_QUOTA) }?;
+    start(entry, top, argument)?;
     // SAFETY: the flag is atomic, and the rest is not looked at until it is set.
     while unsafe { &(*registers).flag }.load(Ordering::Acquire) == 0 {
         call::yield_now();
@@ -156,7 +178,7 @@ pub fn raw_message(
 ) -> RawMessage {
     let call = number as u8 as u64;
     assert!((Call::Call as u64..=Call::Reply as u64).contains(&call), "call {call} may write memory");
-    let (status, info, badge) = arch::message(number, capability, deadline, MessageInfo(info), &mut words);
+    let (status, info, badge) = arch::message_until(number, capability, deadline, MessageInfo(info), &mut words);
     RawMessage { status, badge, info: info.0, words }
 }
 

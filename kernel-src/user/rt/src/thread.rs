@@ -2,7 +2,7 @@
 //! thread that recurses deeply belongs in a process of its own).
 
 use crate::{
-    arch,
+    arch::{self, probe},
     call::{self, Capability, Message},
     sync::Mutex,
 };
@@ -50,6 +50,7 @@ struct Start {
 
 /// A thread, to be waited for. Dropped without that, it and its stack stay until the process ends.
 pub struct Thread<T> {
+    /// Its number; of one that was made suspended, the name of the capability to it.
     pub id: u64,
     result: Arc<Mutex<Option<T>>>,
     done: Capability,
@@ -91,10 +92,42 @@ pub fn spawn_in<T: Send + 'static>(
     start(0, quota, run)
 }
 
+/// Makes a thread that runs once it is resumed, on any CPU or one; and the capability to it.
+pub fn spawn_suspended<T: Send + 'static>(
+    cpu: Option<u64>,
+    run: impl FnOnce() -> T + Send + 'static,
+) -> Result<(Thread<T>, Capability), Error> {
+    let thread = prepare(run, |entry, stack, argument| {
+        let thread = call::thread_make(None, cpu, Capability::OWN_QUOTA)?;
+        let mut registers = call::thread_read(thread)?;
+        registers.pc = entry;
+        registers.general[probe::STACK] = stack;
+        registers.general[probe::ARGUMENT] = argument;
+        // SAFETY: `prepare` has made the stack and the argument for this one thread.
+        unsafe { call::thread_write(thread, &registers) }?;
+        Ok(thread.0)
+    })?;
+    let capability = Capability(thread.id);
+    Ok((thread, capability))
+}
+
 fn start<T: Send + 'static>(
     place: u64,
     quota: Capability,
     run: impl FnOnce() -> T + Send + 'static,
+) -> Result<Thread<T>, Error> {
+    prepare(run, |entry, stack, argument| {
+        // SAFETY: the stack is the new thread's alone until `join`; `entry` passes the argument to `enter`, which owns it
+        // from then on.
+        unsafe { create(entry, stack, argument, place, 0, quota.0) }
+    })
+}
+
+/// Makes a stack, and what a thread finds there; `create` makes the thread of entry, stack and argument, and gives its
+/// number.
+fn prepare<T: Send + 'static>(
+    run: impl FnOnce() -> T + Send + 'static,
+    create: impl FnOnce(u64, u64, u64) -> Result<u64, Error>,
 ) -> Result<Thread<T>, Error> {
     let result = Arc::new(Mutex::new(None));
     let slot = result.clone();
@@ -105,11 +138,7 @@ fn start<T: Send + 'static>(
         *slot.lock() = Some(value);
     });
     let start = Box::into_raw(Box::new(Start { run, done }));
-    // SAFETY: the stack is the new thread's alone until `join`; `thread_start` passes `start` to `enter`,
-    // which owns it from then on.
-    let outcome =
-        unsafe { create(arch::thread_start as *const () as u64, stack.top(), start as u64, place, 0, quota.0) };
-    match outcome {
+    match create(arch::thread_start as *const () as u64, stack.top(), start as u64) {
         Ok(id) => Ok(Thread { id, result, done, stack: ManuallyDrop::new(stack) }),
         Err(error) => {
             // SAFETY: no thread was made, so the box is still this function's.

@@ -34,7 +34,7 @@ pub(super) const MAIR: u64 = 0x04_FF;
 /// `TCR_EL1` without the physical size: 48 bits each way, walks write-back and inner shareable, 4 KiB (D17.2.131).
 pub(super) const TCR: u64 = 16 | 0b11_01_01 << 8 | 16 << 16 | 0b11_01_01 << 24 | 2 << 30;
 /// The ASID that all programs share; the kernel's is 0.
-const SHARED_ASID: u64 = 1 << ASID_SHIFT;
+const SHARED_ASID: u64 = 0;
 
 /// A program's root table has nothing of the kernel.
 pub const SHARED_ROOT: bool = false;
@@ -134,8 +134,8 @@ unsafe extern "C" fn replace_kernel_root(root: PhysAddr, empty: PhysAddr) {
     naked_asm!("msr ttbr1_el1, x1", "isb", "tlbi vmalle1", "dsb nsh", "isb", "msr ttbr1_el1, x0", "isb", "ret",)
 }
 
-/// A bit for each ASID in use; the first is the kernel's, and the second is shared by those who find no other.
-static ASIDS: [AtomicU64; 4] = [AtomicU64::new(3), AtomicU64::new(0), AtomicU64::new(0), AtomicU64::new(0)];
+/// A bit for each ASID in use; the first is the kernel's, which keeps nothing under it, and of those who find no other.
+static ASIDS: [AtomicU64; 4] = [AtomicU64::new(1), AtomicU64::new(0), AtomicU64::new(0), AtomicU64::new(0)];
 const ASID_SHIFT: u32 = 48;
 
 /// What `activate_user` takes: a value of `TTBR0_EL1`, with an ASID of eight bits, which all CPUs have.
@@ -158,6 +158,9 @@ pub fn forget_user(root: PhysAddr) {
         ASIDS[asid as usize / 64].fetch_and(!(1 << (asid % 64)), Ordering::Release);
     }
 }
+
+/// Whether it costs no more to activate a root again than to ask whether it is active.
+pub const SWITCHES_CHEAPLY: bool = true;
 
 /// Programs' addresses go through `root`. What another program left under the shared ASID is forgotten while no
 /// program's table is active, so that no walk can bring it back.

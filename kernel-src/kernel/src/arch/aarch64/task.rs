@@ -15,6 +15,8 @@ pub const ELF_MACHINE: u16 = 183;
 
 /// `PSTATE` of a program: EL0, AArch64, nothing masked.
 const INITIAL_STATE: u64 = 0;
+/// N, Z, C, V.
+const CONDITIONS: u64 = 0xF000_0000;
 /// Bytes of `svc`.
 pub const CALL_SIZE: u64 = 4;
 
@@ -31,6 +33,7 @@ pub const NAMES: [&str; 31] = [
 ];
 
 /// All registers of a thread in user mode.
+#[derive(Default)]
 #[repr(C)]
 pub struct Frame {
     pub x: [u64; 31],
@@ -47,6 +50,20 @@ impl Frame {
         let mut x = [0; 31];
         x[0] = argument;
         Self { x, sp: stack.0 as u64, pc: entry.0 as u64, state: INITIAL_STATE, tls }
+    }
+
+    /// As [`abi::Registers`] has them.
+    pub fn registers(&self) -> abi::Registers {
+        let mut general = [self.sp; 32];
+        general[..31].copy_from_slice(&self.x);
+        abi::Registers { general, pc: self.pc, flags: self.state, tls: self.tls }
+    }
+
+    /// Of `PSTATE` the conditions count (C5.2.18).
+    pub fn set_registers(&mut self, to: &abi::Registers) {
+        self.x.copy_from_slice(&to.general[..31]);
+        (self.sp, self.pc, self.tls) = (to.general[31], to.pc, to.tls);
+        self.state = to.flags & CONDITIONS | INITIAL_STATE;
     }
 }
 
@@ -74,36 +91,49 @@ pub fn on_stack(stack: VirtAddr, next: extern "C" fn() -> !) -> ! {
 }
 
 /// Leaves the kernel as `thread`, which is `PerCpu::current`, with exactly its registers.
+#[inline(always)]
 pub fn resume(thread: &Thread) -> ! {
     // SAFETY: a `Thread` begins with its `Frame`, which only the CPU that runs the thread uses, and that is this
     // one; its tables are active.
     unsafe { leave(core::ptr::from_ref(thread).cast()) }
 }
 
-/// The same, with the payload that is in the registers of `from`; then gives the lock back of which that is the word.
-#[unsafe(naked)]
-pub extern "C" fn resume_with(thread: &Thread, from: &Thread, lock: &AtomicU32) -> ! {
-    naked_asm!(
-        "mov x10, x2",
-        pairs!("ldp", "x1": 2 3, 4 5, 6 7, 8 9),
-        "stlr wzr, [x10]",
-        "mrs x10, tpidr_el1",
-        "ldr x10, [x10, #{stack_top}]",
-        "mov sp, x10",
-        "ldp x10, x11, [x0, #{sp}]",
-        "msr sp_el0, x10",
-        "msr elr_el1, x11",
-        "ldp x10, x11, [x0, #{state}]",
-        "msr spsr_el1, x10",
-        "msr tpidr_el0, x11",
-        pairs!("ldp", "x0": 10 11, 12 13, 14 15, 16 17, 18 19, 20 21, 22 23, 24 25, 26 27, 28 29),
-        "ldr x30, [x0, #240]",
-        "ldp x0, x1, [x0]",
-        "eret",
-        stack_top = const offset_of!(PerCpu, stack_top),
-        sp = const offset_of!(Frame, sp),
-        state = const offset_of!(Frame, state),
-    )
+/// The same, with a message: status, badge, info, and the payload that is in the registers of `from`. Then gives the lock
+/// back of which that is the word. `FINISHES` moves the pc behind the system call by which the thread has come.
+#[inline(always)] // so that all of it comes in registers
+pub fn resume_with<const FINISHES: bool>(
+    cpu: &PerCpu,
+    thread: &Thread,
+    from: *const Frame,
+    lock: &AtomicU32,
+    [status, badge, info]: [u64; 3],
+) -> ! {
+    // SAFETY: as in `resume`; the message is written to no frame, as every entry saves all registers.
+    unsafe {
+        asm!(
+            "ldr x14, [{cpu}, #{stack_top}]", "mov sp, x14",
+            pairs!("ldp", "x12": 2 3, 4 5, 6 7, 8 9),
+            "stlr wzr, [x11]",
+            "ldp x14, x15, [x13, #{sp}]",
+            ".if {finishes}", "add x15, x15, #{CALL_SIZE}", ".endif",
+            "msr sp_el0, x14", "msr elr_el1, x15",
+            "ldp x14, x15, [x13, #{state}]",
+            "msr spsr_el1, x14", "msr tpidr_el0, x15",
+            "ldr x11, [x13, #88]",
+            pairs!("ldp", "x13": 14 15, 16 17, 18 19, 20 21, 22 23, 24 25, 26 27, 28 29),
+            "ldr x30, [x13, #240]",
+            "ldp x12, x13, [x13, #96]",
+            "eret",
+            CALL_SIZE = const CALL_SIZE, finishes = const FINISHES as usize, stack_top = const offset_of!(PerCpu, stack_top),
+            sp = const offset_of!(Frame, sp), state = const offset_of!(Frame, state),
+            cpu = in(reg) cpu, in("x13") core::ptr::from_ref(thread), in("x12") from, in("x11") lock,
+            in("x0") status, in("x10") badge, in("x1") info,
+        )
+    };
+    // Nothing comes here. What ends otherwise the compiler takes for rare.
+    loop {
+        core::hint::spin_loop();
+    }
 }
 
 /// The way out. An FIQ or SError in between never comes back, so it may overwrite what `eret` takes.

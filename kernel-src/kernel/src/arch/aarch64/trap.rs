@@ -18,6 +18,7 @@ use crate::{
     arch::risc::frame::write_registers,
     config::KERNEL_STACK_SIZE,
     mm::user::UserBytes,
+    object::Thread,
     panic,
     percpu::PerCpu,
     syscall,
@@ -98,35 +99,35 @@ macro_rules! save_user {
             mrs x3, tpidr_el0
             stp x0, x1, [x30, #{sp}]
             stp x2, x3, [x30, #{state}]
-            mov x29, xzr
-            mov x30, xzr
+            mrs x2, tpidr_el1
+            ldr x3, [x2, #{current}]
+            // Zeros end backtraces.
+            ldp x29, x30, [x2, #{no_words}]
             msr daifclr, #1"
         )
     };
 }
 
-// The first stage (D1.3.1.2, table of vector offsets).
+// The first stage (D1.3.1.2, table of vector offsets): twice, see `system_call_atomic`.
 global_asm!(
     ".section .vectors, \"ax\"",
+    ".irp atomic, plain, atomic",
     ".balign 0x800",
-    ".global exception_vectors",
-    "exception_vectors:",
+    ".global vectors_\\atomic",
+    "vectors_\\atomic:",
     // From EL1 with the stack pointer of EL0.
     kernel_entries!("unused", "unused", "unused", "unused"),
     // From EL1.
     kernel_entries!("sync", "irq", "fiq", "serror"),
     // From EL0.
-    first_stages!("user_sync_entry", "user_irq_entry", "user_fiq_entry", "user_serror_entry"),
+    first_stages!("user_sync_\\atomic", "user_irq_entry", "user_fiq_entry", "user_serror_entry"),
     // From EL0 in AArch32.
     kernel_entries!("unused", "unused", "unused", "unused"),
     ".balign 0x80",
+    ".endr",
     ".previous",
-    call_frame = const CALL_FRAME,
-    scratch = const offset_of!(PerCpu, scratch),
-    sync = const VECTOR_SYNC,
-    irq = const VECTOR_IRQ,
-    fiq = const VECTOR_FIQ,
-    serror = const VECTOR_SERROR,
+    call_frame = const CALL_FRAME, scratch = const offset_of!(PerCpu, scratch),
+    sync = const VECTOR_SYNC, irq = const VECTOR_IRQ, fiq = const VECTOR_FIQ, serror = const VECTOR_SERROR,
     unused = const VECTOR_UNUSED,
 );
 
@@ -134,7 +135,10 @@ global_asm!(
 global_asm!(
     ".section .text.user_entry, \"ax\"",
     ".balign 64",
-    "user_sync_entry:",
+    ".set call_plain, {system_call}",
+    ".set call_atomic, {system_call_atomic}",
+    ".irp atomic, plain, atomic",
+    "user_sync_\\atomic:",
     "mrs x29, esr_el1",
     "lsr x29, x29, #26",
     "cmp x29, #{svc}",
@@ -156,14 +160,13 @@ global_asm!(
     "eret",
     "2:",
     save_user!(),
-    "mrs x0, tpidr_el1",
-    "ldr x1, [x0, #{current}]",
-    "b {system_call}",
+    "b call_\\atomic",
     "3:",
     save_user!(),
     "mrs x0, esr_el1",
     "mrs x1, far_el1",
     "b {user_sync}",
+    ".endr",
     "user_irq_entry:",
     save_user!(),
     "b {user_irq}",
@@ -179,10 +182,11 @@ global_asm!(
     last_simple = const abi::SIMPLE_CALLS - 1,
     call_frame = const CALL_FRAME,
     current = const offset_of!(PerCpu, current),
+    no_words = const offset_of!(PerCpu, no_words),
     sp = const offset_of!(Frame, sp),
     state = const offset_of!(Frame, state),
     simple = sym syscall::SIMPLE,
-    system_call = sym trap::system_call,
+    system_call = sym trap::system_call, system_call_atomic = sym system_call_atomic,
     user_sync = sym user_sync,
     user_irq = sym user_irq,
     user_fiq = sym user_fiq,
@@ -274,6 +278,12 @@ extern "C" fn kernel_exception(frame: &mut KernelFrame, vector: u64) {
 
 const fn other(cause: Cause, syndrome: u64, pc: u64) -> Fault {
     Fault { cause, address: None, pc: VirtAddr(pc as usize), code: syndrome }
+}
+
+/// [`trap::system_call`] where a CPU has instructions for what takes a loop elsewhere (FEAT_LSE): what is inlined has them.
+#[target_feature(enable = "lse")]
+extern "C" fn system_call_atomic(a: u64, b: u64, cpu: &'static PerCpu, thread: &'static Thread) -> ! {
+    trap::system_call(a, b, cpu, thread)
 }
 
 extern "C" fn user_sync(syndrome: u64, address: u64) -> ! {

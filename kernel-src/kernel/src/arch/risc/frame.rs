@@ -52,6 +52,10 @@ impl Frame {
         WORDS.into_iter().zip(words).for_each(|(register, word)| self.x[register] = word);
     }
 
+    pub const fn clear_word(&mut self, index: usize) {
+        self.x[WORDS[index]] = 0;
+    }
+
     pub fn set_message(&mut self, status: u64, badge: u64, info: u64, words: [u64; MESSAGE_WORDS]) {
         self.set_received(status, badge, info);
         self.set_words(words);

@@ -115,6 +115,8 @@ pub fn user_root(root: PhysAddr) -> PhysAddr {
 /// The tables of `_root` end; no CPU has kept anything of them.
 pub const fn forget_user(_root: PhysAddr) {}
 
+pub const SWITCHES_CHEAPLY: bool = false;
+
 /// Switches to a program's tables. Mappings of the kernel are global and stay; the program's are of ASID 0.
 pub fn activate_user(root: PhysAddr) {
     // SAFETY: as in `activate_kernel`: a user's root shares the kernel's half.

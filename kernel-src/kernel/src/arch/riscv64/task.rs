@@ -1,9 +1,14 @@
 //! A thread's registers, and the way back to them.
 
 use super::trap::exit_stage;
-use crate::{addr::VirtAddr, arch::risc::frame::write_registers, object::Thread};
+use crate::{addr::VirtAddr, arch::risc::frame::write_registers, object::Thread, percpu::PerCpu};
 use abi::MESSAGE_WORDS;
-use core::{arch::naked_asm, fmt, mem::offset_of, sync::atomic::AtomicU32};
+use core::{
+    arch::{asm, naked_asm},
+    fmt,
+    mem::offset_of,
+    sync::atomic::AtomicU32,
+};
 
 /// `e_machine` of RISC-V (psABI).
 pub const ELF_MACHINE: u16 = 243;
@@ -28,6 +33,7 @@ pub const NAMES: [&str; 31] = [
 ];
 
 /// `x1` to `x31` and the pc; trap stubs rely on this layout.
+#[derive(Default)]
 #[repr(C)]
 pub struct Frame {
     pub x: [u64; 31],
@@ -42,6 +48,18 @@ impl Frame {
         let mut x = [0; 31];
         (x[SP], x[TP], x[ARGUMENT]) = (stack.0 as u64, tls, argument);
         Self { x, pc: entry.0 as u64 }
+    }
+
+    /// As [`abi::Registers`] has them.
+    pub fn registers(&self) -> abi::Registers {
+        let mut general = [0; 32];
+        general[1..].copy_from_slice(&self.x);
+        abi::Registers { general, pc: self.pc, flags: 0, tls: 0 }
+    }
+
+    pub fn set_registers(&mut self, to: &abi::Registers) {
+        self.x.copy_from_slice(&to.general[1..]);
+        self.pc = to.pc;
     }
 
     pub(super) fn frame_pointer(&self) -> VirtAddr {
@@ -79,25 +97,39 @@ pub extern "C" fn resume(thread: &Thread) -> ! {
     )
 }
 
-/// The same, with the payload that is in the registers of `from`: `a2` to `a7`, `t1`, `t2`; then gives the lock back of
-/// which that is the word.
-#[unsafe(naked)]
-pub extern "C" fn resume_with(thread: &Thread, from: &Thread, lock: &AtomicU32) -> ! {
-    naked_asm!(
-        "mv t3, a2",
-        "ld t0, {pc}(a0)",
-        "csrw sepc, t0",
-        exit_stage!(),
-        ".irp n, 6,7,12,13,14,15,16,17",
-        "ld x\\n, (\\n - 1) * 8(a1)",
-        ".endr",
-        "fence rw, w",
-        "sw zero, 0(t3)",
-        ".irp n, 1,2,3,4,5,8,9,11,18,19,20,21,22,23,24,25,26,27,28,29,30,31",
-        "ld x\\n, (\\n - 1) * 8(a0)",
-        ".endr",
-        "ld a0, 9 * 8(a0)",
-        "sret",
-        pc = const PC,
-    )
+/// The same, with a message: status, badge, info, and the payload that is in the registers of `from`: `a2` to `a7`, `t1`,
+/// `t2`. Then gives the lock back of which that is the word. `FINISHES` moves the pc behind the system call by which the
+/// thread has come.
+#[inline(always)] // so that all of it comes in registers
+pub fn resume_with<const FINISHES: bool>(
+    _: &PerCpu,
+    thread: &Thread,
+    from: *const Frame,
+    lock: &AtomicU32,
+    [status, badge, info]: [u64; 3],
+) -> ! {
+    // SAFETY: as in `resume`; the message is written to no frame, as every entry saves all registers.
+    unsafe {
+        asm!(
+            "ld t3, {pc}(t6)",
+            ".if {finishes}", "addi t3, t3, {CALL_SIZE}", ".endif",
+            "csrw sepc, t3",
+            exit_stage!(),
+            ".irp n, 6,7,12,13,14,15,16,17",
+            "ld x\\n, (\\n - 1) * 8(t5)",
+            ".endr",
+            "fence rw, w", "sw zero, 0(t4)",
+            ".irp n, 1,2,3,4,8,9,18,19,20,21,22,23,24,25,26,27,28,29,30,31",
+            "ld x\\n, (\\n - 1) * 8(t6)",
+            ".endr",
+            "sret",
+            CALL_SIZE = const CALL_SIZE, finishes = const FINISHES as usize, pc = const PC,
+            in("t6") core::ptr::from_ref(thread), in("t5") from, in("t4") lock,
+            in("a0") status, in("t0") badge, in("a1") info,
+        )
+    };
+    // Nothing comes here. What ends otherwise the compiler takes for rare.
+    loop {
+        core::hint::spin_loop();
+    }
 }

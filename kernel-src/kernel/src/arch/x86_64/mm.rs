@@ -91,6 +91,7 @@ pub fn activate_kernel(root: PhysAddr) {
     unsafe { asm!("mov cr3, {}", in(reg) root.0, options(nostack, preserves_flags)) };
 }
 pub use activate_kernel as activate_user;
+pub const SWITCHES_CHEAPLY: bool = false;
 
 /// What `activate_user` takes.
 pub const fn user_root(root: PhysAddr) -> PhysAddr {

@@ -4,10 +4,10 @@ use super::{cpu, trap};
 use crate::{addr::VirtAddr, object::Thread, percpu::PerCpu};
 use abi::MESSAGE_WORDS;
 use core::{
-    arch::naked_asm,
+    arch::{asm, naked_asm},
     fmt,
     mem::offset_of,
-    sync::atomic::{AtomicU32, Ordering},
+    sync::atomic::AtomicU32,
 };
 
 /// `e_machine` of programs that run here (System V ABI, AMD64 supplement).
@@ -19,6 +19,15 @@ const LOWER_HALF_BITS: usize = 47;
 const INITIAL_FLAGS: u64 = 1 << 9 | 1 << 1;
 /// Bytes of `syscall`.
 const CALL_SIZE: u64 = 2;
+
+/// Flags that a program may set: CF, PF, AF, ZF, SF, DF, OF, AC, ID (SDM vol. 1, 3.4.3).
+const PROGRAM_FLAGS: u64 = 0x0024_0CD5;
+
+/// Numbers of the general registers in [`Registers`], in their order, and of the others.
+const BY_NUMBER: [usize; 13] = [0, 3, 2, 6, 7, 5, 8, 9, 10, 12, 13, 14, 15];
+const RCX: usize = 1;
+const RSP: usize = 4;
+const R11: usize = 11;
 
 // Places of general registers in [`Registers`].
 const RAX: usize = 0;
@@ -51,7 +60,9 @@ macro_rules! pop_kept {
 pub(super) use {pop_kept, push_kept};
 
 /// What every entry saves; from `vector` on, as the stubs and the CPU push it.
+#[derive(Default)]
 #[repr(C)]
+#[derive(Clone, Copy)]
 pub(super) struct Registers {
     /// Those that a system call keeps; places are above.
     kept: [u64; 13],
@@ -95,6 +106,7 @@ impl fmt::Display for Registers {
 ///
 /// In 64-bit mode segment selectors select nothing that a program could reach, the base of
 /// GS is always 0 (`CR4.FSGSBASE` is off), and that of FS is written at each return.
+#[derive(Default)]
 #[repr(C)]
 pub struct Frame {
     pub(super) registers: Registers,
@@ -160,9 +172,34 @@ impl Frame {
         WORDS.iter().zip(words).for_each(|(&register, word)| self.registers.kept[register] = word);
     }
 
+    pub const fn clear_word(&mut self, index: usize) {
+        self.registers.kept[WORDS[index]] = 0;
+    }
+
     pub fn set_message(&mut self, status: u64, badge: u64, info: u64, words: [u64; MESSAGE_WORDS]) {
         self.set_received(status, badge, info);
         self.set_words(words);
+    }
+
+    /// As [`abi::Registers`] has them.
+    pub fn registers(&self) -> abi::Registers {
+        let Registers { kept, rcx, r11, rip, rflags, rsp, .. } = self.registers;
+        let mut general = [0; 32];
+        BY_NUMBER.iter().zip(kept).for_each(|(&number, value)| general[number] = value);
+        [general[RCX], general[RSP], general[R11]] = [rcx, rsp, r11];
+        abi::Registers { general, pc: rip, flags: rflags, tls: self.fs_base }
+    }
+
+    /// Flags that a program could not set itself stay as they are.
+    pub fn set_registers(&mut self, to: &abi::Registers) {
+        let own = &mut self.registers;
+        own.kept = BY_NUMBER.map(|number| to.general[number]);
+        [own.rcx, own.rsp, own.r11] = [RCX, RSP, R11].map(|number| to.general[number]);
+        (own.rip, own.rflags) = (to.pc, to.flags & PROGRAM_FLAGS | INITIAL_FLAGS);
+        // `rcx` and `r11` count.
+        own.vector = 0;
+        // Canonical, as `wrmsr` wants it.
+        self.fs_base = to.tls & ((1 << LOWER_HALF_BITS) - 1);
     }
 
     pub const fn set_call_number(&mut self, number: u64) {
@@ -196,7 +233,7 @@ impl fmt::Display for Frame {
 pub fn on_stack(stack: VirtAddr, next: extern "C" fn() -> !) -> ! {
     // SAFETY: `stack` is the top of a stack that nobody uses, and nothing of the old one is needed: neither returns.
     unsafe {
-        core::arch::asm!(
+        asm!(
             "mov rsp, {stack}",
             "xor ebp, ebp",
             "call {next}",
@@ -209,69 +246,69 @@ pub fn on_stack(stack: VirtAddr, next: extern "C" fn() -> !) -> ! {
 }
 
 /// Leaves the kernel as `thread`, which is `PerCpu::current`, with exactly its registers.
+#[inline(always)]
 pub fn resume(thread: &Thread) -> ! {
     // SAFETY: a `Thread` begins with its `Frame`, which only the CPU that runs the thread uses, and that is this
     // one; its tables are active. The frame's pc is checked there.
     unsafe { leave(core::ptr::from_ref(thread).cast()) }
 }
 
-/// The same, with the payload that is in the registers of `from`; then gives the lock back of which that is the word. The
-/// thread has come by a system call.
-pub fn resume_with(thread: &Thread, from: &Thread, lock: &AtomicU32) -> ! {
-    // SAFETY: as in `resume`.
-    unsafe { leave_with(core::ptr::from_ref(thread).cast(), core::ptr::from_ref(from).cast(), lock) }
+/// The same, with a message: status, badge, info, and the payload that is in the registers of `from`. Then gives the lock
+/// back of which that is the word. The thread has come by a system call, which `FINISHES` moves the pc behind.
+#[inline(always)] // so that all of it comes in registers
+pub fn resume_with<const FINISHES: bool>(
+    _: &PerCpu,
+    thread: &Thread,
+    from: *const Frame,
+    lock: &AtomicU32,
+    [status, badge, info]: [u64; 3],
+) -> ! {
+    // SAFETY: as in `resume`; the message is written to no frame, as every entry saves all registers.
+    unsafe {
+        asm!(
+            "mov eax, [r11 + {fs_base}]", "mov edx, [r11 + {fs_base} + 4]", "mov ecx, {msr_fs_base}", "wrmsr",
+            "mov rax, r10", "mov rcx, r8",
+            "mov rdx, [r9 + 8 * {RDX}]", "mov r8, [r9 + 8 * 6]",
+            ".set place, 8",
+            ".irp register, r10, r12, r13, r14, r15", "mov \\register, [r9 + 8 * place]", ".set place, place + 1", ".endr",
+            "mov r9, [r9 + 8 * 7]",
+            "mov dword ptr [rcx], 0",
+            "mov rbx, [r11 + 8 * {RBX}]", "mov rbp, [r11 + 8 * {RBP}]", "mov rcx, [r11 + {rip}]",
+            ".if {finishes}", "add rcx, {CALL_SIZE}", ".endif",
+            "cmp rcx, [rip + {lower_half}]", "jae {bad_pc_with}",
+            "mov rsp, [r11 + {rsp}]", "mov r11, [r11 + {rflags}]",
+            trap::exit_stage!(),
+            "sysretq",
+            RDX = const RDX, RBX = const RBX, RBP = const RBP, CALL_SIZE = const CALL_SIZE, finishes = const FINISHES as usize,
+            lower_half = sym LOWER_HALF, msr_fs_base = const cpu::MSR_FS_BASE, bad_pc_with = sym bad_pc_with,
+            rip = const offset_of!(Registers, rip), rflags = const offset_of!(Registers, rflags),
+            rsp = const offset_of!(Registers, rsp), fs_base = const offset_of!(Frame, fs_base),
+            in("r11") core::ptr::from_ref(thread), in("r10") status, in("r9") from, in("r8") lock,
+            in("rdi") badge, in("rsi") info,
+        )
+    };
+    // Nothing comes here. What ends otherwise the compiler takes for rare.
+    loop {
+        core::hint::spin_loop();
+    }
 }
 
+/// The first address that no instruction of a program has.
+static LOWER_HALF: u64 = 1 << LOWER_HALF_BITS;
+
+/// The thread whose frame `r11` is cannot go on at `rcx`: what it would have gone on with is saved there.
 #[unsafe(naked)]
-unsafe extern "C" fn leave_with(frame: *const Frame, from: *const Frame, lock: &AtomicU32) -> ! {
+unsafe extern "C" fn bad_pc_with() -> ! {
     naked_asm!(
-        "mov rcx, [rdi + {rip}]",
-        "shr rcx, {lower_half_bits}",
-        "jnz 3f",
-        "mov rbp, [rsi + 8 * {RDX}]",
-        ".set place, 6",
-        ".irp register, r8, r9, r10, r12, r13, r14, r15",
-        "mov \\register, [rsi + 8 * place]",
-        ".set place, place + 1",
-        ".endr",
-        "mov dword ptr [rdx], 0",
-        "mov eax, [rdi + {fs_base}]",
-        "mov edx, [rdi + {fs_base} + 4]",
-        "mov ecx, {msr_fs_base}",
-        "wrmsr",
-        "mov rcx, [rdi + {rip}]",
-        "mov r11, [rdi + {rflags}]",
-        "mov rsp, [rdi + {rsp}]",
-        "mov rbx, [rdi + 8 * {RBX}]",
-        "mov rdx, rbp",
-        "mov rbp, [rdi + 8 * {RBP}]",
-        "mov rax, [rdi]",
-        "mov rsi, [rdi + 8 * {RSI}]",
-        "mov rdi, [rdi + 8 * {RDI}]",
-        trap::exit_stage!(),
-        "sysretq",
-        "3:",
-        "call {bad_pc_with}",
+        "mov [r11 + {rip}], rcx",
+        "lea rsp, [r11 + {kept}]",
+        push_kept!(),
+        "mov rsp, gs:[{stack_top}]",
+        "call {bad_pc}",
         "ud2",
-        RDX = const RDX,
-        RSI = const RSI,
-        RDI = const RDI,
-        RBX = const RBX,
-        RBP = const RBP,
-        lower_half_bits = const LOWER_HALF_BITS,
-        msr_fs_base = const cpu::MSR_FS_BASE,
-        rip = const offset_of!(Registers, rip),
-        rflags = const offset_of!(Registers, rflags),
-        rsp = const offset_of!(Registers, rsp),
-        fs_base = const offset_of!(Frame, fs_base),
-        bad_pc_with = sym bad_pc_with,
+        rip = const offset_of!(Registers, rip), kept = const offset_of!(Registers, rcx),
+        stack_top = const offset_of!(PerCpu, stack_top), bad_pc = sym trap::bad_pc,
     )
-}
-
-extern "C" fn bad_pc_with(frame: &mut Frame, from: &Frame, lock: &AtomicU32) -> ! {
-    frame.set_words(from.message_words());
-    lock.store(0, Ordering::Release);
-    trap::bad_pc()
 }
 
 /// The way out. Behind `swapgs` only NMI and machine check can come, which look where GS points.
@@ -309,17 +346,11 @@ unsafe extern "C" fn leave(frame: *const Frame) -> ! {
         "3:",
         "call {bad_pc}",
         "ud2",
-        stack_top = const offset_of!(PerCpu, stack_top),
-        lower_half_bits = const LOWER_HALF_BITS,
-        msr_fs_base = const cpu::MSR_FS_BASE,
-        by_syscall = const BY_SYSCALL,
-        rcx = const offset_of!(Registers, rcx),
-        vector = const offset_of!(Registers, vector),
-        rip = const offset_of!(Registers, rip),
-        rflags = const offset_of!(Registers, rflags),
-        rsp = const offset_of!(Registers, rsp),
-        fs_base = const offset_of!(Frame, fs_base),
-        bad_pc = sym trap::bad_pc,
+        lower_half_bits = const LOWER_HALF_BITS, msr_fs_base = const cpu::MSR_FS_BASE, by_syscall = const BY_SYSCALL,
+        rcx = const offset_of!(Registers, rcx), vector = const offset_of!(Registers, vector),
+        rip = const offset_of!(Registers, rip), rflags = const offset_of!(Registers, rflags),
+        rsp = const offset_of!(Registers, rsp), fs_base = const offset_of!(Frame, fs_base),
+        stack_top = const offset_of!(PerCpu, stack_top), bad_pc = sym trap::bad_pc,
     )
 }
 

@@ -72,28 +72,41 @@ pub unsafe fn call_until(number: u64, a: u64, b: u64, deadline: u64) -> Outcome 
     Outcome { status, value }
 }
 
-/// A message call: `words` go out and are replaced by what came in; status, info and badge.
-#[inline(always)]
-pub fn message(
-    number: u64,
-    capability: u64,
-    deadline: u64,
-    info: MessageInfo,
-    words: &mut [u64; MESSAGE_WORDS],
-) -> (u64, MessageInfo, u64) {
-    let (status, received, badge);
-    let [a, b, c, d, e, f, g, h] = words;
-    // SAFETY: a message call writes registers only, all of them named here.
-    unsafe {
-        asm!(
-            "svc #0",
-            in("x11") deadline, inlateout("x10") number => badge, inlateout("x0") capability => status, inlateout("x1") info.0 => received,
-            inlateout("x2") *a, inlateout("x3") *b, inlateout("x4") *c, inlateout("x5") *d,
-            inlateout("x6") *e, inlateout("x7") *f, inlateout("x8") *g, inlateout("x9") *h,
-            options(nostack),
-        );
-    }
-    (status, MessageInfo(received), badge)
+macro_rules! message_call {
+    ($(#[$attribute:meta])* $name:ident($($deadline:ident)?): $($instructions:tt)*) => {
+        $(#[$attribute])*
+        #[inline(always)]
+        pub fn $name(
+            number: u64,
+            capability: u64,
+            $($deadline: u64,)?
+            info: MessageInfo,
+            words: &mut [u64; MESSAGE_WORDS],
+        ) -> (u64, MessageInfo, u64) {
+            let (status, received, badge);
+            let [a, b, c, d, e, f, g, h] = words;
+            // SAFETY: a message call writes registers only, all of them named here.
+            unsafe {
+                asm!(
+                    $($instructions)*,
+                    inlateout("x10") number => badge, inlateout("x0") capability => status, inlateout("x1") info.0 => received,
+                    inlateout("x2") *a, inlateout("x3") *b, inlateout("x4") *c, inlateout("x5") *d,
+                    inlateout("x6") *e, inlateout("x7") *f, inlateout("x8") *g, inlateout("x9") *h,
+                    options(nostack),
+                );
+            }
+            (status, MessageInfo(received), badge)
+        }
+    };
+}
+
+message_call! {
+    /// A message call: `words` go out and are replaced by what came in; status, info and badge.
+    message(): "svc #0"
+}
+message_call! {
+    /// The same, with a deadline.
+    message_until(deadline): "svc #0", in("x11") deadline
 }
 
 /// The clock that instruction counts are compared with: the kernel's, in nanoseconds, whose rate the

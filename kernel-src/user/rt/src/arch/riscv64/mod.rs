@@ -72,28 +72,41 @@ pub unsafe fn call_until(number: u64, a: u64, b: u64, deadline: u64) -> Outcome 
     Outcome { status, value }
 }
 
-/// A message call: `words` go out and are replaced by what came in; status, info and badge.
-#[inline(always)]
-pub fn message(
-    number: u64,
-    capability: u64,
-    deadline: u64,
-    info: MessageInfo,
-    words: &mut [u64; MESSAGE_WORDS],
-) -> (u64, MessageInfo, u64) {
-    let (status, received, badge);
-    let [a, b, c, d, e, f, g, h] = words;
-    // SAFETY: a message call writes registers only, all of them named here.
-    unsafe {
-        asm!(
-            "ecall",
-            in("t3") deadline, inlateout("t0") number => badge, inlateout("a0") capability => status, inlateout("a1") info.0 => received,
-            inlateout("a2") *a, inlateout("a3") *b, inlateout("a4") *c, inlateout("a5") *d,
-            inlateout("a6") *e, inlateout("a7") *f, inlateout("t1") *g, inlateout("t2") *h,
-            options(nostack),
-        );
-    }
-    (status, MessageInfo(received), badge)
+macro_rules! message_call {
+    ($(#[$attribute:meta])* $name:ident($($deadline:ident)?): $($instructions:tt)*) => {
+        $(#[$attribute])*
+        #[inline(always)]
+        pub fn $name(
+            number: u64,
+            capability: u64,
+            $($deadline: u64,)?
+            info: MessageInfo,
+            words: &mut [u64; MESSAGE_WORDS],
+        ) -> (u64, MessageInfo, u64) {
+            let (status, received, badge);
+            let [a, b, c, d, e, f, g, h] = words;
+            // SAFETY: a message call writes registers only, all of them named here.
+            unsafe {
+                asm!(
+                    $($instructions)*,
+                    inlateout("t0") number => badge, inlateout("a0") capability => status, inlateout("a1") info.0 => received,
+                    inlateout("a2") *a, inlateout("a3") *b, inlateout("a4") *c, inlateout("a5") *d,
+                    inlateout("a6") *e, inlateout("a7") *f, inlateout("t1") *g, inlateout("t2") *h,
+                    options(nostack),
+                );
+            }
+            (status, MessageInfo(received), badge)
+        }
+    };
+}
+
+message_call! {
+    /// A message call: `words` go out and are replaced by what came in; status, info and badge.
+    message(): "ecall"
+}
+message_call! {
+    /// The same, with a deadline.
+    message_until(deadline): "ecall", in("t3") deadline
 }
 
 /// The clock that instruction counts are compared with: the kernel's, in nanoseconds, whose rate the

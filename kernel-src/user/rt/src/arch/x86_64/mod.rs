@@ -76,31 +76,41 @@ pub unsafe fn call_until(number: u64, a: u64, b: u64, deadline: u64) -> Outcome 
     Outcome { status, value }
 }
 
-/// A message call: `words` go out and are replaced by what came in; status, info and badge.
-#[inline(always)]
-pub fn message(
-    number: u64,
-    capability: u64,
-    deadline: u64,
-    info: MessageInfo,
-    words: &mut [u64; MESSAGE_WORDS],
-) -> (u64, MessageInfo, u64) {
-    let (status, received, badge);
-    let [a, b, c, d, e, f, g, h] = words;
-    // SAFETY: a message call writes registers only, all of them named here.
-    unsafe {
-        asm!(
-            "xchg rbx, {deadline}",
-            "syscall",
-            "xchg rbx, {deadline}",
-            deadline = inout(reg) deadline => _,
-            inlateout("rax") number => status, inlateout("rdi") capability => badge, inlateout("rsi") info.0 => received,
-            inlateout("rdx") *a, inlateout("r8") *b, inlateout("r9") *c, inlateout("r10") *d,
-            inlateout("r12") *e, inlateout("r13") *f, inlateout("r14") *g, inlateout("r15") *h,
-            lateout("rcx") _, lateout("r11") _, options(nostack),
-        );
-    }
-    (status, MessageInfo(received), badge)
+macro_rules! message_call {
+    ($(#[$attribute:meta])* $name:ident($($deadline:ident)?): $($instructions:tt)*) => {
+        $(#[$attribute])*
+        #[inline(always)]
+        pub fn $name(
+            number: u64,
+            capability: u64,
+            $($deadline: u64,)?
+            info: MessageInfo,
+            words: &mut [u64; MESSAGE_WORDS],
+        ) -> (u64, MessageInfo, u64) {
+            let (status, received, badge);
+            let [a, b, c, d, e, f, g, h] = words;
+            // SAFETY: a message call writes registers only, all of them named here.
+            unsafe {
+                asm!(
+                    $($instructions)*,
+                    inlateout("rax") number => status, inlateout("rdi") capability => badge, inlateout("rsi") info.0 => received,
+                    inlateout("rdx") *a, inlateout("r8") *b, inlateout("r9") *c, inlateout("r10") *d,
+                    inlateout("r12") *e, inlateout("r13") *f, inlateout("r14") *g, inlateout("r15") *h,
+                    lateout("rcx") _, lateout("r11") _, options(nostack),
+                );
+            }
+            (status, MessageInfo(received), badge)
+        }
+    };
+}
+
+message_call! {
+    /// A message call: `words` go out and are replaced by what came in; status, info and badge.
+    message(): "syscall"
+}
+message_call! {
+    /// The same, with a deadline.
+    message_until(deadline): "xchg rbx, {deadline}", "syscall", "xchg rbx, {deadline}", deadline = inout(reg) deadline => _
 }
 
 /// The clock that instruction counts are compared with: the time-stamp counter itself, because the kernel only
