@@ -145,7 +145,61 @@ pub enum ThreadAction {
     Priority = 5,
     /// The highest priority that it may give, at most the caller's limit; the one before. Right: manage.
     Limit = 6,
+    /// Its faults are told to that endpoint, of the caller's with write and call, or to nobody where the value is
+    /// [`NO_CAPABILITY`]. Right: manage.
+    Faults = 7,
 }
+
+/// What went wrong in a program, in words that all architectures share.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, displaydoc::Display)]
+pub enum Cause {
+    /// other exception
+    Other = 0,
+    /// read fault
+    ReadFault = 1,
+    /// write fault
+    WriteFault = 2,
+    /// fetch fault
+    FetchFault = 3,
+    /// misaligned access
+    Misaligned = 4,
+    /// illegal instruction
+    IllegalInstruction = 5,
+    /// privileged instruction
+    PrivilegedInstruction = 6,
+    /// breakpoint
+    Breakpoint = 7,
+    /// single step
+    SingleStep = 8,
+    /// divide error
+    DivideError = 9,
+    /// floating-point exception
+    FloatingPoint = 10,
+    /// floating point disabled
+    FloatingPointDisabled = 11,
+    /// bounds or overflow
+    BoundsOrOverflow = 12,
+    /// stack or segment fault
+    StackOrSegment = 13,
+    /// general protection
+    Protection = 14,
+    /// hardware error
+    HardwareError = 15,
+    /// double fault
+    DoubleFault = 16,
+    /// non-maskable interrupt
+    NonMaskable = 17,
+}
+
+/// Label of the message in which the kernel tells of a thread's fault: a [`Cause`], the address that could not be reached
+/// (or 0), the architecture's code, the pc, and the thread's number; and its registers, in the words from
+/// [`MESSAGE_WORDS`] on. An answer with label 0 lets it go on, with those registers if it has [`REPORT_WORDS`], else with
+/// its own; with any other it ends as if nobody had been told.
+pub const FAULT: u64 = 1;
+/// Words of such a message, and of an answer with registers.
+pub const REPORT_WORDS: usize = MESSAGE_WORDS + REGISTERS;
+/// Words of [`Registers`].
+pub const REGISTERS: usize = size_of::<Registers>() / size_of::<u64>();
 
 macro_rules! errors {
     ($($(#[$text:meta])* $name:ident = $number:literal,)*) => {

@@ -503,6 +503,7 @@ fn thread_control(caller: &Thread, name: u64, action: u64, value: u64) -> Result
         a if a == ThreadAction::Kill as u64 => Thread::doom(thread),
         a if a == ThreadAction::Priority as u64 => return Ok(sched::set_priority(thread, priority()?).into()),
         a if a == ThreadAction::Limit as u64 => return Ok(thread.limit.swap(priority()?, Ordering::Relaxed).into()),
+        a if a == ThreadAction::Faults as u64 => object::set_handler(caller, thread, value)?,
         _ => return Err(Error::InvalidArgument),
     }
     Ok(0)

@@ -3,12 +3,13 @@
 use crate::{
     addr::VirtAddr,
     arch,
+    mm::paging,
     object::{self, Thread},
     percpu::{self, PerCpu},
     sched,
 };
+pub use abi::Cause;
 use arrayvec::ArrayString;
-use displaydoc::Display;
 
 /// Longer than any architecture's registers in text.
 const REGISTERS_SIZE: usize = 2048;
@@ -24,49 +25,6 @@ pub struct Fault {
     pub code: u64,
 }
 
-/// What happened, as reports say it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Display)]
-#[ignore_extra_doc_attributes]
-#[cfg_attr(not(target_arch = "x86_64"), allow(dead_code, reason = "only x86_64 has exceptions of every kind"))]
-pub enum Cause {
-    /// read fault
-    ReadFault,
-    /// write fault
-    WriteFault,
-    /// fetch fault
-    FetchFault,
-    /// misaligned access
-    Misaligned,
-    /// illegal instruction
-    IllegalInstruction,
-    /// privileged instruction
-    PrivilegedInstruction,
-    /// breakpoint
-    Breakpoint,
-    /// single step
-    SingleStep,
-    /// divide error
-    DivideError,
-    /// floating-point exception
-    FloatingPoint,
-    /// floating point disabled
-    FloatingPointDisabled,
-    /// bounds or overflow
-    BoundsOrOverflow,
-    /// stack or segment fault
-    StackOrSegment,
-    /// hardware error
-    HardwareError,
-    /// double fault
-    DoubleFault,
-    /// non-maskable interrupt
-    NonMaskable,
-    /// {0}
-    ///
-    /// Known to the architecture, and none of the above: its own name.
-    Other(&'static str),
-}
-
 /// A system call that may block; the caller's registers are saved, the pc behind the instruction. The first two argument
 /// registers are left free, since a message goes to the program in them.
 #[inline(always)]
@@ -75,10 +33,19 @@ pub extern "C" fn system_call(_: u64, _: u64, cpu: &'static PerCpu, thread: &'st
     object::carry_out::<true>(cpu, thread)
 }
 
-/// A fault of the current thread's program: it ends, nothing else does.
-pub fn fault(fault: Fault) -> ! {
+/// A fault of the current thread's program: whom it named hears of it.
+pub fn fault(mut fault: Fault) -> ! {
     crate::jitter::pause();
-    let thread = sched::current();
+    // What is mapped in the kernel's half is nobody's to know.
+    if fault.address.is_some_and(|address| address >= paging::user_limit()) {
+        fault.code = 0;
+    }
+    object::report(sched::current(), fault);
+    sched::leave()
+}
+
+/// A fault of which nobody hears: the thread's process ends, nothing else does.
+pub fn unhandled(thread: &Thread, fault: &Fault) {
     let process = thread.process();
     crate::log::locked(|out| {
         use core::fmt::Write;
@@ -99,7 +66,6 @@ pub fn fault(fault: Fault) -> ! {
         registers.lines().try_for_each(|line| writeln!(out, "fault: {line}"))
     });
     object::end_process(process, abi::EXIT_FAULT | u64::from(fault.code as u32));
-    sched::leave()
 }
 
 /// An interrupt came in user mode, and was served.

@@ -5,6 +5,7 @@
 //! shows the registers from which its call starts again.
 
 use super::{
+    report,
     thread::{Owed, RECEIVES, SENDS, State, Thread},
     transfer,
     wait::{self, Meeting, Queues},
@@ -73,11 +74,12 @@ pub fn check_info(thread: &Thread) -> Result<(), Error> {
 
 /// Until when the thread's message call may wait, if it says so.
 pub fn deadline(thread: &Thread) -> Option<Nanos> {
-    thread.frame.with(|frame| (frame.call_number() & DEADLINE != 0).then(|| Nanos(frame.deadline())))
+    let until = thread.frame.with(|frame| (frame.call_number() & DEADLINE != 0).then(|| Nanos(frame.deadline())));
+    until.filter(|_| !thread.reports())
 }
 
 fn calls(thread: &Thread) -> bool {
-    thread.frame.with(|frame| frame.call_number()) & !DEADLINE == Call::Call as u64
+    thread.reports() || thread.frame.with(|frame| frame.call_number()) & !DEADLINE == Call::Call as u64
 }
 
 /// The current thread is to wait in a list: `TimedOut` where it may not. Its call starts again when it is woken.
@@ -88,7 +90,9 @@ pub fn may_wait(thread: &Thread) -> Result<(), Error> {
         }
         sched::limit(thread, until);
     }
-    thread.frame.with(arch::task::Frame::restart_call);
+    if !thread.reports() {
+        thread.frame.with(arch::task::Frame::restart_call);
+    }
     Ok(())
 }
 
@@ -104,6 +108,11 @@ impl Endpoint {
     /// The current thread sends what its registers hold; one that calls waits for the reply.
     pub fn send(&self, sender: &Thread, slot: &Slot, found: &Found) -> Result<(), Error> {
         check_sent(sender, found.rights())?;
+        self.meet(sender, slot, found)
+    }
+
+    /// The same, after the check of what is sent; or of what is told of the current thread.
+    pub fn meet(&self, sender: &Thread, slot: &Slot, found: &Found) -> Result<(), Error> {
         let mut queues = self.meeting.lock();
         if !slot.still(found) {
             return Err(Error::InvalidCapability);
@@ -121,7 +130,7 @@ impl Endpoint {
             if let Some(until) = deadline(sender).filter(|until| *until > arch::timer::now()) {
                 sched::limit(sender, until);
             }
-            sender.begin_wait(State::Replying);
+            sender.begin_wait(report::state_of(sender));
             owed
         });
         let is_sent = owed.is_none();
@@ -177,7 +186,9 @@ impl Endpoint {
 
 /// The current thread receives from one whose wait to send it has ended.
 fn accept(sender: Ref<Thread>, receiver: &Thread) {
-    sender.frame.with(arch::task::Frame::finish_call);
+    if !sender.reports() {
+        sender.frame.with(arch::task::Frame::finish_call);
+    }
     if !calls(&sender) {
         sent(&sender, hand_over(&sender, receiver, None));
         sched::ready(sender);
@@ -186,7 +197,7 @@ fn accept(sender: Ref<Thread>, receiver: &Thread) {
     let until = deadline(&sender);
     let token = sender.begin_call();
     hand_over(&sender, receiver, Some(Owed { caller: sender.clone(), token }));
-    sender.wait_on(State::Replying);
+    sender.wait_on(report::state_of(&sender));
     // It may have been asked something, or its time have come, before it waited again: then nobody else tells it. From
     // here on it may run, unless that is what is done here.
     if sender.is_asked() {
@@ -199,7 +210,12 @@ fn accept(sender: Ref<Thread>, receiver: &Thread) {
 
 /// Moves what `sender` sends to `receiver`, which then owes a reply or not. How many capabilities have arrived.
 fn hand_over(sender: &Thread, receiver: &Thread, owed: Option<Owed>) -> usize {
-    let arrived = transfer::between(sender, receiver, sender.via[SENDS].badge());
+    let badge = sender.via[SENDS].badge();
+    let arrived = if sender.reports() {
+        report::hand_over(sender, receiver, badge)
+    } else {
+        transfer::between(sender, receiver, badge)
+    };
     receiver.owed.with(|owes| *owes = owed);
     arrived
 }
@@ -216,6 +232,10 @@ pub fn answer_ended(caller: Ref<Thread>, result: Result<&Thread, Error>) -> Resu
     // Who was to end waits no more, though its call was not answered: it is not in this CPU's hands.
     if !caller.end_wait() {
         return Err(Error::PartnerGone);
+    }
+    if caller.reports() {
+        report::answered(caller, result);
+        return Ok(0);
     }
     let arrived = match result {
         Ok(replier) => transfer::between(replier, &caller, 0),

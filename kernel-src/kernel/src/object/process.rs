@@ -245,7 +245,7 @@ pub fn end_process(process: &Process, word: u64) {
 }
 
 /// Empties a root: one step, since nothing was derived from it, unless a revoke elsewhere comes between.
-fn delete_root(slot: &Slot) {
+pub fn delete_root(slot: &Slot) {
     while let Some(Step::More) = tree::delete(slot, 0, 1) {}
 }
 
@@ -291,6 +291,7 @@ pub fn reap(thread: Ref<Thread>) {
     notification::unbind(&thread);
     wait::unlist(&thread);
     thread.buffer.set(None);
+    delete_root(&thread.handler);
     let process = thread.process();
     let last = {
         let mut life = process.life.lock();

@@ -14,11 +14,12 @@ use crate::{
     percpu::{self, PerCpu},
     sched,
     sync::{Anchor, Found, Header, Link, Owned, Payer, Ref, Slot, Via},
+    trap::Fault,
 };
 use abi::{Error, MESSAGE_WORDS, ThreadInfo};
 use core::{
     ptr,
-    sync::atomic::{AtomicPtr, AtomicU8, AtomicU32, AtomicU64, Ordering},
+    sync::atomic::{AtomicBool, AtomicPtr, AtomicU8, AtomicU32, AtomicU64, Ordering},
 };
 
 /// Queue kinds: a CPU's run queue and its sleepers; a process's threads.
@@ -41,6 +42,8 @@ pub enum State {
     Notified = 4,
     /// For a time, the end of a process, or input.
     Other = 5,
+    /// For the answer to what was told of it.
+    Handled = 7,
 }
 
 /// The state in a thread's word; what is asked of the thread stands above it.
@@ -103,6 +106,18 @@ pub struct Thread {
     /// The rights by which it received last: whether the answer may carry capabilities.
     pub received_by: AtomicU64,
     pub buffer: Buffer,
+    /// Its faults go to the endpoint there; no name leads to it.
+    pub handler: Slot,
+    /// What is told of it, while it waits for that; as `frame`, of whoever has the thread.
+    pub report: Owned<Option<Fault>>,
+    reports: AtomicBool,
+}
+
+impl Drop for Thread {
+    /// It may have been set after the thread's end.
+    fn drop(&mut self) {
+        process::delete_root(&self.handler);
+    }
 }
 
 static NEXT_ID: AtomicU64 = AtomicU64::new(1);
@@ -160,6 +175,9 @@ impl Thread {
             token: AtomicU64::new(0),
             received_by: AtomicU64::new(0),
             buffer: Buffer::none(),
+            handler: Slot::default(),
+            report: Owned::new(None),
+            reports: AtomicBool::new(false),
             bound: Anchor::default(),
             owed: Owned::new(None),
             queued: Link::new(),
@@ -210,9 +228,9 @@ impl Thread {
     pub fn info(&self) -> ThreadInfo {
         let word = self.state.load(Ordering::Acquire);
         let object = match word & STATE {
-            state if state == State::Sending as u32 || state == State::Replying as u32 => self.via[SENDS].object(),
-            state if state == State::Receiving as u32 => self.via[RECEIVES].object(),
-            state if state == State::Notified as u32 => self.via[WAITS].object(),
+            1 | 3 | 7 => self.via[SENDS].object(),
+            2 => self.via[RECEIVES].object(),
+            4 => self.via[WAITS].object(),
             _ => 0,
         };
         ThreadInfo { id: self.id, state: Self::told(word), object }
@@ -220,7 +238,11 @@ impl Thread {
 
     /// What [`ThreadInfo`] tells of its word.
     fn told(word: u32) -> u64 {
-        if word & STOPPED == 0 { (word & STATE).into() } else { IS_STOPPED }
+        match word & (STATE | STOPPED) {
+            STOPPED => IS_STOPPED,
+            state if state == State::Handled as u32 => State::Replying as u64,
+            state => state.into(),
+        }
     }
 
     /// The current thread waits from here on; it leaves its CPU when the kernel does. Whoever wakes it finds it through
@@ -277,7 +299,7 @@ impl Thread {
     /// ended that.
     pub fn interrupt(&self) -> Option<u32> {
         let state = self.state.load(Ordering::SeqCst) & STATE;
-        let is_due = state == State::Replying as u32;
+        let is_due = state == State::Replying as u32 || state == State::Handled as u32;
         if state == State::Runnable as u32 || is_due && !self.end_any_call() {
             return None;
         }
@@ -293,6 +315,17 @@ impl Thread {
             self.frame.with(|frame| frame.set_message(Error::TimedOut.status(), 0, 0, [0; MESSAGE_WORDS]));
         }
         waited.is_some()
+    }
+
+    /// Whether it waits, or is to wait, because of what is told of it.
+    pub fn reports(&self) -> bool {
+        self.reports.load(Ordering::Relaxed)
+    }
+
+    /// Sets what is to be told of it, or that this is done; what it was.
+    pub fn set_report(&self, fault: Option<Fault>) -> Option<Fault> {
+        self.reports.store(fault.is_some(), Ordering::Relaxed);
+        self.report.with(|report| core::mem::replace(report, fault))
     }
 
     pub fn is_doomed(&self) -> bool {

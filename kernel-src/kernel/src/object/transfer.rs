@@ -61,11 +61,16 @@ fn check_sources(sender: &Process, names: &[AtomicU64]) -> Result<(), Error> {
 pub fn between(from: &Thread, to: &Thread, badge: u64) -> usize {
     from.frame.with(|sent| {
         to.frame.with(|got| {
-            let status = if got.call_number() & LOST != 0 { REPLY_LOST } else { 0 };
+            let status = status_of(got);
             deliver((from, sent), (to, got), status, badge);
             MessageInfo(got.info()).capabilities()
         })
     })
+}
+
+/// The status of a receive that succeeds.
+pub fn status_of(receiver: &Frame) -> u64 {
+    if receiver.call_number() & LOST != 0 { REPLY_LOST } else { 0 }
 }
 
 /// Moves a message from the thread and its registers to the other one.

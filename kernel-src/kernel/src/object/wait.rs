@@ -1,7 +1,7 @@
 //! Threads that wait for the same thing.
 
 use super::{
-    endpoint,
+    endpoint, report,
     thread::{SENDS, State, Thread},
 };
 use crate::{
@@ -101,9 +101,12 @@ pub fn unlist(thread: &Thread) {
 
 /// Those who wait by a capability that is gone hear of it; `receives` is by which its receivers wait.
 pub fn settle(meeting: &Meeting, receives: usize) {
-    let mut queues = meeting.lock();
     let gone = |which: usize| move |thread: &Thread| !thread.via[which].holds();
-    while let Some(thread) = queues.senders.take(gone(SENDS)).or_else(|| queues.receivers.take(gone(receives))) {
+    let first = || {
+        let mut queues = meeting.lock();
+        queues.senders.take(gone(SENDS)).or_else(|| queues.receivers.take(gone(receives)))
+    };
+    while let Some(thread) = first() {
         fail(&thread, Error::PartnerGone);
     }
 }
@@ -120,6 +123,11 @@ pub fn dismiss(meeting: &Meeting) -> bool {
 /// gives any more. False where the thread does not wait.
 pub fn cancel(thread: &Thread, error: Option<Error>) -> bool {
     let Some(state) = thread.interrupt() else { return false };
+    // What is told of a thread is told again.
+    if thread.set_report(None).is_some() {
+        sched::ready(Ref::share(thread));
+        return true;
+    }
     let is_due = state == State::Replying as u32;
     if is_due {
         thread.frame.with(arch::task::Frame::restart_call);
@@ -133,6 +141,10 @@ pub fn cancel(thread: &Thread, error: Option<Error>) -> bool {
 
 /// Ends a call that is to start again, and whose wait was ended by the caller, with an error.
 fn fail(thread: &Thread, error: Error) {
+    if thread.reports() {
+        report::unanswered(thread);
+        return sched::ready(Ref::share(thread));
+    }
     thread.frame.with(|frame| {
         frame.finish_call();
         let status = error.status();

@@ -122,6 +122,20 @@ impl Buffer {
         Capability(self.word(number))
     }
 
+    /// The registers that came with a report.
+    #[must_use]
+    pub fn registers(&self) -> Registers {
+        let word = |index| self.word(MESSAGE_WORDS + index);
+        Registers { general: core::array::from_fn(word), pc: word(32), flags: word(33), tls: word(34) }
+    }
+
+    /// With what registers a thread goes on, if the answer has [`REPORT_WORDS`](abi::REPORT_WORDS). It is for who answers
+    /// to know that they make sense where that is a thread of its own process.
+    pub fn set_registers(&self, to: &Registers) {
+        let rest = [to.pc, to.flags, to.tls];
+        to.general.iter().chain(&rest).zip(MESSAGE_WORDS..).for_each(|(&value, index)| self.set_word(index, value));
+    }
+
     /// Where the capability of that number goes: an empty slot, [`ANY_SLOT`], or 0 for nowhere.
     pub fn receive_at(&self, number: usize, place: u64) {
         self.set_word(RECEIVE_SLOTS + number, place);

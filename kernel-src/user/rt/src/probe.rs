@@ -6,7 +6,7 @@ use abi::{Call, Error, MESSAGE_WORDS, MessageInfo, OWN_QUOTA, Outcome, PROGRAM_B
 use alloc::boxed::Box;
 use core::sync::atomic::{AtomicU64, Ordering};
 
-pub use probe::{ARGUMENT, MAY_SHOW_OWN_STATE, NAMES, STACK};
+pub use probe::{ARGUMENT, MAY_SHOW_OWN_STATE, NAMES, RESULTS, STACK, UNDEFINED_SIZE, load_word, undefined};
 
 /// Bytes of a buffer page.
 const PAGE_SIZE: u64 = size_of::<call::Buffer>() as u64;

@@ -268,10 +268,10 @@ extern "C" fn kernel_exception(frame: &mut KernelFrame, vector: u64) {
     }
     let fault = match vector {
         VECTOR_SYNC => decode(frame.syndrome, frame.address, frame.pc),
-        VECTOR_IRQ => other(Cause::Other("interrupt that was masked"), frame.syndrome, frame.pc),
+        VECTOR_IRQ => other(Cause::Other, frame.syndrome, frame.pc),
         VECTOR_FIQ => other(Cause::NonMaskable, frame.syndrome, frame.pc),
         VECTOR_SERROR => other(Cause::HardwareError, frame.syndrome, frame.pc),
-        _ => other(Cause::Other("exception of a mode that is not used"), frame.syndrome, frame.pc),
+        _ => other(Cause::Other, frame.syndrome, frame.pc),
     };
     panic::exception(fault, VirtAddr(frame.x[29] as usize), frame)
 }
@@ -332,10 +332,7 @@ fn decode(syndrome: u64, address: u64, pc: u64) -> Fault {
     let (cause, has_address) = match class {
         0x01 | 0x18 | 0x1A => (Cause::PrivilegedInstruction, false),
         0x07 | 0x19 | 0x1D => (Cause::FloatingPointDisabled, false),
-        0x0D => (Cause::Other("branch to no target"), false),
-        0x0E => (Cause::Other("illegal execution state"), false),
-        0x11 | 0x15 => (Cause::Other("system call of the kernel"), false),
-        0x1C => (Cause::Other("pointer authentication failure"), false),
+        0x0D | 0x0E | 0x11 | 0x15 | 0x1C | 0x27 => (Cause::Other, false),
         0x20 | 0x21 => (abort(detail, Cause::FetchFault), true),
         0x22 => (Cause::Misaligned, true),
         0x24 | 0x25 => {
@@ -344,12 +341,11 @@ fn decode(syndrome: u64, address: u64, pc: u64) -> Fault {
             (abort(detail, if is_write { Cause::WriteFault } else { Cause::ReadFault }), true)
         }
         0x26 => (Cause::Misaligned, false),
-        0x27 => (Cause::Other("memory copy out of step"), false),
         0x28 | 0x2C => (Cause::FloatingPoint, false),
         0x2F => (Cause::HardwareError, false),
         0x30 | 0x31 | 0x38 | 0x3C => (Cause::Breakpoint, false),
         0x32 | 0x33 => (Cause::SingleStep, false),
-        0x34 | 0x35 => (Cause::Other("watchpoint"), true),
+        0x34 | 0x35 => (Cause::Other, true),
         // Class 0, and what later versions of the architecture may add.
         _ => (Cause::IllegalInstruction, false),
     };

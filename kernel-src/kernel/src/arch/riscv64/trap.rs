@@ -212,11 +212,8 @@ fn decode(code: u64, value: u64) -> Cause {
         7 | 15 => Cause::WriteFault,
         2 => illegal(value as u32),
         3 => Cause::Breakpoint,
-        USER_CALL | 9 => Cause::Other("environment call"),
-        18 => Cause::Other("software check"),
         19 => Cause::HardwareError,
-        code if code & INTERRUPT != 0 => Cause::Other("interrupt in the kernel"),
-        _ => Cause::Other("reserved exception"),
+        _ => Cause::Other,
     }
 }
 

@@ -115,7 +115,6 @@ pub struct Frame {
 
 impl Frame {
     /// A thread that has not run: every register is set, those without a meaning to 0.
-    #[must_use]
     pub const fn new(entry: VirtAddr, stack: VirtAddr, argument: u64, tls: u64) -> Self {
         let mut kept = [0; 13];
         kept[RDI] = argument;
@@ -126,33 +125,27 @@ impl Frame {
         Self { registers, fs_base: tls }
     }
 
-    #[must_use]
     pub const fn call_number(&self) -> u64 {
         self.registers.kept[RAX]
     }
 
     /// Argument `index`, 0 to 5, of a plain call.
-    #[must_use]
     pub const fn argument(&self, index: usize) -> u64 {
         self.registers.kept[ARGUMENTS[index]]
     }
 
-    #[must_use]
     pub const fn capability(&self) -> u64 {
         self.registers.kept[RDI]
     }
 
-    #[must_use]
     pub const fn info(&self) -> u64 {
         self.registers.kept[RSI]
     }
 
-    #[must_use]
     pub fn message_words(&self) -> [u64; MESSAGE_WORDS] {
         WORDS.map(|register| self.registers.kept[register])
     }
 
-    #[must_use]
     pub const fn pc(&self) -> VirtAddr {
         VirtAddr(self.registers.rip as usize)
     }
@@ -207,7 +200,6 @@ impl Frame {
     }
 
     /// Until when a message call waits.
-    #[must_use]
     pub const fn deadline(&self) -> u64 {
         self.registers.kept[RBX]
     }

@@ -8,6 +8,7 @@
 extern crate alloc;
 
 mod control;
+mod faults;
 mod registers;
 mod roles;
 mod support;

@@ -3,6 +3,7 @@
 use rt::{
     assert_ok,
     call::{self, Capability},
+    probe::{self, Break},
     protocol::RESOURCE,
 };
 
@@ -12,6 +13,13 @@ pub const ROLES: u64 = 1 << 32;
 pub const END: u64 = ROLES;
 /// Waits for ever.
 pub const WAIT: u64 = 2 * ROLES;
+
+/// Breaks in the way of the low bits.
+pub const BREAK: u64 = 3 * ROLES;
+/// Loads from the address in the low bits, doubled; ends with the lowest bits of what was there.
+pub const LOAD: u64 = 4 * ROLES;
+/// Receives from slot 1, and ends without an answer.
+pub const DROP: u64 = 5 * ROLES;
 
 /// Starts the program in a role; the capability in that slot is to its first thread, which is suspended.
 pub fn start_suspended(role: u64, slot: Capability, give: [Capability; 3]) -> Capability {
@@ -27,6 +35,17 @@ pub fn main(argument: u64) -> u32 {
             loop {
                 _ = call::receive(nobody);
             }
+        }
+        BREAK => {
+            if let Some(way) = Break::ALL.get((argument % ROLES) as usize) {
+                way.now();
+            }
+            0
+        }
+        LOAD => probe::load_word((argument % ROLES) * 2) as u32,
+        DROP => {
+            assert_ok!(call::receive(Capability(1)));
+            0
         }
         _ => u32::MAX,
     }

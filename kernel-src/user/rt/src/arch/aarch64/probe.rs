@@ -85,6 +85,19 @@ pub extern "C" fn store_start(registers: *mut Registers) -> ! {
     )
 }
 
+/// Loads the word at `address`, with its first instruction.
+#[unsafe(naked)]
+pub extern "C" fn load_word(address: u64) -> u64 {
+    naked_asm!("ldr x0, [x0]", "ret")
+}
+
+/// Begins with an undefined instruction of so many bytes; whoever skips it says what it returns.
+#[unsafe(naked)]
+pub extern "C" fn undefined() -> u64 {
+    naked_asm!("udf #0", "ret")
+}
+pub const UNDEFINED_SIZE: u64 = 4;
+
 pub fn illegal_instruction() {
     // SAFETY: it faults, which is what it is for.
     unsafe { asm!("udf #0") };

@@ -101,6 +101,19 @@ pub fn call_with_odd_flags() {
     };
 }
 
+/// Loads the word at `address`, with its first instruction.
+#[unsafe(naked)]
+pub extern "C" fn load_word(address: u64) -> u64 {
+    naked_asm!("mov rax, [rdi]", "ret")
+}
+
+/// Begins with an undefined instruction of so many bytes; whoever skips it says what it returns.
+#[unsafe(naked)]
+pub extern "C" fn undefined() -> u64 {
+    naked_asm!("ud2", "ret")
+}
+pub const UNDEFINED_SIZE: u64 = 2;
+
 pub fn illegal_instruction() {
     // SAFETY: it faults, which is what it is for.
     unsafe { asm!("ud2") };
