@@ -13,7 +13,7 @@ from harness.plugin.counting import Counted
 # Pairs of markers around a thing, and how many of them (kernel-src/user/tests/bench).
 ROUND_TRIP, SWITCH, COPY, ENDPOINT = (7, 8), (9, 10), (41, 42), (43, 44)
 NEAR, FAR = (61, 62), (63, 64)
-SIGNAL, PING_PONG = (51, 52), (53, 54)
+SIGNAL, PING_PONG, PREEMPT, FAULT, CROSS = (51, 52), (53, 54), (55, 56), (57, 58), (59, 60)
 CALLS = {
     "ipc.call.words_0": (11, 12),
     "ipc.call.words_4": (13, 14),
@@ -107,3 +107,41 @@ def test_cost_of_a_signal(count: Callable[..., Counted], metric: Metric) -> None
     on = counted.session.board
     metric.samples("notification.signal", [span.total for span in signals], unit="instructions", board=on)
     metric.samples("notification.ping_pong", [span.total for span in rounds], unit="instructions", board=on)
+
+
+@pytest.mark.needs("release")
+@pytest.mark.requirement("TST-14", "TST-16", "NTF-01", "SCH-39", "PRF-07")
+def test_cost_of_a_signal_to_a_more_urgent_thread(count: Callable[..., Counted], metric: Metric) -> None:
+    counted = count(smp=1, icount=True, args=AWAKE)
+    counted.run("bench:a_signal_lets_a_more_urgent_thread_run")
+    signals = [totals(span) for span in counted.spans(*PREEMPT)]
+    assert len(signals) == TIMES
+    # Both threads are in it: the other comes back from its wait, looks at the bits and waits again.
+    assert all(signal.user > 8 and signal.kernel > signal.user for signal in signals)
+    on = counted.session.board
+    metric.samples("notification.preempt", [signal.total for signal in signals], unit="instructions", board=on)
+
+
+@pytest.mark.needs("release")
+@pytest.mark.requirement("TST-14", "TST-16", "IPS-12", "INT-01", "PRF-07")
+def test_cost_of_a_fault_that_is_handled(count: Callable[..., Counted], metric: Metric) -> None:
+    counted = count(smp=1, icount=True, args=AWAKE)
+    counted.run("bench:a_handler_mends_faults_of_another_process")
+    faults = [totals(span) for span in counted.spans(*FAULT)]
+    assert len(faults) == TIMES
+    assert all(fault.user > 8 and fault.kernel > fault.user for fault in faults)
+    metric.samples("fault.handled", [fault.total for fault in faults], unit="instructions", board=counted.session.board)
+
+
+@pytest.mark.needs("release", "smp>=2")
+@pytest.mark.requirement("TST-14", "TST-16", "IPS-02", "PRF-07")
+def test_cost_of_a_call_to_another_cpu(count: Callable[..., Counted], metric: Metric) -> None:
+    """Of both CPUs together, but for the time that they sleep, and for what firmware does."""
+    counted = count(smp=2, icount=True, args=AWAKE)
+    counted.run("bench:a_call_goes_to_another_cpu_and_back")
+    calls = [totals(span) for span in counted.spans(*CROSS)]
+    assert len(calls) == TIMES
+    assert all(call.user > 8 and call.kernel > call.user for call in calls)
+    costs = [call.user + call.kernel for call in calls]  # the firmware's part of an interrupt is not ours
+    # One host thread runs both CPUs in turn, and where it changes decides which of them finds the other asleep.
+    metric.samples("ipc.call.other_cpu", costs, unit="instructions", noise=0.05, board=counted.session.board)

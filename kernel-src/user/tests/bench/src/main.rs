@@ -12,10 +12,10 @@ use core::{
     sync::atomic::{AtomicU64, Ordering},
 };
 use rt::{
-    abi::{Error, Info, MessageInfo},
+    abi::{self, Cause, Error, Info, MessageInfo, REPORT_WORDS, ThreadAction},
     assert_err, assert_ok,
     call::{self, Buffer, Capability, Exit, Message, Place, Until},
-    kernel_assert, kernel_assert_eq, kernel_bench, println, test,
+    kernel_assert, kernel_assert_eq, kernel_bench, println, probe, test,
     testing::{self, counter, marker, spin},
     thread,
 };
@@ -31,11 +31,19 @@ const ECHO: u64 = u64::MAX - 1;
 /// The same, of the partner of the notification benchmark.
 const PARTNER: u64 = u64::MAX - 2;
 
+/// The same, of one that takes signals at once.
+const URGENT: u64 = u64::MAX - 3;
+
+/// The same, of one whose faults are handled.
+const FAULTS: u64 = u64::MAX - 4;
+
 fn main(argument: u64) -> u32 {
     match argument {
         SERVER => serve(Capability(0)),
         ECHO => echo(Capability(0)),
         PARTNER => answer_signals([Capability(0), Capability(1)]),
+        URGENT => take_signals(Capability(0)),
+        FAULTS => fault(),
         _ => testing::main(argument),
     }
 }
@@ -85,6 +93,12 @@ const FAR: [u8; 2] = [63, 64];
 /// Signals that nobody waits for; those of two processes in turn.
 const SIGNAL: [u8; 2] = [51, 52];
 const PING_PONG: [u8; 2] = [53, 54];
+/// A signal that a more urgent thread takes before the signaller goes on.
+const PREEMPT: [u8; 2] = [55, 56];
+/// A load that a handler mends.
+const FAULT: [u8; 2] = [57, 58];
+/// A call to a thread of another CPU, and its reply.
+const CROSS: [u8; 2] = [59, 60];
 
 /// Round trips, and switches of each thread, that are marked.
 const TIMES: u64 = 256;
@@ -282,6 +296,97 @@ test! {
         assert_ok!(call::signal(ping, 3));
         kernel_assert_eq!(assert_ok!(call::wait(partner)), Exit::Status(testing::EXIT_PASSED));
         println!("guest: signals {TIMES}");
+    }
+}
+
+/// Takes signals until one has more than one bit; how many there were.
+fn take_signals(bits: Capability) -> u32 {
+    (1..).take_while(|_| assert_ok!(call::wait_bits(bits, u64::MAX, Until::Done)) == 1).last().unwrap_or(0)
+}
+
+/// The slot of the capability to a thread of another process.
+const THREAD: Capability = Capability(58);
+
+test! {
+    fn a_signal_lets_a_more_urgent_thread_run() requires("TST-14 TST-16 NTF-01 SCH-39 PRF-07") {
+        let bits = assert_ok!(call::notification_create());
+        let give = [bits, Capability::NONE, Capability::NONE, Capability::NONE];
+        let urgent =
+            assert_ok!(call::spawn_suspended(THREAD, Capability::OWN_QUOTA, Capability(0), "bench", URGENT, give));
+        assert_ok!(call::thread_control(THREAD, ThreadAction::Priority, 200));
+        assert_ok!(call::thread_control(THREAD, ThreadAction::Resume, 0));
+        call::yield_now();
+        for _ in 0..TIMES {
+            marker::<{ PREEMPT[0] }>();
+            let signalled = call::signal(bits, 1);
+            marker::<{ PREEMPT[1] }>();
+            assert_ok!(signalled);
+        }
+        assert_ok!(call::signal(bits, 3));
+        // Each signal was taken before the next: two would have been one.
+        kernel_assert_eq!(assert_ok!(call::wait(urgent)), Exit::Status(TIMES as u32));
+        println!("guest: signals {TIMES}");
+    }
+}
+
+/// What a handler lets be loaded in place of nothing.
+static WORD: AtomicU64 = AtomicU64::new(5);
+
+/// Faults [`TIMES`] times, and says so if each load was mended.
+fn fault() -> u32 {
+    for _ in 0..TIMES {
+        marker::<{ FAULT[0] }>();
+        let loaded = probe::load_word(0);
+        marker::<{ FAULT[1] }>();
+        kernel_assert_eq!(loaded, 5);
+    }
+    testing::EXIT_PASSED
+}
+
+test! {
+    fn a_handler_mends_faults_of_another_process() requires("TST-14 TST-16 IPS-12 INT-01 PRF-07") {
+        let endpoint = assert_ok!(call::endpoint_create());
+        assert_ok!(call::buffer_set(Some(&BUFFER)));
+        let nothing = [Capability::NONE; 4];
+        let process =
+            assert_ok!(call::spawn_suspended(THREAD, Capability::OWN_QUOTA, Capability(0), "bench", FAULTS, nothing));
+        assert_ok!(call::thread_control(THREAD, ThreadAction::Faults, endpoint.0));
+        assert_ok!(call::thread_control(THREAD, ThreadAction::Resume, 0));
+        let mut fault = assert_ok!(call::receive(endpoint));
+        for turn in 1..=TIMES {
+            kernel_assert_eq!((fault.info.label(), fault.words[0]), (abi::FAULT, Cause::ReadFault as u64));
+            let mut registers = BUFFER.registers();
+            // It is the same program, so its word has the same address.
+            registers.general[probe::ARGUMENT] = WORD.as_ptr() as u64;
+            BUFFER.set_registers(&registers);
+            let answer = Message { info: MessageInfo::new(0, REPORT_WORDS), ..Message::empty(0) };
+            if turn == TIMES {
+                assert_ok!(call::reply(answer));
+            } else {
+                fault = assert_ok!(call::reply_receive(endpoint, answer));
+            }
+        }
+        kernel_assert_eq!(assert_ok!(call::wait(process)), Exit::Status(testing::EXIT_PASSED));
+        assert_ok!(call::buffer_set(None));
+        println!("guest: faults {TIMES}");
+    }
+}
+
+test! {
+    fn a_call_goes_to_another_cpu_and_back() requires("TST-14 TST-16 IPS-02 PRF-07") needs("smp>=2") {
+        let endpoint = assert_ok!(call::endpoint_create());
+        let other = 1 - assert_ok!(call::info(Info::CurrentCpu, 0)).min(1);
+        let server = assert_ok!(thread::spawn_on(other, move || {
+            let mut request = assert_ok!(call::receive(endpoint));
+            while request.info.label() != STOP {
+                request = assert_ok!(call::reply_receive(endpoint, request));
+            }
+            assert_ok!(call::info(Info::CurrentCpu, 0))
+        }));
+        calls::<{ CROSS[0] }, { CROSS[1] }>(endpoint, MessageInfo::new(1, 0), |_| ());
+        assert_err!(call::call(endpoint, Message::empty(STOP)), Error::PartnerGone);
+        kernel_assert_eq!(assert_ok!(server.join()), other);
+        println!("guest: calls to another CPU {TIMES}");
     }
 }
 

@@ -57,6 +57,29 @@ test! {
 }
 
 test! {
+    fn interrupts_without_end_leave_a_cpu_time() requires("TMR-08 SCH-40 PRC-32") needs("smp>=2") {
+        static WOKE: AtomicU64 = AtomicU64::new(0);
+        for turn in 1..=5 {
+            let until = call::clock_ns() + 20_000_000;
+            let (sleeper, capability) = assert_ok!(thread::spawn_suspended(Some(other_cpu()), move || {
+                let slept = call::sleep_until(until);
+                WOKE.store(turn, Ordering::SeqCst);
+                slept
+            }));
+            resume(capability);
+            // Each change of its priority interrupts its CPU.
+            let deadline = call::clock_ns() + 20_000_000_000;
+            while WOKE.load(Ordering::SeqCst) != turn {
+                assert_ok!(call::thread_control(capability, ThreadAction::Priority, 100 + turn));
+                kernel_assert!(call::clock_ns() < deadline, "{} ns too long", call::clock_ns() - until);
+            }
+            assert_ok!(assert_ok!(sleeper.join()));
+            assert_ok!(call::close(capability));
+        }
+    }
+}
+
+test! {
     fn a_thread_that_suspends_itself_is_resumed_by_another() requires("PRC-32") {
         let own = Arc::new(AtomicU64::new(0));
         let told = own.clone();
