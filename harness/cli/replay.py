@@ -73,6 +73,19 @@ def under_gdb(machine: QemuMachine, elf: Path | None, slide: int, *, only_print:
     return hand_over(path, machine.board.arch, elf, slide, lambda: machine.running, only_print=only_print)
 
 
+def find_gdb(arch: str) -> str | None:
+    """A gdb of this machine that knows the architecture: a native one knows its own alone."""
+    for gdb in filter(None, map(shutil.which, _GDBS)):
+        asked = [gdb, "-nx", "-batch", "-ex", f"set architecture {_ARCHITECTURES[arch]}"]
+        try:
+            told = subprocess.run(asked, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=60)
+        except (OSError, subprocess.TimeoutExpired):
+            continue
+        if told.returncode == 0 and "Undefined item" not in told.stderr:
+            return gdb
+    return None
+
+
 def hand_over(
     path: Path, arch: str, elf: Path | None, slide: int, alive: Callable[[], bool], *, only_print: bool
 ) -> int:
@@ -81,7 +94,7 @@ def hand_over(
     if elf is not None:
         words += ["-ex", f"symbol-file -o {slide:#x} {elf}"]
     words += ["-ex", f"target remote {path}"]
-    gdb = next(filter(None, map(shutil.which, _GDBS)), None)
+    gdb = find_gdb(arch)
     command = [gdb or _GDBS[0], *words]
     print(f"gdb:    {shlex.join(command)}", flush=True)
     if only_print or gdb is None or not sys.stdin.isatty():

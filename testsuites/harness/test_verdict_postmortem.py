@@ -20,6 +20,7 @@ from pathlib import Path
 import pytest
 
 from harness.board import Board, LabError, read_board
+from harness.cli.replay import find_gdb
 from harness.console import Session
 from harness.machine import BootFiles, QemuMachine
 from harness.machine.tiny_guest import Then, write_tiny_guest
@@ -302,3 +303,20 @@ def test_an_unknown_postmortem_is_told_with_those_there_are(tmp_path: Path) -> N
         timeout=120,
     )
     assert "20260101-000000-mine  0 MiB  failed: t1" in listed.stdout
+
+
+@pytest.mark.requirement("OBS-08")
+def test_a_gdb_that_does_not_know_the_architecture_is_passed_over(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gdb = tmp_path / "gdb"
+    gdb.write_text(
+        "#!/bin/sh\nfor last; do :; done\ncase $last in *x86-64) ;; *) echo 'Undefined item' >&2; exit 1;; esac\n"
+    )
+    gdb.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:/bin")
+    monkeypatch.setattr("harness.cli.replay._GDBS", ("gdb-of-no-name", "gdb"))
+    assert find_gdb("x86_64") == str(gdb)
+    assert find_gdb("riscv64") is None
+    gdb.write_text("not a program")
+    assert find_gdb("x86_64") is None
