@@ -9,6 +9,8 @@ import signal
 import struct
 import subprocess
 import sys
+import threading
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
@@ -275,6 +277,8 @@ def test_a_board_that_runs_another_image_is_not_trusted(tmp_path: Path) -> None:
 
 HOLDER = """
 import sys
+import threading
+import time
 from pathlib import Path
 from harness.board import read_board
 from harness.hardware import PhysicalMachine
@@ -385,8 +389,13 @@ def test_a_bench_of_a_user_without_rights_has_slirp_and_says_why(tmp_path: Path)
         said = bench.stdout.readline().decode()
         assert bench.stdout.readline() == b"ready\n"
         assert relay(board, 0, "1") == "1"
-        children = Path(f"/proc/{bench.pid}/task/{bench.pid}/children").read_text().split()
-        commands = [Path(f"/proc/{pid}/cmdline").read_bytes() for pid in children]
+        deadline = time.monotonic() + WAIT_S
+        while True:
+            children = Path(f"/proc/{bench.pid}/task/{bench.pid}/children").read_text().split()
+            commands = [Path(f"/proc/{pid}/cmdline").read_bytes() for pid in children]
+            if all(commands) or time.monotonic() > deadline:  # in the middle of execve it is empty
+                break
+            threading.Event().wait(0.01)
         bench.stdin.close()
         assert bench.wait(WAIT_S) == 0
     assert re.match(r"bench: TFTP is QEMU's own \(slirp\) on .*; no tap in a network namespace: unshare: \S.*\n", said)
@@ -403,6 +412,8 @@ def test_a_way_of_tftp_that_there_is_not_is_named(tmp_path: Path) -> None:
 
 LABGRID = """
 import sys
+import threading
+import time
 from labgrid import Environment
 target = Environment(sys.argv[1]).get_target("main")
 strategy = target.get_strategy()
