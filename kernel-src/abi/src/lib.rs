@@ -487,6 +487,11 @@ pub struct ThreadInfo {
     pub state: u64,
     /// Of 1 to 4, the object at which it waits, or which it called; see [`CapabilityInfo::object`]. Else 0.
     pub object: u64,
+    /// Its own, or what it has from those for whom it works; of one that is not the caller, when it last came the slow way or
+    /// was queued.
+    pub priority: u64,
+    /// Nanoseconds of CPU time that were its own, also those in which others worked for it.
+    pub time: u64,
 }
 
 /// A line of `ps`.
@@ -504,7 +509,7 @@ pub struct ProcessInfo {
 
 const _: () = assert!(size_of::<SpawnRequest>() == 96 && offset_of!(SpawnRequest, capabilities) == 48);
 const _: () =
-    assert!(size_of::<CapabilityInfo>() == 40 && size_of::<ThreadInfo>() == 24 && size_of::<QuotaInfo>() == 32);
+    assert!(size_of::<CapabilityInfo>() == 40 && size_of::<ThreadInfo>() == 40 && size_of::<QuotaInfo>() == 32);
 const _: () = assert!(size_of::<ProcessInfo>() == 72 && offset_of!(ProcessInfo, name) == 32);
 
 /// Bit of an exit word that is set when the kernel ended the process for a fault.

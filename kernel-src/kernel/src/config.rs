@@ -30,6 +30,8 @@ pub const CPU_START_WAIT_NS: u64 = 1_000_000_000;
 /// Priorities of threads; the highest number runs first.
 pub const PRIORITIES: usize = 256;
 pub const DEFAULT_PRIORITY: u8 = 128;
+/// So many calls within each other pass time and priority on; what runs deeper runs on its own.
+pub const CHAIN_MAX: usize = 32;
 
 /// A process's first capability table has this power of two slots.
 pub const CSPACE_BITS: u32 = 6;

@@ -43,6 +43,8 @@ pub struct PerCpu {
     pub reschedule: Cell<bool>,
     /// The comparator ends a slice, or comes before that: threads that share this CPU may be switched with no look at it.
     pub sliced: Cell<bool>,
+    /// Ticks of the clock up to which the time of this CPU is charged.
+    pub charged: Cell<u64>,
     /// Root table that is active for user addresses.
     pub active_root: Cell<PhysAddr>,
     /// How often the CPU has left the kernel, simple calls aside.
@@ -73,7 +75,7 @@ unsafe impl Sync for PerCpu {}
 
 impl PerCpu {
     pub fn new(id: CpuId, hardware: HardwareId, stack_top: VirtAddr) -> Self {
-        Self { id, hardware, stack_top, ..Self::default() }
+        Self { id, hardware, stack_top, charged: Cell::new(arch::timer::ticks()), ..Self::default() }
     }
 }
 

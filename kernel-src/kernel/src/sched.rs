@@ -25,23 +25,41 @@ struct Queues {
     /// A bit for each list that is not empty, from the highest priority down: the lowest bit that is set is found in
     /// a few instructions everywhere, the highest in forty where a machine counts no zeros (RV64GC).
     occupied: [u64; WORDS],
+    /// Threads that other CPUs have made ready: how urgent they are this one finds out.
+    incoming: List<Ref<Thread>, Queued>,
     /// Threads asleep, the first to wake in front.
     sleepers: List<Ref<Thread>, Queued>,
 }
 
 impl Queues {
     fn push(&mut self, thread: Ref<Thread>) {
-        let priority = thread.priority();
-        let (word, bit) = place_of(priority);
-        self.ready[usize::from(priority)].push(thread);
+        if thread.home != percpu::this().id {
+            return self.incoming.push(thread);
+        }
+        let (_, urgency) = object::backing(&thread);
+        self.place(thread, urgency);
+    }
+
+    #[inline(always)]
+    fn place(&mut self, thread: Ref<Thread>, urgency: u8) {
+        let (word, bit) = place_of(urgency);
+        thread.urgency.store(urgency, Ordering::Relaxed);
+        self.ready[usize::from(urgency)].push(thread);
         self.occupied[word] |= bit;
+    }
+
+    /// On their CPU, before it chooses.
+    fn place_incoming(&mut self) {
+        while let Some(thread) = self.incoming.pop() {
+            self.push(thread);
+        }
     }
 
     /// Takes a thread out, if it is ready here.
     fn withdraw(&mut self, thread: &Thread) -> Option<Ref<Thread>> {
-        let priority = thread.priority();
-        let taken = self.ready[usize::from(priority)].remove(thread);
-        self.note(priority);
+        let urgency = thread.urgency();
+        let taken = self.incoming.remove(thread).or_else(|| self.ready[usize::from(urgency)].remove(thread));
+        self.note(urgency);
         taken
     }
 
@@ -84,7 +102,12 @@ pub struct RunQueue {
 
 impl RunQueue {
     pub const fn new() -> Self {
-        let queues = Queues { ready: [const { List::new() }; PRIORITIES], occupied: [0; WORDS], sleepers: List::new() };
+        let queues = Queues {
+            ready: [const { List::new() }; PRIORITIES],
+            occupied: [0; WORDS],
+            incoming: List::new(),
+            sleepers: List::new(),
+        };
         Self { queues: Spin::new(Rank::Queue, queues) }
     }
 }
@@ -176,7 +199,7 @@ pub fn resume(thread: &Thread) {
     prod(thread.home);
 }
 
-/// Sets a thread's priority; the one before. Where it waits it keeps its place.
+/// Sets a thread's priority; the one before. Where it waits for its turn it takes the place that goes with it.
 pub fn set_priority(thread: &Thread, priority: u8) -> u8 {
     let mut queues = queue_of(thread);
     let ready = queues.withdraw(thread);
@@ -184,6 +207,9 @@ pub fn set_priority(thread: &Thread, priority: u8) -> u8 {
     ready.into_iter().for_each(|ready| queues.push(ready));
     drop(queues);
     prod(thread.home);
+    if before != priority {
+        object::requeue(thread);
+    }
     before
 }
 
@@ -227,6 +253,9 @@ pub fn wait_no_more(thread: &Thread) {
 /// The comparator fired on this CPU: sleepers that are due wake, and a slice may be over.
 pub fn timer_fired() {
     let cpu = percpu::this();
+    if let Some(thread) = percpu::current() {
+        object::charge(cpu, thread);
+    }
     let now = arch::timer::now();
     let mut queues = cpu.queue.queues.lock();
     while queues.next_wake().is_some_and(|due| due <= now) {
@@ -256,10 +285,11 @@ pub fn take_next(cpu: &PerCpu) -> Option<Ref<Thread>> {
     next
 }
 
-/// Queues a thread of this CPU, which goes on with another at once.
+/// Queues a thread of this CPU that works for nobody, and goes on with another at once.
 #[inline(always)]
 pub fn put_off(cpu: &PerCpu, thread: Ref<Thread>) {
-    cpu.queue.queues.lock().push(thread);
+    let urgency = thread.priority();
+    cpu.queue.queues.lock().place(thread, urgency);
     share(cpu);
 }
 
@@ -281,7 +311,10 @@ pub fn leave() -> ! {
             activate(cpu, thread.root);
             arch::task::resume(thread)
         }
-        let next = cpu.queue.queues.lock().pop();
+        let mut queues = cpu.queue.queues.lock();
+        queues.place_incoming();
+        let next = queues.pop();
+        drop(queues);
         if let Some(thread) = &next {
             object::unlist(thread);
         }
@@ -314,7 +347,9 @@ fn settle_current(cpu: &PerCpu) {
         }
     } else if reschedule {
         let mut queues = cpu.queue.queues.lock();
-        if queues.highest().is_some_and(|highest| highest >= thread.priority()) {
+        queues.place_incoming();
+        object::charge(cpu, thread);
+        if queues.highest().is_some_and(|highest| highest >= thread.urgency()) {
             if let Some(thread) = percpu::set_current(None) {
                 queues.push(thread);
             }
@@ -371,5 +406,7 @@ fn idle(cpu: &PerCpu) {
     arm(cpu, false);
     percpu::count(&cpu.idle_entries);
     ending::asleep(cpu, arch::cpu::wait_for_interrupt);
+    // What nobody ran in is nobody's time.
+    cpu.charged.set(arch::timer::ticks());
     cpu.reschedule.set(false);
 }

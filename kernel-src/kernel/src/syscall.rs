@@ -321,6 +321,7 @@ simple! {
     ThreadInfo = fn thread_info(process, index, to) {
         let to = UserPtr::new(to)?;
         let process = process_named(process, Rights::READ)?;
+        object::charge(percpu::this(), sched::current());
         process.thread_info(index).map_or(Ok(0), |info| to.write(&info).map(|()| 1))
     }
 
@@ -341,6 +342,7 @@ simple! {
     }
 
     SaveReply = fn save_reply(place, quota) {
+        object::charge(percpu::this(), sched::current());
         create(place, quota, 0, |payer| Reply::new(payer, sched::current()))
     }
 

@@ -40,7 +40,9 @@ pub fn fault(mut fault: Fault) -> ! {
     if fault.address.is_some_and(|address| address >= paging::user_limit()) {
         fault.code = 0;
     }
-    object::report(sched::current(), fault);
+    let thread = sched::current();
+    object::charge(percpu::this(), thread);
+    object::report(thread, fault);
     sched::leave()
 }
 

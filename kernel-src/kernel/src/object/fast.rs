@@ -8,7 +8,7 @@
 #![allow(unsafe_code)]
 
 use super::{
-    cnode,
+    cnode, donation,
     endpoint::{Endpoint, LOST},
     notification::{Notification, mask},
     thread::{Owed, RECEIVES, SENDS, SIGNALS, State, Thread, WAITS},
@@ -88,16 +88,25 @@ fn learn(thread: Live, which: usize, rights: Rights) -> Option<()> {
     Some(())
 }
 
-/// Whether a thread that waits may take over this CPU from `thread` at once. What runs is at least as urgent as all that
-/// is queued here, and so is whoever is as urgent as it: if one was woken that is more urgent, an interrupt is on its way.
+/// Whether a thread that waits may take over this CPU from `thread`, which is as urgent as its priority says, or gives
+/// `next` back what it had from it. What runs is at least as urgent as all that is queued here, and so is whoever is as
+/// urgent as it: if one was woken that is more urgent, an interrupt is on its way.
 #[inline(always)]
 fn may_run(cpu: &PerCpu, thread: &Thread, next: &Thread) -> bool {
     next.is_direct(cpu) && next.priority() >= thread.priority()
 }
 
+/// Whether a thread runs on its own time, and is as urgent as its priority says.
+#[inline(always)]
+fn works_for_nobody(thread: Live) -> bool {
+    // SAFETY: what it owes is its own while it runs.
+    unsafe { (*thread.owed.as_ptr()).is_none() }
+}
+
 #[cold]
 #[inline(never)]
 fn carry_out_slowly(thread: Live) -> ! {
+    donation::charge(percpu::this(), thread);
     syscall::dispatch(thread);
     sched::leave()
 }
@@ -259,7 +268,8 @@ fn call<const FIRST: bool, const RARE: bool>(cpu: Cpu, caller: Live, frame: &mut
         drop(queues);
         rare::<FIRST>(cpu, caller, frame)
     }
-    if !may_run(cpu, caller, server) || !server.end_wait_if(State::Receiving) {
+    // It is as urgent as its caller from here on, and runs on its time.
+    if !server.is_direct(cpu) || !server.end_wait_if(State::Receiving) {
         return None;
     }
     // From here on there is no way back: the server's wait is over, by this call alone.
@@ -334,7 +344,7 @@ fn reply_receive<const FIRST: bool, const RARE: bool>(cpu: Cpu, server: Live, fr
     };
     let (thread, caller) = percpu::switch_current(cpu, caller);
     if RARE {
-        queues.receivers.push(thread);
+        queues.receivers.push(thread, Thread::priority);
         drop(queues);
         go_on(cpu, [server, caller])
     }
@@ -393,7 +403,8 @@ fn signal<const FIRST: bool>(cpu: Cpu, thread: Live, frame: &mut Frame) -> Optio
 fn wake(cpu: Cpu, thread: Live, mut queues: Locked, bits: u64) -> ! {
     // SAFETY: what is listed is a thread.
     let waiter = unsafe { &*core::ptr::from_ref(queues.receivers.front().unwrap_unchecked()) };
-    if bits == 0 || bits & !mask(waiter) != 0 || !may_run(cpu, thread, waiter) || !waiter.end_wait_if(State::Notified) {
+    let may_run = || works_for_nobody(thread) && may_run(cpu, thread, waiter);
+    if bits == 0 || bits & !mask(waiter) != 0 || !may_run() || !waiter.end_wait_if(State::Notified) {
         drop(queues);
         carry_out_slowly(thread)
     }
@@ -409,6 +420,7 @@ fn wake(cpu: Cpu, thread: Live, mut queues: Locked, bits: u64) -> ! {
     to.set_result(Outcome { status: 0, value: bits });
     frame.set_result(Outcome { status: 0, value: 0 });
     let (signaller, waiter) = percpu::switch_current(cpu, waiter);
+    donation::charge_to(cpu, thread);
     sched::put_off(cpu, signaller);
     go_on(cpu, [thread, waiter])
 }
@@ -427,13 +439,14 @@ fn wait<const FIRST: bool>(cpu: Cpu, thread: Live, frame: &mut Frame) -> Option<
         frame.set_result(Outcome { status: 0, value: seen });
         go_back(cpu, thread)
     }
-    let next = sched::take_next(cpu)?;
+    let next = if works_for_nobody(thread) { sched::take_next(cpu)? } else { return None };
     // From here on there is no way back: the other is out of the queue.
     frame.restart_call();
     thread.listed.set(meeting);
     thread.wait_on(State::Notified);
     let (waiter, next) = percpu::switch_current(cpu, next);
-    queues.receivers.push(waiter);
+    queues.receivers.push(waiter, Thread::priority);
     drop(queues);
+    donation::charge_to(cpu, thread);
     go_on(cpu, [thread, next])
 }

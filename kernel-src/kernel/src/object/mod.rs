@@ -1,6 +1,7 @@
 //! Kernel objects and what is done to them.
 
 mod cnode;
+mod donation;
 mod endpoint;
 mod fast;
 mod notification;
@@ -13,6 +14,7 @@ mod transfer;
 mod wait;
 
 pub use cnode::{CNode, resolve};
+pub use donation::{backing, charge};
 pub use endpoint::{Endpoint, call_of, check_info, reply_before_receive, reply_owed, sent};
 pub use fast::carry_out;
 pub use notification::Notification;
@@ -21,4 +23,4 @@ pub use reply::{Reply, may_copy};
 pub use report::{report, set_handler};
 pub use resource::Resource;
 pub use thread::{HALTED, IS_STOPPED, Queued, SUSPENDED, Start, State, Thread};
-pub use wait::{WaitList, cancel, unlist};
+pub use wait::{WaitList, cancel, requeue, unlist};

@@ -8,7 +8,7 @@ use super::{
 };
 use crate::{
     addr::{CpuId, PhysAddr, VirtAddr},
-    arch::task::Frame,
+    arch::{self, task::Frame},
     config::{DEFAULT_PRIORITY, PRIORITIES},
     mm::buffer::Buffer,
     percpu::{self, PerCpu},
@@ -67,6 +67,12 @@ pub struct Owed {
     pub token: u64,
 }
 
+impl Owed {
+    pub fn is_due(&self) -> bool {
+        self.caller.token.load(Ordering::Relaxed) == self.token
+    }
+}
+
 #[repr(C)]
 pub struct Thread {
     /// At offset 0: trap stubs save here.
@@ -79,6 +85,10 @@ pub struct Thread {
     pub priority: AtomicU8,
     /// The highest that it may give.
     pub limit: AtomicU8,
+    /// Its priority, or that of those for whom it works, when it entered the kernel to be looked at, or was queued.
+    pub urgency: AtomicU8,
+    /// Ticks of CPU time that were its own.
+    pub spent: AtomicU64,
     /// The CPU in whose queue it is, and which alone runs it.
     pub home: CpuId,
     /// What it waits for, and what is asked of it: in one word, so that who asks it to stop, and who ends or begins its
@@ -165,6 +175,8 @@ impl Thread {
             process,
             priority: AtomicU8::new(DEFAULT_PRIORITY.min(limit)),
             limit: AtomicU8::new(limit),
+            urgency: AtomicU8::new(DEFAULT_PRIORITY.min(limit)),
+            spent: AtomicU64::new(0),
             home: start.home,
             state: AtomicU32::new(if start.suspended { SUSPENDED | STOPPED } else { State::Runnable as u32 }),
             wake_at: AtomicU64::new(0),
@@ -212,6 +224,10 @@ impl Thread {
         self.priority.load(Ordering::Relaxed)
     }
 
+    pub fn urgency(&self) -> u8 {
+        self.urgency.load(Ordering::Relaxed)
+    }
+
     #[inline(always)]
     pub fn is_direct(&self, cpu: &PerCpu) -> bool {
         ptr::eq(self.direct.load(Ordering::Relaxed), cpu)
@@ -233,7 +249,8 @@ impl Thread {
             4 => self.via[WAITS].object(),
             _ => 0,
         };
-        ThreadInfo { id: self.id, state: Self::told(word), object }
+        let time = arch::timer::nanos(self.spent.load(Ordering::Relaxed)).0;
+        ThreadInfo { id: self.id, state: Self::told(word), object, priority: self.urgency().into(), time }
     }
 
     /// What [`ThreadInfo`] tells of its word.

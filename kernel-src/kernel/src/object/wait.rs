@@ -25,17 +25,18 @@ impl WaitList {
     /// Lists the current thread, which from here on waits. The caller holds the lock that guards this list.
     pub fn wait(&mut self, thread: &Thread, state: State) {
         thread.begin_wait(state);
-        self.push(Ref::share(thread));
+        // Who sends came the slow way, and noted it; who waits for others works for nobody, or is passed over here.
+        self.push(Ref::share(thread), if state == State::Sending { Thread::urgency } else { Thread::priority });
     }
 
     /// Lists a thread that waits already.
     #[inline(always)]
-    pub fn push(&mut self, thread: Ref<Thread>) {
+    pub fn push(&mut self, thread: Ref<Thread>, urgency: impl Fn(&Thread) -> u8) {
         if self.0.is_empty() {
             return self.0.start(thread);
         }
-        let priority = thread.priority();
-        self.0.insert(thread, |other| other.priority() < priority);
+        let own = urgency(&thread);
+        self.0.insert(thread, |other| urgency(other) < own);
     }
 
     pub fn is_empty(&self) -> bool {
@@ -137,6 +138,15 @@ pub fn cancel(thread: &Thread, error: Option<Error>) -> bool {
         None => sched::ready(Ref::share(thread)),
     }
     true
+}
+
+/// A thread that waits at an object takes another place there: its call starts again.
+pub fn requeue(thread: &Thread) {
+    let ends = |state: &State| thread.end_wait_as(*state as u32);
+    if [State::Sending, State::Receiving, State::Notified].iter().any(ends) {
+        thread.set_report(None);
+        sched::ready(Ref::share(thread));
+    }
 }
 
 /// Ends a call that is to start again, and whose wait was ended by the caller, with an error.

@@ -309,7 +309,7 @@ pub fn cap_read(slot: impl Into<Place>) -> Result<CapabilityInfo, Error> {
 
 /// What a thread of this process, or of another, does; None past the last.
 pub fn thread_info(process: Option<Capability>, index: u64) -> Result<Option<ThreadInfo>, Error> {
-    let mut info = ThreadInfo { id: 0, state: 0, object: 0 };
+    let mut info = ThreadInfo { id: 0, state: 0, object: 0, priority: 0, time: 0 };
     let process = process.map_or(OWN_PROCESS, |process| process.0);
     let found = call!(call3, ThreadInfo, process, index, &raw mut info as u64)?;
     Ok((found != 0).then_some(info))

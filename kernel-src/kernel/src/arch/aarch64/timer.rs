@@ -28,8 +28,6 @@ struct Timer {
     /// Nanoseconds a tick, and ticks a nanosecond.
     tick_nanos: u64,
     nano_ticks: u64,
-    /// The counter when the kernel was entered.
-    origin: u64,
 }
 
 static TIMER: Once<Timer> = Once::new();
@@ -40,7 +38,7 @@ fn timer() -> &'static Timer {
     TIMER.get().expect("`init` comes before any use")
 }
 
-fn counter() -> u64 {
+pub fn ticks() -> u64 {
     // SAFETY: keeps the read below behind everything before (D11.2.2).
     unsafe { asm!("isb", options(nomem, nostack, preserves_flags)) };
     read_register!("cntvct_el0")
@@ -65,7 +63,6 @@ pub fn init(_info: &BootInfo) {
         frequency,
         tick_nanos: ((NANOS_PER_SECOND << FACTOR_SHIFT) / frequency).max(1),
         nano_ticks: ((u128::from(frequency) << FACTOR_SHIFT) / u128::from(NANOS_PER_SECOND)) as u64,
-        origin: BEGAN.load(Ordering::Relaxed),
     });
 }
 
@@ -81,8 +78,12 @@ pub(super) fn interrupt() -> u32 {
 
 /// Nanoseconds since boot, the same on all CPUs.
 pub fn now() -> Nanos {
-    let Some(timer) = TIMER.get() else { return Nanos(0) };
-    Nanos(scale(counter().wrapping_sub(timer.origin), timer.tick_nanos))
+    nanos(ticks().wrapping_sub(BEGAN.load(Ordering::Relaxed)))
+}
+
+/// The length of so many ticks; 0 before `init`.
+pub fn nanos(ticks: u64) -> Nanos {
+    Nanos(TIMER.get().map_or(0, |timer| scale(ticks, timer.tick_nanos)))
 }
 
 fn set_control(value: u64) {
@@ -97,7 +98,7 @@ fn set_control(value: u64) {
 pub fn arm(deadline: Option<Nanos>) {
     let Some(deadline) = deadline else { return set_control(0) };
     let timer = timer();
-    let compare = timer.origin.saturating_add(scale(deadline.0, timer.nano_ticks).saturating_add(1));
+    let compare = BEGAN.load(Ordering::Relaxed).saturating_add(scale(deadline.0, timer.nano_ticks).saturating_add(1));
     // SAFETY: as in `set_control`.
     unsafe { write_register!("cntv_cval_el0", compare) };
     set_control(ENABLE);

@@ -55,7 +55,7 @@ pub fn init_cpu() {
     unsafe { asm!("csrs sie, {}", in(reg) STIE, options(nomem, nostack)) };
 }
 
-fn ticks() -> u64 {
+pub fn ticks() -> u64 {
     read_csr!("time")
 }
 
@@ -65,12 +65,16 @@ fn elapsed(now: u64) -> u64 {
 }
 
 pub fn now() -> Nanos {
+    nanos(elapsed(ticks()))
+}
+
+/// The length of so many ticks; 0 before `init`.
+pub fn nanos(ticks: u64) -> Nanos {
     let frequency = FREQUENCY.load(Ordering::Relaxed);
     if frequency == 0 {
         return Nanos(0);
     }
-    let elapsed = elapsed(ticks());
-    Nanos(elapsed / frequency * NANOS_PER_SECOND + elapsed % frequency * NANOS_PER_SECOND / frequency)
+    Nanos(ticks / frequency * NANOS_PER_SECOND + ticks % frequency * NANOS_PER_SECOND / frequency)
 }
 
 /// The first tick at which `now` gives at least `at`; where the counter wraps before, one a millisecond before that,

@@ -33,7 +33,7 @@ const DEADLINE_MODE: u32 = 2 << 17;
 const DIVIDE_BY_ONE: u32 = 0xB;
 
 /// `lfence` keeps the read where it stands (SDM vol. 2B, RDTSC).
-fn ticks() -> u64 {
+pub fn ticks() -> u64 {
     let (low, high): (u32, u32);
     // SAFETY: reads a counter.
     unsafe {
@@ -87,6 +87,11 @@ impl Clock {
 pub fn now() -> Nanos {
     // A CPU whose TSC is behind by a few ticks sees no time before the base.
     CLOCK.with(|base_ticks, base_ns, scale| Nanos(base_ns + scaled(ticks().saturating_sub(base_ticks), scale)))
+}
+
+/// The length of so many ticks.
+pub fn nanos(ticks: u64) -> Nanos {
+    CLOCK.with(|_, _, scale| Nanos(scaled(ticks, scale)))
 }
 
 /// The tick at which it will be `deadline`.

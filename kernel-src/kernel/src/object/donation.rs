@@ -1,0 +1,45 @@
+//! For whom a thread works: its time is theirs, and it is as urgent as they are.
+//!
+//! A call gives both along, and its answer gives them back, at no cost: who a server works for is what it owes, and the
+//! callers on its CPU that owe in their turn. They are looked at where a CPU decides who runs, and nowhere else, so
+//! whatever ends a call (an answer, a time-out, a cancel, a death) has ended the gift.
+
+use super::thread::Thread;
+use crate::{arch, config::CHAIN_MAX, percpu::PerCpu, sync::Ref};
+use core::sync::atomic::Ordering;
+
+/// On whose time a thread runs, if not on its own, and how urgent it is: as it and those are for whom it works on its CPU,
+/// and as the first was that is on another. For its CPU alone, of a thread that runs or was made ready there: what such
+/// a thread owes nobody else writes, and neither what one owes that waits for its answer.
+pub fn backing(thread: &Thread) -> (Option<Ref<Thread>>, u8) {
+    let (mut head, mut urgency) = (None::<Ref<Thread>>, thread.priority());
+    for _ in 0..CHAIN_MAX {
+        let worker = head.as_deref().unwrap_or(thread);
+        let due = worker.owed.with(|owed| owed.as_ref().filter(|owed| owed.is_due()).map(|owed| owed.caller.clone()));
+        let Some(caller) = due else { break };
+        if caller.home != thread.home {
+            // It has called the slow way, and noted it.
+            return (head, urgency.max(caller.urgency.load(Ordering::Relaxed)));
+        }
+        urgency = urgency.max(caller.priority());
+        head = Some(caller);
+    }
+    (head, urgency)
+}
+
+/// Charges what has passed on this CPU since the last charge to whose time it is, and notes how urgent the current thread
+/// is. Before anything that may end a call.
+pub fn charge(cpu: &PerCpu, thread: &Thread) {
+    let (head, urgency) = backing(thread);
+    thread.urgency.store(urgency, Ordering::Relaxed);
+    charge_to(cpu, head.as_deref().unwrap_or(thread));
+}
+
+/// The same to a thread of which that is known.
+#[inline(always)]
+pub fn charge_to(cpu: &PerCpu, thread: &Thread) {
+    let now = arch::timer::ticks();
+    let passed = now.wrapping_sub(cpu.charged.replace(now));
+    // Its own CPU alone charges a thread.
+    thread.spent.store(thread.spent.load(Ordering::Relaxed).wrapping_add(passed), Ordering::Relaxed);
+}
