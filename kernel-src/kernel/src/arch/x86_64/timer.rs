@@ -17,7 +17,10 @@ use crate::{
     sync::{Rank, Spin},
 };
 use core::{
-    arch::asm,
+    arch::{
+        asm,
+        x86_64::{_mm_lfence, _rdtsc},
+    },
     sync::atomic::{AtomicU32, AtomicU64, Ordering, fence},
 };
 use raw_cpuid::CpuId;
@@ -32,14 +35,20 @@ const LAST_SAMPLE_NS: u64 = SECOND_NS;
 const DEADLINE_MODE: u32 = 2 << 17;
 const DIVIDE_BY_ONE: u32 = 0xB;
 
-/// `lfence` keeps the read where it stands (SDM vol. 2B, RDTSC).
+/// The counter, about when this stands.
 pub fn ticks() -> u64 {
-    let (low, high): (u32, u32);
     // SAFETY: reads a counter.
-    unsafe {
-        asm!("lfence", "rdtsc", "lfence", out("eax") low, out("edx") high, options(nostack, nomem, preserves_flags))
-    };
-    u64::from(high) << 32 | u64::from(low)
+    unsafe { _rdtsc() }
+}
+
+/// The counter, just where this stands (SDM vol. 2B, RDTSC).
+fn ticks_in_order() -> u64 {
+    // SAFETY: orders reads.
+    unsafe { _mm_lfence() };
+    let now = ticks();
+    // SAFETY: as above.
+    unsafe { _mm_lfence() };
+    now
 }
 
 /// How ticks become nanoseconds: `ns + ((tick - tick0) * scale >> 32)`. Written under an odd `turn`.
@@ -75,7 +84,7 @@ impl Clock {
     /// From now on the clock runs by `scale`, from where it is. Callers take turns.
     fn set_scale(&self, scale: u64) {
         self.turn.fetch_add(1, Ordering::AcqRel);
-        let now = ticks();
+        let now = ticks_in_order();
         let [base_ticks, base_ns, old] = self.base.each_ref().map(|word| word.load(Ordering::Relaxed));
         let base = [now, base_ns + scaled(now.wrapping_sub(base_ticks), old), scale];
         self.base.iter().zip(base).for_each(|(word, value)| word.store(value, Ordering::Relaxed));
@@ -86,7 +95,7 @@ impl Clock {
 /// The same on all CPUs; 0 before `init`.
 pub fn now() -> Nanos {
     // A CPU whose TSC is behind by a few ticks sees no time before the base.
-    CLOCK.with(|base_ticks, base_ns, scale| Nanos(base_ns + scaled(ticks().saturating_sub(base_ticks), scale)))
+    CLOCK.with(|base_ticks, base_ns, scale| Nanos(base_ns + scaled(ticks_in_order().saturating_sub(base_ticks), scale)))
 }
 
 /// The length of so many ticks.
@@ -167,9 +176,9 @@ impl Reference {
     fn sample(&self) -> Sample {
         const TRIES: usize = 4;
         let take = |_| {
-            let before = ticks();
+            let before = ticks_in_order();
             let count = (self.read)(self.place);
-            let width = ticks() - before;
+            let width = ticks_in_order() - before;
             (width, Sample { ticks: before + width / 2, count })
         };
         (0..TRIES).map(take).min_by_key(|(width, _)| *width).expect("a few tries").1
@@ -242,7 +251,7 @@ fn measure(reference: Reference) -> Rates {
     irq::write(irq::TIMER_DIVIDE, DIVIDE_BY_ONE);
     irq::write(irq::TIMER_INITIAL, u32::MAX);
     // Both read by the same instructions at both ends, so that what lies between the reads falls out.
-    let comparator = || (ticks(), irq::read(irq::TIMER_CURRENT));
+    let comparator = || (ticks_in_order(), irq::read(irq::TIMER_CURRENT));
     let start = reference.sample();
     let (from_tick, from) = comparator();
     let passed = |sample: Sample| reference.nanoseconds(sample.count.wrapping_sub(start.count));
@@ -302,7 +311,7 @@ pub fn name() -> &'static str {
 
 /// Sets the comparator, every time; a deadline in the past fires at once, `None` stops it.
 pub fn arm(deadline: Option<Nanos>) {
-    if ticks() >= REFINE_AT.load(Ordering::Relaxed)
+    if ticks_in_order() >= REFINE_AT.load(Ordering::Relaxed)
         && let Some(mut measuring) = MEASURING.try_lock()
         && let Some(measuring) = &mut *measuring
     {

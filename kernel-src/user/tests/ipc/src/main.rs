@@ -8,6 +8,7 @@ mod badges;
 mod carried;
 mod crowd;
 mod deadlines;
+mod donation;
 mod ends;
 mod fuzz;
 mod help;
