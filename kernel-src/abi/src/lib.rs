@@ -334,6 +334,8 @@ pub enum Info {
     CommandLine = 16,
     /// Objects whose end has begun, and whose memory is not free yet.
     Ending = 17,
+    /// Times that CPU `index` has left the kernel by a way on which threads are switched.
+    Departures = 18,
 }
 
 /// What a capability names.

@@ -73,6 +73,7 @@ fn info_value(kind: u64, index: u64) -> Result<u64, Error> {
         k if k == Info::IpisReceived as u64 => cpu()?.ipis_received.load(Ordering::Relaxed),
         k if k == Info::IpisSent as u64 => cpu()?.ipis_sent.load(Ordering::Relaxed),
         k if k == Info::IdleEntries as u64 => cpu()?.idle_entries.load(Ordering::Relaxed),
+        k if k == Info::Departures as u64 => cpu()?.left.load(Ordering::Relaxed),
         k if k == Info::HardwareId as u64 => cpu()?.hardware.0,
         k if k == Info::CurrentCpu as u64 => percpu::this().id.0 as u64,
         k if k == Info::ThreadId as u64 => sched::current().id(),

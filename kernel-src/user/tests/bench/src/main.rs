@@ -159,6 +159,32 @@ fn echo(endpoint: Capability) -> u32 {
     testing::EXIT_PASSED
 }
 
+/// What calls leave behind.
+struct Counts {
+    departures: u64,
+    interrupts: u64,
+    memory: u64,
+    /// CPU time of the caller's only thread, and of the server's.
+    own: u64,
+    theirs: u64,
+}
+
+fn counted(server: Capability) -> Counts {
+    let here = info(Info::CurrentCpu, 0);
+    let time = |process| assert_ok!(assert_ok!(call::thread_info(process, 0)).ok_or(Error::NotFound)).time;
+    Counts {
+        departures: info(Info::Departures, here),
+        interrupts: info(Info::TimerInterrupts, here) + info(Info::IpisReceived, here),
+        memory: info(Info::MemoryFree, 0),
+        own: time(None),
+        theirs: time(Some(server)),
+    }
+}
+
+fn info(what: Info, index: u64) -> u64 {
+    assert_ok!(call::info(what, index))
+}
+
 /// Calls [`TIMES`] times with `length` words, and `prepare` before each.
 fn calls<const START: u8, const END: u8>(endpoint: Capability, info: MessageInfo, mut prepare: impl FnMut(u64)) {
     for n in 1..=TIMES {
@@ -177,11 +203,23 @@ test! {
         const LABEL: u64 = 7;
         let endpoint = assert_ok!(call::endpoint_create());
         let give = [endpoint, Capability::NONE, Capability::NONE, Capability::NONE];
-        let server = assert_ok!(call::spawn(Capability(0), "bench", ECHO, give));
+        let server =
+            assert_ok!(call::spawn_suspended(THREAD, Capability::OWN_QUOTA, Capability(0), "bench", ECHO, give));
+        // Less urgent than who calls: it answers as urgently all the same.
+        assert_ok!(call::thread_control(THREAD, ThreadAction::Priority, 1));
+        assert_ok!(call::thread_control(THREAD, ThreadAction::Resume, 0));
+        assert_ok!(call::close(THREAD));
         assert_ok!(call::buffer_set(Some(&BUFFER)));
+        assert_ok!(call::call(endpoint, Message::empty(LABEL)));
+        let before = counted(server);
         calls::<{ CALL_0[0] }, { CALL_0[1] }>(endpoint, MessageInfo::new(LABEL, 0), |_| ());
         calls::<{ CALL_4[0] }, { CALL_4[1] }>(endpoint, MessageInfo::new(LABEL, 4), |_| ());
         calls::<{ CALL_8[0] }, { CALL_8[1] }>(endpoint, MessageInfo::new(LABEL, 8), |_| ());
+        // CASE-IPC-037: two switches a call, and its server's time is the caller's; nothing was allocated or freed.
+        let after = counted(server);
+        kernel_assert_eq!(after.departures - before.departures, 2 * 3 * TIMES + after.interrupts - before.interrupts);
+        kernel_assert_eq!((after.memory, after.theirs), (before.memory, before.theirs));
+        kernel_assert!(after.own > before.own);
         calls::<{ CALL_64[0] }, { CALL_64[1] }>(endpoint, MessageInfo::new(LABEL, LONG), |n| {
             (8..LONG).for_each(|index| BUFFER.set_word(index, n * 1000 + index as u64));
         });
