@@ -17,10 +17,7 @@ use crate::{
     sync::{Rank, Spin},
 };
 use core::{
-    arch::{
-        asm,
-        x86_64::{_mm_lfence, _rdtsc},
-    },
+    arch::{asm, x86_64::_rdtsc},
     sync::atomic::{AtomicU32, AtomicU64, Ordering, fence},
 };
 use raw_cpuid::CpuId;
@@ -43,12 +40,12 @@ pub fn ticks() -> u64 {
 
 /// The counter, just where this stands (SDM vol. 2B, RDTSC).
 fn ticks_in_order() -> u64 {
-    // SAFETY: orders reads.
-    unsafe { _mm_lfence() };
-    let now = ticks();
-    // SAFETY: as above.
-    unsafe { _mm_lfence() };
-    now
+    let (low, high): (u32, u32);
+    // SAFETY: reads a counter.
+    unsafe {
+        asm!("lfence", "rdtsc", "lfence", out("eax") low, out("edx") high, options(nostack, nomem, preserves_flags))
+    };
+    u64::from(high) << 32 | u64::from(low)
 }
 
 /// How ticks become nanoseconds: `ns + ((tick - tick0) * scale >> 32)`. Written under an odd `turn`.
