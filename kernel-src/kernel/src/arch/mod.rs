@@ -75,6 +75,8 @@
 //! __text_end __rodata_start __rodata_end __data_start __data_end (with .bss) __init_start
 //! __init_end __image_end`, each page aligned.
 
+#![allow(unsafe_code)]
+
 #[cfg(target_arch = "aarch64")]
 mod aarch64;
 #[cfg(not(target_arch = "x86_64"))]

@@ -3,8 +3,6 @@
 //! Four-level and three-level tables alike have 512 entries a table; level 0
 //! is the 4 KiB leaf, and leaves at levels 1 and 2 are 2 MiB and 1 GiB.
 
-#![allow(unsafe_code)]
-
 use super::{MapFlags, frames};
 use crate::{
     addr::{PhysAddr, PhysRange, VirtAddr},

@@ -3,8 +3,6 @@
 //! Sources: Intel SDM (volumes 2 and 3A, order numbers 325383 and 325384), ACPI 6.5,
 //! the PVH boot ABI of Xen (`docs/misc/pvh.pandoc`).
 
-#![allow(unsafe_code)]
-
 pub mod boot;
 pub mod console;
 pub mod cpu;
