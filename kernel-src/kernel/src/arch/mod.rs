@@ -26,7 +26,7 @@
 //! - `relax()`: in every spin; `wait_for_interrupt()`: asleep until one is pending, handles it, returns
 //!   with interrupts off (called only by the idle loop); `halt() -> !`
 //! - `frame_pointer() -> usize`; `FRAME_RETURN`, `FRAME_PREVIOUS`: offsets (isize) from a frame pointer
-//! - `power_off() -> Result<Infallible, abi::Error>`, `reboot()` likewise
+//! - `power_off() -> abi::Error`, `reboot() -> abi::Error`: return only where the machine cannot
 //! - `cpus(&BootInfo) -> ArrayVec<HardwareId, MAX_CPUS>`: all that may run, the boot CPU first
 //!
 //! `irq`

@@ -18,7 +18,6 @@ use crate::{
 use core::{
     arch::{asm, naked_asm},
     cell::Cell,
-    convert::Infallible,
     mem::offset_of,
     sync::atomic::{AtomicU64, AtomicUsize, Ordering},
 };
@@ -290,18 +289,15 @@ pub fn frame_pointer() -> usize {
     frame
 }
 
-fn end_machine(function: u32) -> Result<Infallible, abi::Error> {
-    psci(function, [0; 3]).map_or(Err(abi::Error::Unsupported), |_| halt())
+/// `Unsupported` where the tree names no PSCI.
+fn end_machine(function: u32) -> abi::Error {
+    psci(function, [0; 3]).map_or(abi::Error::Unsupported, |_| halt())
 }
 
-/// # Errors
-/// `Unsupported` where the tree names no PSCI.
-pub fn power_off() -> Result<Infallible, abi::Error> {
+pub fn power_off() -> abi::Error {
     end_machine(psci::PSCI_SYSTEM_OFF)
 }
 
-/// # Errors
-/// `Unsupported` where the tree names no PSCI.
-pub fn reboot() -> Result<Infallible, abi::Error> {
+pub fn reboot() -> abi::Error {
     end_machine(psci::PSCI_SYSTEM_RESET)
 }

@@ -13,7 +13,6 @@ use crate::{
 use core::{
     arch::{asm, naked_asm},
     cell::Cell,
-    convert::Infallible,
     mem::offset_of,
     sync::atomic::{AtomicU64, Ordering, fence},
 };
@@ -211,14 +210,10 @@ pub fn frame_pointer() -> usize {
     frame
 }
 
-/// # Errors
-/// `Unsupported` if the firmware cannot.
-pub fn power_off() -> Result<Infallible, abi::Error> {
-    Err(sbi::reset(srst::RESET_TYPE_SHUTDOWN))
+pub fn power_off() -> abi::Error {
+    sbi::reset(srst::RESET_TYPE_SHUTDOWN)
 }
 
-/// # Errors
-/// `Unsupported` if the firmware cannot.
-pub fn reboot() -> Result<Infallible, abi::Error> {
-    Err(sbi::reset(srst::RESET_TYPE_COLD_REBOOT))
+pub fn reboot() -> abi::Error {
+    sbi::reset(srst::RESET_TYPE_COLD_REBOOT)
 }

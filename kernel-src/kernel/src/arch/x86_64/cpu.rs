@@ -14,7 +14,6 @@ use arrayvec::ArrayVec;
 use core::{
     arch::{asm, naked_asm},
     cell::UnsafeCell,
-    convert::Infallible,
     mem::offset_of,
     sync::atomic::{AtomicPtr, AtomicU64, AtomicUsize, Ordering},
 };
@@ -447,14 +446,13 @@ unsafe extern "C" fn secondary(cpu: *const PerCpu) -> ! {
 
 /// Soft-off: SLP_TYP of S5 and SLP_EN to the PM1a control register (ACPI 6.5, 4.8.3.2.1 and 16.1.7).
 ///
-/// # Errors
 /// `Unsupported` if the tables name no such register or state, or the machine goes on.
-pub fn power_off() -> Result<Infallible, abi::Error> {
+pub fn power_off() -> abi::Error {
     const SLEEP_TYPE: u16 = 7 << 10;
     const SLEEP_ENABLE: u16 = 1 << 13;
     const WAIT_NS: u64 = 100_000_000;
-    let tables = MACHINE.get().ok_or(abi::Error::Unsupported)?;
-    let (Some(port), Some(kind)) = (tables.pm1a_control, tables.s5_type) else { return Err(abi::Error::Unsupported) };
+    let found = MACHINE.get().and_then(|tables| tables.pm1a_control.zip(tables.s5_type));
+    let Some((port, kind)) = found else { return abi::Error::Unsupported };
     let mut port = Port::<u16>::new(port);
     // SAFETY: the tables say that the port is this register; all that runs is meant to end.
     unsafe {
@@ -462,14 +460,12 @@ pub fn power_off() -> Result<Infallible, abi::Error> {
         port.write(rest | u16::from(kind) << 10 | SLEEP_ENABLE);
     }
     timer::delay(WAIT_NS);
-    Err(abi::Error::Unsupported)
+    abi::Error::Unsupported
 }
 
-/// By the FADT's reset register where it is a port, else by the keyboard controller, else by a triple fault.
-///
-/// # Errors
-/// None: the last way always works.
-pub fn reboot() -> Result<Infallible, abi::Error> {
+/// By the FADT's reset register where it is a port, else by the keyboard controller, else by a triple fault, which always
+/// works.
+pub fn reboot() -> abi::Error {
     const WAIT_NS: u64 = 10_000_000;
     // SAFETY: the tables name the register and its value (ACPI 6.5, 4.8.3.6); 0xFE pulses the reset line of a PC's
     // keyboard controller; without vectors the next exception resets the CPU. All that runs is meant to end.
