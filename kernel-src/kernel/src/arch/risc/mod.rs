@@ -5,7 +5,7 @@ pub mod uart;
 
 use crate::{
     addr::{HardwareId, PhysAddr, PhysRange, VirtAddr},
-    bootinfo::{BootInfo, Tables},
+    bootinfo::BootInfo,
     config::{MAX_CPUS, MAX_RANGES},
     fdt::{Fdt, FdtError, HEADER_SIZE},
     init,
@@ -101,7 +101,7 @@ pub unsafe fn enter(
         reserved,
         archive: fdt.initrd().filter(|range| fdt.memory().any(|ram| ram.contains(range.start))),
         command_line: fdt.command_line().unwrap_or(""),
-        tables: Tables::DeviceTree(tree),
+        tables: tree.start,
         boot_cpu,
     })
 }

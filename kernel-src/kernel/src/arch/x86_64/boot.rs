@@ -8,7 +8,7 @@
 use super::{Shared, cpu};
 use crate::{
     addr::{PhysAddr, PhysRange, VirtAddr},
-    bootinfo::{self, BootInfo, Tables},
+    bootinfo::{self, BootInfo},
     cmdline,
     config::{COMMAND_LINE_MAX, IMAGE_BASE, MAX_RANGES, PAGE_SIZE},
     init,
@@ -349,7 +349,7 @@ unsafe extern "C" fn enter(info: usize, image: usize) -> ! {
         reserved,
         archive: modules.first().copied(),
         command_line,
-        tables: Tables::Acpi(start.rsdp),
+        tables: start.rsdp,
         boot_cpu: cpu::hardware_id(),
     })
 }
