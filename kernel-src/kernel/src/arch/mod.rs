@@ -36,8 +36,8 @@
 //!
 //! `mm`
 //! - `levels() -> usize`; `SHARED_ROOT: bool`: a user's root table holds the kernel's half too
-//! - `leaf(PhysAddr, MapFlags, level) -> u64`, `table(PhysAddr) -> u64`, `is_present(u64)`, `is_leaf(u64, level)`,
-//!   `address(u64, level) -> PhysAddr`, `flags(u64, level) -> MapFlags` (level 0 is the 4 KiB leaf)
+//! - `leaf(PhysAddr, MapFlags, level) -> u64`, `table(PhysAddr) -> u64`, `is_leaf(u64, level)`,
+//!   `address(u64) -> PhysAddr`, `flags(u64) -> MapFlags` (level 0 is the 4 KiB leaf)
 //! - `write_entry(*mut u64, u64)`: the one page-table write, with the manual's barriers
 //! - `activate_kernel(root)`; `activate_user(root)`, which `SWITCHES_CHEAPLY`, or not; `flush_page(VirtAddr)`; `flush_all()`: this CPU only
 //! - `code_written(VirtAddr, usize)`: makes written instructions visible to this CPU's fetch

@@ -116,6 +116,11 @@ const fn level_size(level: usize) -> usize {
     PAGE_SIZE << (INDEX_BITS * level)
 }
 
+/// Bit 0 of an entry says so on all three architectures.
+pub const fn is_present(entry: u64) -> bool {
+    entry & 1 != 0
+}
+
 fn entry_at(table: PhysAddr, address: VirtAddr, level: usize) -> *mut u64 {
     let index = address.0 >> (PAGE_SHIFT + INDEX_BITS * level) & (ENTRIES - 1);
     // SAFETY: `table` is a page table, so a page in the direct map, and `index` is below 512.
@@ -170,7 +175,7 @@ impl Tables {
         let entry = entry_at(table, va, level);
         // SAFETY: `entry` lies in a table of this tree, of which `&mut self` is the only writer.
         unsafe {
-            if arch::mm::is_present(*entry) {
+            if is_present(*entry) {
                 return Err(abi::Error::InvalidArgument);
             }
             arch::mm::write_entry(entry, arch::mm::leaf(pa, flags, level));
@@ -185,7 +190,7 @@ impl Tables {
             let entry = entry_at(table, va, upper);
             // SAFETY: as in `map_page`.
             let value = unsafe { *entry };
-            table = if !arch::mm::is_present(value) {
+            table = if !is_present(value) {
                 let next = self.charged(|| frames::allocate_kernel(0))?;
                 // SAFETY: as in `map_page`; a zeroed frame is an empty table on all three architectures.
                 unsafe { arch::mm::write_entry(entry, arch::mm::table(next)) };
@@ -193,7 +198,7 @@ impl Tables {
             } else if arch::mm::is_leaf(value, upper) {
                 return Err(abi::Error::InvalidArgument);
             } else {
-                arch::mm::address(value, upper)
+                arch::mm::address(value)
             };
         }
         Ok(table)
@@ -205,12 +210,12 @@ impl Tables {
         for level in (0..arch::mm::levels()).rev() {
             // SAFETY: an entry of a table of this tree, which nobody changes while it is borrowed.
             let value = unsafe { *entry_at(table, va, level) };
-            if !arch::mm::is_present(value) {
+            if !is_present(value) {
                 return None;
             }
-            table = arch::mm::address(value, level);
+            table = arch::mm::address(value);
             if arch::mm::is_leaf(value, level) {
-                return (level == 0).then(|| (table, arch::mm::flags(value, level)));
+                return (level == 0).then(|| (table, arch::mm::flags(value)));
             }
         }
         None
@@ -221,7 +226,7 @@ impl Tables {
     pub fn clear_user(&mut self, page: fn(PhysAddr)) {
         let entries = if arch::mm::SHARED_ROOT { ENTRIES / 2 } else { ENTRIES };
         visit(self.root, arch::mm::levels() - 1, entries, VirtAddr(0), &mut |entry, level, _| {
-            let address = arch::mm::address(entry, level);
+            let address = arch::mm::address(entry);
             if arch::mm::is_leaf(entry, level) { page(address) } else { frames::free_kernel(address, 0) }
         });
     }
@@ -234,9 +239,9 @@ fn visit(table: PhysAddr, level: usize, entries: usize, base: VirtAddr, see: &mu
         let offset = index << (PAGE_SHIFT + INDEX_BITS * level);
         // SAFETY: an entry of a table of a tree of which, by the caller's promise, nobody is a writer.
         let entry = unsafe { *entry_at(table, VirtAddr(offset), level) };
-        if arch::mm::is_present(entry) {
+        if is_present(entry) {
             if !arch::mm::is_leaf(entry, level) {
-                visit(arch::mm::address(entry, level), level - 1, ENTRIES, base.add(offset), see);
+                visit(arch::mm::address(entry), level - 1, ENTRIES, base.add(offset), see);
             }
             see(entry, level, base.add(offset));
         }
@@ -358,7 +363,7 @@ pub fn audit() -> Result<usize, VirtAddr> {
     let (mut leaves, mut bad) = (0, None);
     with_kernel(|tables| {
         visit(tables.root, arch::mm::levels() - 1, ENTRIES, VirtAddr(0), &mut |entry, level, at| {
-            let flags = arch::mm::flags(entry, level);
+            let flags = arch::mm::flags(entry);
             if arch::mm::is_leaf(entry, level) {
                 leaves += 1;
                 bad = bad.or((flags.write && flags.execute || flags.user).then_some(at));

@@ -13,7 +13,7 @@ use crate::{
     fdt::Fdt,
     mm::{
         MapFlags,
-        paging::{image_size, relocate, symbol},
+        paging::{image_size, is_present, relocate, symbol},
     },
 };
 use arrayvec::ArrayVec;
@@ -57,7 +57,7 @@ impl Builder {
         for upper in (level + 1..mm::levels()).rev() {
             let index = va >> (12 + 9 * upper) & 511;
             let value = self.tables[table][index];
-            let next = if mm::is_present(value) { mm::address(value, upper) } else { self.table() };
+            let next = if is_present(value) { mm::address(value) } else { self.table() };
             self.tables[table][index] = mm::table(next);
             table = (next.0 - base) >> 12;
         }
