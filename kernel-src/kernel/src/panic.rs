@@ -29,6 +29,13 @@ pub fn stop_requested() -> bool {
     STOP.load(Ordering::Relaxed)
 }
 
+/// Stops here if some CPU has panicked.
+pub fn heed() {
+    if stop_requested() {
+        stopped();
+    }
+}
+
 fn cpu() -> usize {
     if percpu::all().is_empty() { 0 } else { percpu::this().id.0 }
 }

@@ -256,9 +256,7 @@ unsafe extern "C" fn secondary_high() -> ! {
 pub fn relax() {
     // SAFETY: a hint (C6.2). With one host thread, only this gives up an emulator's slice; `spin_loop` is an `isb`.
     unsafe { asm!("yield", options(nomem, nostack, preserves_flags)) };
-    if panic::stop_requested() {
-        panic::stopped();
-    }
+    panic::heed();
 }
 
 /// Sleeps until an interrupt is pending and serves it; a masked one ends the sleep, too (D1.6.2), so there is nothing to

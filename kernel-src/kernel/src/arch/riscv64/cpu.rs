@@ -171,9 +171,7 @@ unsafe extern "C" fn arrive_mapped() -> ! {
 
 /// A turn of a spin. Nothing but `wfi` gives up an emulator's slice.
 pub fn relax() {
-    if panic::stop_requested() {
-        panic::stopped();
-    }
+    panic::heed();
     let spins = &this_arch().spins;
     spins.set(spins.get().wrapping_add(1));
     if spins.get().is_multiple_of(SPIN_TURNS) {

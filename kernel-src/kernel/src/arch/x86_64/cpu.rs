@@ -207,9 +207,7 @@ fn protect() {
 /// In every spin: gives way to the sibling thread, and ends here when another CPU has panicked.
 pub fn relax() {
     core::hint::spin_loop();
-    if panic::stop_requested() {
-        panic::stopped();
-    }
+    panic::heed();
 }
 
 /// Sleeps until an interrupt and handles it. `sti` takes effect behind the next instruction, so none can slip in
