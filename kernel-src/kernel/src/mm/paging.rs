@@ -16,15 +16,18 @@ use core::{
     sync::atomic::{AtomicUsize, Ordering},
 };
 
-const ENTRIES: usize = 512;
+/// Entries of a table.
+pub const ENTRIES: usize = 512;
 const INDEX_BITS: usize = 9;
+/// Bytes that leaves of levels 1 and 2 map.
+pub const LARGE_PAGE: usize = level_size(1);
+pub const GIB: usize = level_size(2);
 /// Reserved ranges up to this size are mapped, since firmware's tables may lie in them.
 const FIRMWARE_MAX: usize = 4 << 20;
 
 static DIRECT_BASE: AtomicUsize = AtomicUsize::new(0);
 static USER_LIMIT: AtomicUsize = AtomicUsize::new(0);
 static KERNEL_ROOT: AtomicUsize = AtomicUsize::new(0);
-static SLIDE: AtomicUsize = AtomicUsize::new(0);
 /// Distance of the image's virtual from its physical addresses.
 static IMAGE_OFFSET: AtomicUsize = AtomicUsize::new(0);
 /// The next free address of the window for devices and stacks; what is handed out stays so.
@@ -78,7 +81,7 @@ pub fn image_size() -> usize {
 
 /// Distance of the image from its link address.
 pub fn slide() -> usize {
-    SLIDE.load(Ordering::Relaxed)
+    symbol!(__image_start) - IMAGE_BASE
 }
 
 /// Writes every address in the image that lies at `image`, for one that runs at `runs_at`, by the relocation table from
@@ -106,7 +109,6 @@ pub fn image_address(address: usize) -> PhysAddr {
 
 /// Makes addresses known, before anything else of this module.
 pub fn set_layout(info: &BootInfo) {
-    SLIDE.store(symbol!(__image_start) - IMAGE_BASE, Ordering::Relaxed);
     IMAGE_OFFSET.store(symbol!(__image_start).wrapping_sub(info.image.start.0), Ordering::Relaxed);
     DIRECT_BASE.store(info.direct_base.0, Ordering::Relaxed);
     USER_LIMIT.store(info.user_limit.0, Ordering::Relaxed);
@@ -287,7 +289,7 @@ pub fn init(info: &BootInfo) -> Result<(), abi::Error> {
         tables.map(VirtAddr(section.start), range, flags, 0)?;
     }
     // Tables for the whole window now, so that no top-level entry appears later.
-    for offset in (0..VMAP_SIZE).step_by(level_size(2)) {
+    for offset in (0..VMAP_SIZE).step_by(GIB) {
         tables.table_for(VirtAddr(VMAP_BASE + offset), 1)?;
     }
     KERNEL_ROOT.store(tables.root.0, Ordering::Relaxed);
