@@ -18,7 +18,6 @@
 //! A status is 0 or the negative of an [`Error`].
 #![no_std]
 
-use core::mem::{offset_of, size_of};
 use zerocopy::{FromBytes, Immutable, IntoBytes, TryFromBytes, try_transmute};
 
 /// Calls below this number never block and are plain functions of six words.
@@ -490,11 +489,6 @@ pub struct ProcessInfo {
     pub name_length: u64,
 }
 
-const _: () = assert!(size_of::<SpawnRequest>() == 96 && offset_of!(SpawnRequest, capabilities) == 48);
-const _: () =
-    assert!(size_of::<CapabilityInfo>() == 40 && size_of::<ThreadInfo>() == 24 && size_of::<QuotaInfo>() == 32);
-const _: () = assert!(size_of::<ProcessInfo>() == 72 && offset_of!(ProcessInfo, name) == 32);
-
 /// Bit of an exit word that is set when the kernel ended the process for a fault.
 pub const EXIT_FAULT: u64 = 1 << 32;
 /// The exit word of a process that ended with its quota.
@@ -536,7 +530,6 @@ pub struct MessageInfo(pub u64);
 
 impl MessageInfo {
     /// `length` in words, at most [`BUFFER_WORDS`]; the label takes the upper 48 bits.
-    #[must_use]
     pub const fn new(label: u64, length: usize) -> Self {
         Self(label << 16 | length as u64 & 0xffff)
     }
@@ -547,23 +540,19 @@ impl MessageInfo {
     }
 
     /// Whether it is all in registers.
-    #[must_use]
     pub const fn is_short(self) -> bool {
         (self.0 & 0xffff) as usize <= MESSAGE_WORDS
     }
 
-    #[must_use]
     pub const fn capabilities(self) -> usize {
         (self.0 >> 10 & 7) as usize
     }
 
     /// The same, with that many capabilities.
-    #[must_use]
     pub const fn with_capabilities(self, count: usize) -> Self {
         Self(self.0 & !(7 << 10) | (count as u64 & 7) << 10)
     }
 
-    #[must_use]
     pub const fn label(self) -> u64 {
         self.0 >> 16
     }
