@@ -190,10 +190,7 @@ simple! {
 
     ProcessInfo = fn process_info(index, to) {
         let to = UserPtr::new(to)?;
-        match object::process_info(index) {
-            Some(info) => to.write(&info).map(|()| 1),
-            None => Ok(0),
-        }
+        object::process_info(index).map_or(Ok(0), |info| to.write(&info).map(|()| 1))
     }
 
     /// Not inlined: tests of panics plant a fault at its start.
