@@ -66,8 +66,7 @@ pub fn main(info: BootInfo) -> ! {
     }
     log::stage(format_args!("paging: {} levels, {leaves} mappings, none writable and executable", arch::mm::levels()));
 
-    let cpus = arch::cpu::cpus(&info);
-    smp::allocate(&cpus).expect("memory for per-CPU data");
+    smp::allocate(info.boot_cpu, arch::cpu::cpus(&info)).expect("memory for per-CPU data");
     arch::cpu::install(percpu::all()[0]);
     percpu::this().active_root.set(paging::kernel_root());
     jitter::init(options.seed);

@@ -11,7 +11,7 @@ use crate::{
 };
 use arrayvec::ArrayVec;
 use core::{
-    fmt,
+    fmt, iter,
     ptr::NonNull,
     sync::atomic::{AtomicUsize, Ordering},
 };
@@ -32,12 +32,13 @@ pub fn online() -> usize {
     ONLINE.load(Ordering::Acquire)
 }
 
-/// Gives every CPU its data and a guarded stack; the first is the one that runs this.
-pub fn allocate(cpus: &ArrayVec<HardwareId, MAX_CPUS>) -> Result<(), abi::Error> {
+/// Gives every CPU its data and a guarded stack: first `boot`, which runs this, then the others of `cpus`.
+pub fn allocate(boot: HardwareId, cpus: impl Iterator<Item = HardwareId>) -> Result<(), abi::Error> {
     let mut made = ArrayVec::<_, MAX_CPUS>::new();
-    for (index, hardware) in cpus.iter().enumerate() {
+    let others = cpus.filter(|cpu| *cpu != boot).take(MAX_CPUS - 1);
+    for (index, hardware) in iter::once(boot).chain(others).enumerate() {
         let stack = paging::allocate_stack(KERNEL_STACK_SIZE)?;
-        let cpu = frames::place(|| PerCpu::new(CpuId(index), *hardware, stack))?;
+        let cpu = frames::place(|| PerCpu::new(CpuId(index), hardware, stack))?;
         cpu.this = Some(NonNull::from(&*cpu));
         made.push(&*cpu);
     }

@@ -27,7 +27,7 @@
 //!   with interrupts off (called only by the idle loop); `halt() -> !`
 //! - `frame_pointer() -> usize`; `FRAME_RETURN`, `FRAME_PREVIOUS`: offsets (isize) from a frame pointer
 //! - `power_off() -> abi::Error`, `reboot() -> abi::Error`: return only where the machine cannot
-//! - `cpus(&BootInfo) -> ArrayVec<HardwareId, MAX_CPUS>`: all that may run, the boot CPU first
+//! - `cpus(&BootInfo) -> impl Iterator<Item = HardwareId>`: all that may run, each once
 //!
 //! `irq`
 //! - `init(&BootInfo)` once, `init_cpu()` on every CPU; `send_ipi(CpuId)`; `send_stop(CpuId)`: the strongest

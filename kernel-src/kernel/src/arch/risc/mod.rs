@@ -6,7 +6,7 @@ pub mod uart;
 use crate::{
     addr::{HardwareId, PhysAddr, PhysRange, VirtAddr},
     bootinfo::BootInfo,
-    config::{MAX_CPUS, MAX_RANGES},
+    config::MAX_RANGES,
     fdt::{Fdt, FdtError, HEADER_SIZE},
     init,
     mm::paging::image_size,
@@ -106,8 +106,7 @@ pub unsafe fn enter(
     })
 }
 
-/// All CPUs that the tree allows to run, the boot CPU first. Their numbers may be any.
-pub fn cpus(info: &BootInfo) -> ArrayVec<HardwareId, MAX_CPUS> {
-    let others = tree().cpus().filter(|cpu| cpu.enabled && cpu.hardware != info.boot_cpu).map(|cpu| cpu.hardware);
-    core::iter::once(info.boot_cpu).chain(others).take(MAX_CPUS).collect()
+/// All CPUs that the tree allows to run. Their numbers may be any.
+pub fn cpus(_info: &BootInfo) -> impl Iterator<Item = HardwareId> {
+    tree().cpus().filter(|cpu| cpu.enabled).map(|cpu| cpu.hardware)
 }

@@ -4,13 +4,12 @@ use super::{MACHINE, irq, machine, mm, timer, trap};
 use crate::{
     addr::{HardwareId, PhysAddr, VirtAddr},
     bootinfo::BootInfo,
-    config::{CPU_START_WAIT_NS, EXCEPTION_STACK_SIZE, MAX_CPUS, PAGE_SIZE},
+    config::{CPU_START_WAIT_NS, EXCEPTION_STACK_SIZE, PAGE_SIZE},
     mm::paging,
     panic,
     percpu::PerCpu,
     smp::{self, StartError},
 };
-use arrayvec::ArrayVec;
 use core::{
     arch::{asm, naked_asm},
     cell::UnsafeCell,
@@ -253,12 +252,11 @@ pub fn enable_apic() {
     unsafe { write_msr(MSR_APIC_BASE, read_msr(MSR_APIC_BASE) | mode) };
 }
 
-/// All CPUs that the tables allow, the boot CPU first.
-pub fn cpus(info: &BootInfo) -> ArrayVec<HardwareId, MAX_CPUS> {
+/// All CPUs that the tables allow.
+pub fn cpus(info: &BootInfo) -> impl Iterator<Item = HardwareId> {
     // 255 is everybody in xAPIC mode.
     let limit = if has_x2apic() { u32::MAX } else { 255 };
-    let allowed = machine(info).cpus.iter().filter(|id| **id < limit).map(|id| HardwareId(u64::from(*id)));
-    core::iter::once(info.boot_cpu).chain(allowed.filter(|id| *id != info.boot_cpu)).take(MAX_CPUS).collect()
+    machine(info).cpus.iter().filter(move |id| **id < limit).map(|id| HardwareId(u64::from(*id)))
 }
 
 /// Pages below 1 MiB for [`start`], kept by the boot code: trampoline and three levels of its page tables; 0 for none.
