@@ -31,7 +31,7 @@ static KERNEL_ROOT: AtomicUsize = AtomicUsize::new(0);
 /// Distance of the image's virtual from its physical addresses.
 static IMAGE_OFFSET: AtomicUsize = AtomicUsize::new(0);
 /// The next free address of the window for devices and stacks; what is handed out stays so.
-static VMAP_NEXT: Spin<usize> = Spin::new(Rank::Space, VMAP_BASE);
+static VMAP_NEXT: AtomicUsize = AtomicUsize::new(VMAP_BASE);
 
 /// Where physical memory is seen in the kernel.
 pub fn direct(address: PhysAddr) -> *mut u8 {
@@ -300,14 +300,8 @@ pub fn init(info: &BootInfo) -> Result<(), abi::Error> {
 
 /// The address of `size` bytes of the window, with an unmapped page before.
 fn reserve(size: usize) -> Result<VirtAddr, abi::Error> {
-    let mut next = VMAP_NEXT.lock();
-    let start = *next + PAGE_SIZE;
-    let end = start + size;
-    if end > VMAP_BASE + VMAP_SIZE {
-        return Err(abi::Error::NoMemory);
-    }
-    *next = end;
-    Ok(VirtAddr(start))
+    let start = VMAP_NEXT.fetch_add(PAGE_SIZE + size, Ordering::Relaxed) + PAGE_SIZE;
+    if start + size > VMAP_BASE + VMAP_SIZE { Err(abi::Error::NoMemory) } else { Ok(VirtAddr(start)) }
 }
 
 fn with_kernel<R>(change: impl FnOnce(&mut Tables) -> R) -> R {
