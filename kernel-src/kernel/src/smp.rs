@@ -1,7 +1,7 @@
 //! Starting the other CPUs.
 
 use crate::{
-    addr::{CpuId, HardwareId, Nanos},
+    addr::{CpuId, HardwareId},
     arch,
     config::{CPU_START_WAIT_NS, KERNEL_STACK_SIZE, MAX_CPUS},
     log,
@@ -63,14 +63,19 @@ pub fn start(limit: usize) {
             told(format_args!("did not start: {error:?}"));
             continue;
         }
-        let deadline = Nanos(arch::timer::now().0 + CPU_START_WAIT_NS);
-        while !cpu.online.load(Ordering::Acquire) && arch::timer::now() < deadline {
-            arch::cpu::relax();
-        }
-        if !cpu.online.load(Ordering::Acquire) {
+        if !wait_until(|| cpu.online.load(Ordering::Acquire), CPU_START_WAIT_NS) {
             told(format_args!("was started and did not arrive"));
         }
     }
+}
+
+/// Waits until `done`, for `wait_ns` at most, and tells whether it is.
+pub fn wait_until(done: impl Fn() -> bool, wait_ns: u64) -> bool {
+    let end = arch::timer::now().0 + wait_ns;
+    while !done() && arch::timer::now().0 < end {
+        arch::cpu::relax();
+    }
+    done()
 }
 
 /// Where a started CPU arrives, on its own kernel stack, with the final tables on.

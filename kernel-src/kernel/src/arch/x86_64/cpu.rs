@@ -289,7 +289,7 @@ pub fn start(hardware: HardwareId, cpu: &'static PerCpu) -> Result<(), StartErro
     for wait_ns in [STARTUP_NS, CPU_START_WAIT_NS] {
         // The vector is the number of the page where it starts.
         irq::send(hardware, irq::STARTUP | (page / PAGE_SIZE) as u32);
-        if timer::until(|| WANTED.load(Ordering::Acquire) == 0, wait_ns) {
+        if smp::wait_until(|| WANTED.load(Ordering::Acquire) == 0, wait_ns) {
             return Ok(());
         }
     }
