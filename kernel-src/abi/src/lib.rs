@@ -18,8 +18,8 @@
 //! A status is 0 or the negative of an [`Error`].
 #![no_std]
 
-use core::mem::{offset_of, size_of};
-use zerocopy::{FromBytes, Immutable, IntoBytes};
+use core::mem::offset_of;
+use zerocopy::{FromBytes, Immutable, IntoBytes, TryFromBytes, try_transmute};
 
 /// Calls below this number never block and are plain functions of six words.
 pub const SIMPLE_CALLS: u64 = 32;
@@ -201,27 +201,10 @@ pub const REPORT_WORDS: usize = MESSAGE_WORDS + REGISTERS;
 /// Words of [`Registers`].
 pub const REGISTERS: usize = size_of::<Registers>() / size_of::<u64>();
 
-macro_rules! errors {
-    ($($(#[$text:meta])* $name:ident = $number:literal,)*) => {
-        /// Everything that can go wrong, in every call.
-        #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-        pub enum Error {
-            $($(#[$text])* $name = $number,)*
-        }
-
-        impl Error {
-            /// The error of a status word, if it is one.
-            pub const fn from_status(status: u64) -> Option<Self> {
-                match status.wrapping_neg() {
-                    $($number => Some(Self::$name),)*
-                    _ => None,
-                }
-            }
-        }
-    };
-}
-
-errors! {
+/// Everything that can go wrong, in every call.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, TryFromBytes)]
+#[repr(u64)]
+pub enum Error {
     /// No system call has this number.
     InvalidCall = 1,
     /// An argument is outside what the call takes.
@@ -271,6 +254,11 @@ errors! {
 }
 
 impl Error {
+    /// The error of a status word, if it is one.
+    pub fn from_status(status: u64) -> Option<Self> {
+        try_transmute!(status.wrapping_neg()).ok()
+    }
+
     /// The status word of this error.
     pub const fn status(self) -> u64 {
         (self as u64).wrapping_neg()
@@ -555,7 +543,6 @@ pub struct MessageInfo(pub u64);
 
 impl MessageInfo {
     /// `length` in words, at most [`BUFFER_WORDS`]; the label takes the upper 48 bits.
-    #[must_use]
     pub const fn new(label: u64, length: usize) -> Self {
         Self(label << 16 | length as u64 & 0xffff)
     }
@@ -566,23 +553,19 @@ impl MessageInfo {
     }
 
     /// Whether it is all in registers.
-    #[must_use]
     pub const fn is_short(self) -> bool {
         (self.0 & 0xffff) as usize <= MESSAGE_WORDS
     }
 
-    #[must_use]
     pub const fn capabilities(self) -> usize {
         (self.0 >> 10 & 7) as usize
     }
 
     /// The same, with that many capabilities.
-    #[must_use]
     pub const fn with_capabilities(self, count: usize) -> Self {
         Self(self.0 & !(7 << 10) | (count as u64 & 7) << 10)
     }
 
-    #[must_use]
     pub const fn label(self) -> u64 {
         self.0 >> 16
     }

@@ -36,6 +36,7 @@ pub struct Machine {
     pub local_apic: PhysAddr,
     /// APIC ids of the CPUs that may be started, as many as find room.
     pub cpus: ArrayVec<u32, MAX_CPUS>,
+    /// So many as well; no PC has more overrides, since each is for another of 16 lines.
     pub io_apics: ArrayVec<IoApic, 8>,
     pub overrides: ArrayVec<Override, 16>,
     /// Port of the PM1a control register.
@@ -86,8 +87,6 @@ pub enum AcpiError {
     Missing { table: Signature },
     /// entry of type {kind} at offset {offset:#x} of the MADT cannot have {size} bytes
     MadtEntry { offset: usize, kind: u8, size: usize },
-    /// wanted at most {limit} {what}, found more
-    TooMany { what: &'static str, limit: usize },
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

@@ -6,15 +6,6 @@ use crate::{
 };
 use arrayvec::ArrayVec;
 
-/// Where the machine's description is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Tables {
-    /// A flattened device tree of `size` bytes.
-    DeviceTree(PhysRange),
-    /// The ACPI root pointer.
-    Acpi(PhysAddr),
-}
-
 /// The architecture-neutral hand-over; made by `arch::boot`, read by `init`.
 pub struct BootInfo {
     /// The image with its `.bss`, in physical memory.
@@ -32,7 +23,8 @@ pub struct BootInfo {
     /// The boot archive, if one was handed over.
     pub archive: Option<PhysRange>,
     pub command_line: &'static str,
-    pub tables: Tables,
+    /// The machine's description: a flattened device tree, or the ACPI root pointer.
+    pub tables: PhysAddr,
     /// The CPU that runs this.
     pub boot_cpu: HardwareId,
 }

@@ -62,19 +62,15 @@ impl<'a> Archive<'a> {
 
     /// The member at `at`, or none for the trailer. None where it is malformed.
     fn entry(self, at: usize) -> Option<Option<Entry<'a>>> {
-        let header = self.slice(at, HEADER_SIZE)?.strip_prefix(MAGIC)?;
+        let header = self.0.get(at..)?.get(..HEADER_SIZE)?.strip_prefix(MAGIC)?;
         let field = |field: usize| digits(&header[8 * field..8 * field + 8]);
-        let (0, name) = self.slice(at + HEADER_SIZE, field(NAME_SIZE)?)?.split_last()? else { return None };
+        let (0, name) = self.0[at + HEADER_SIZE..].get(..field(NAME_SIZE)?)?.split_last()? else { return None };
         let name = str::from_utf8(name).ok().filter(|name| !name.contains('\0'))?;
         let start = (at + HEADER_SIZE + name.len() + 1).next_multiple_of(4);
-        let data = self.slice(start, field(FILE_SIZE)?)?;
+        let data = self.0.get(start..)?.get(..field(FILE_SIZE)?)?;
         let regular = field(MODE)? & TYPE_MASK == REGULAR;
         let entry = Entry { member: Member { name, data }, regular, next: (start + data.len()).next_multiple_of(4) };
         Some((name != TRAILER).then_some(entry))
-    }
-
-    fn slice(self, from: usize, size: usize) -> Option<&'a [u8]> {
-        self.0.get(from..from.saturating_add(size))
     }
 }
 

@@ -42,13 +42,13 @@ pub struct Segment<'a> {
 impl<'a> Program<'a> {
     /// None for what is not a static program for `machine` that fits below `user_limit`.
     pub fn parse(file: &'a [u8], machine: u16, user_limit: usize) -> Option<Self> {
-        let header = slice(file, 0, HEADER_SIZE)?;
+        let header = file.get(..HEADER_SIZE)?;
         let [kind, wanted, header_size, headers] = [16, 18, 54, 56].map(|at| number(header, at, 2));
         let is_program = header.starts_with(&IDENT) && kind == ET_EXEC && wanted == usize::from(machine);
         if !is_program || header_size != PROGRAM_HEADER_SIZE {
             return None;
         }
-        let headers = slice(file, number(header, 32, 8), headers * PROGRAM_HEADER_SIZE)?;
+        let headers = file.get(number(header, 32, 8)..)?.get(..headers * PROGRAM_HEADER_SIZE)?;
         let program = Self { entry: VirtAddr(number(header, 24, 8)), file, headers };
         program.can_be_mapped(user_limit)?.then_some(program)
     }
@@ -92,14 +92,10 @@ impl<'a> Program<'a> {
         if has(PF_W) && has(PF_X) || !is_congruent {
             return None;
         }
-        let file = if file_size == 0 { &[] } else { slice(self.file, offset, file_size)? };
+        let file = if file_size == 0 { &[] } else { self.file.get(offset..)?.get(..file_size)? };
         let flags = MapFlags { read: has(PF_R), write: has(PF_W), execute: has(PF_X), user: true, device: false };
         Some(Some(Segment { start: VirtAddr(address), memory_size, file, flags }))
     }
-}
-
-fn slice(file: &[u8], from: usize, size: usize) -> Option<&[u8]> {
-    file.get(from..from.saturating_add(size))
 }
 
 /// Up to eight bytes of a header whose size was checked.

@@ -9,11 +9,14 @@ use crate::{
     jitter, log,
     mm::{self, frames, paging, ring::Ring},
     object::{self, Resource},
-    percpu, println, sched, smp,
+    percpu, sched, smp,
     sync::{Quota, Slot, tree},
 };
 use abi::Rights;
-use core::sync::atomic::{AtomicUsize, Ordering};
+use core::{
+    fmt::Write,
+    sync::atomic::{AtomicUsize, Ordering},
+};
 pub use paging::slide;
 use spin::Once;
 
@@ -32,8 +35,11 @@ pub fn archive() -> Result<Archive<'static>, abi::Error> {
 pub fn main(info: BootInfo) -> ! {
     paging::set_layout(&info);
     arch::console::early_init(&info);
-    let build = Hex(mm::build_id());
-    println!("quoin {} {} slide={:#x} build={build}", env!("CARGO_PKG_VERSION"), arch::NAME, slide());
+    log::locked(|out| {
+        write!(out, "quoin {} {} slide={:#x} build=", env!("CARGO_PKG_VERSION"), arch::NAME, slide())?;
+        mm::build_id().iter().try_for_each(|byte| write!(out, "{byte:02x}"))?;
+        writeln!(out)
+    });
     let options = Options::parse(info.command_line)
         .unwrap_or_else(|error| panic!("kernel command line '{}': {error}", info.command_line));
     cmdline::keep(info.command_line);
@@ -60,8 +66,7 @@ pub fn main(info: BootInfo) -> ! {
     }
     log::stage(format_args!("paging: {} levels, {leaves} mappings, none writable and executable", arch::mm::levels()));
 
-    let cpus = arch::cpu::cpus(&info);
-    smp::allocate(&cpus).expect("memory for per-CPU data");
+    smp::allocate(info.boot_cpu, arch::cpu::cpus(&info)).expect("memory for per-CPU data");
     arch::cpu::install(percpu::all()[0]);
     percpu::this().active_root.set(paging::kernel_root());
     jitter::init(options.seed);
@@ -96,13 +101,4 @@ extern "C" fn rest() -> ! {
     let init = object::spawn(&archive, "init", 0, root.payer(), false, give);
     drop(init.unwrap_or_else(|error| panic!("init cannot be started from the boot archive: {error:?}")));
     sched::leave()
-}
-
-/// Bytes as hexadecimal digits.
-struct Hex(&'static [u8]);
-
-impl core::fmt::Display for Hex {
-    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
-        self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
-    }
 }

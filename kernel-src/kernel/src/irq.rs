@@ -12,9 +12,7 @@ pub fn timer() {
 pub fn ipi() {
     percpu::count(&percpu::this().ipis_received);
     crate::jitter::pause();
-    if panic::stop_requested() {
-        panic::stopped();
-    }
+    panic::heed();
     percpu::this().reschedule.set(true);
 }
 

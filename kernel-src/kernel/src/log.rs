@@ -5,7 +5,7 @@
 
 use crate::{
     arch,
-    config::{CONSOLE_INPUT_SIZE, LOG_SIZE},
+    config::CONSOLE_INPUT_SIZE,
     mm::ring::Ring,
     object::{State, Thread, WaitList},
     sync::{Rank, Spin},
@@ -168,17 +168,4 @@ pub fn take_input(to: &mut [u8], reader: &Thread) -> Option<usize> {
     let count = input.bytes.len().min(to.len());
     to.iter_mut().zip(input.bytes.drain(..count)).for_each(|(slot, byte)| *slot = byte);
     Some(count)
-}
-
-const _: () = assert!(LOG_SIZE.is_power_of_two());
-
-/// A line of the kernel.
-#[macro_export]
-macro_rules! println {
-    ($($argument:tt)*) => {
-        $crate::log::locked(|out| {
-            use core::fmt::Write;
-            writeln!(out, $($argument)*)
-        })
-    };
 }

@@ -5,7 +5,4 @@
 use kernel as _;
 
 #[cfg(not(target_os = "none"))]
-fn main() {
-    eprintln!("the kernel runs on x86_64-unknown-none, aarch64-unknown-none-softfloat or riscv64gc-unknown-none-elf");
-    std::process::exit(2);
-}
+fn main() {}

@@ -12,21 +12,28 @@ use crate::{
 use core::{
     fmt::{self, Display, Write},
     panic::PanicInfo,
-    sync::atomic::{AtomicBool, AtomicUsize, Ordering},
+    sync::atomic::{AtomicUsize, Ordering},
 };
 
 const NOBODY: usize = usize::MAX;
 /// Frames that a backtrace shows at most.
 const DEPTH: usize = 32;
 
+/// The CPU that has panicked first: all others stop.
 static PANICKING: AtomicUsize = AtomicUsize::new(NOBODY);
 /// CPUs print one after the other: the one whose turn it is.
 static TURN: AtomicUsize = AtomicUsize::new(NOBODY);
-static STOP: AtomicBool = AtomicBool::new(false);
 
 /// Whether some CPU has panicked; every spin asks.
 pub fn stop_requested() -> bool {
-    STOP.load(Ordering::Relaxed)
+    PANICKING.load(Ordering::Relaxed) != NOBODY
+}
+
+/// Stops here if some CPU has panicked.
+pub fn heed() {
+    if stop_requested() {
+        stopped();
+    }
 }
 
 fn cpu() -> usize {
@@ -66,7 +73,6 @@ fn end(message: &dyn Display, registers: Option<&dyn Display>, pc: Option<VirtAd
         }
         Err(_) => stopped(),
     }
-    STOP.store(true, Ordering::Release);
     log::forced(|out| writeln!(out, "PANIC cpu{me}: {message}"));
     log::forced(|out| report(out, me, registers, pc, frame));
     for other in percpu::all().iter().filter(|other| other.id.0 != me && other.online.load(Ordering::Acquire)) {

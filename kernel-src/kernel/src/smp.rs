@@ -1,7 +1,7 @@
 //! Starting the other CPUs.
 
 use crate::{
-    addr::{CpuId, HardwareId, Nanos},
+    addr::{CpuId, HardwareId},
     arch,
     config::{CPU_START_WAIT_NS, KERNEL_STACK_SIZE, MAX_CPUS},
     log,
@@ -11,7 +11,7 @@ use crate::{
 };
 use arrayvec::ArrayVec;
 use core::{
-    fmt,
+    fmt, iter,
     ptr::NonNull,
     sync::atomic::{AtomicUsize, Ordering},
 };
@@ -32,12 +32,13 @@ pub fn online() -> usize {
     ONLINE.load(Ordering::Acquire)
 }
 
-/// Gives every CPU its data and a guarded stack; the first is the one that runs this.
-pub fn allocate(cpus: &ArrayVec<HardwareId, MAX_CPUS>) -> Result<(), abi::Error> {
+/// Gives every CPU its data and a guarded stack: first `boot`, which runs this, then the others of `cpus`.
+pub fn allocate(boot: HardwareId, cpus: impl Iterator<Item = HardwareId>) -> Result<(), abi::Error> {
     let mut made = ArrayVec::<_, MAX_CPUS>::new();
-    for (index, hardware) in cpus.iter().enumerate() {
+    let others = cpus.filter(|cpu| *cpu != boot).take(MAX_CPUS - 1);
+    for (index, hardware) in iter::once(boot).chain(others).enumerate() {
         let stack = paging::allocate_stack(KERNEL_STACK_SIZE)?;
-        let cpu = frames::place(|| PerCpu::new(CpuId(index), *hardware, stack))?;
+        let cpu = frames::place(|| PerCpu::new(CpuId(index), hardware, stack))?;
         cpu.this = Some(NonNull::from(&*cpu));
         made.push(&*cpu);
     }
@@ -62,14 +63,19 @@ pub fn start(limit: usize) {
             told(format_args!("did not start: {error:?}"));
             continue;
         }
-        let deadline = Nanos(arch::timer::now().0 + CPU_START_WAIT_NS);
-        while !cpu.online.load(Ordering::Acquire) && arch::timer::now() < deadline {
-            arch::cpu::relax();
-        }
-        if !cpu.online.load(Ordering::Acquire) {
+        if !wait_until(|| cpu.online.load(Ordering::Acquire), CPU_START_WAIT_NS) {
             told(format_args!("was started and did not arrive"));
         }
     }
+}
+
+/// Waits until `done`, for `wait_ns` at most, and tells whether it is.
+pub fn wait_until(done: impl Fn() -> bool, wait_ns: u64) -> bool {
+    let end = arch::timer::now().0 + wait_ns;
+    while !done() && arch::timer::now().0 < end {
+        arch::cpu::relax();
+    }
+    done()
 }
 
 /// Where a started CPU arrives, on its own kernel stack, with the final tables on.

@@ -17,41 +17,26 @@ use abi::{
     ADDRESS_BITS, Call, CapabilityInfo, DEBUG_WRITE_MAX, Error, Info, NAME_MAX, OWN_PROCESS, OWN_QUOTA, Outcome, Power,
     Registers, Rights, ThreadAction,
 };
-use core::sync::atomic::Ordering;
+use core::{array, sync::atomic::Ordering};
 
 type Simple = extern "C" fn(u64, u64, u64, u64, u64, u64) -> Outcome;
-
-/// Calls that never block, by number: trap stubs call them as C functions.
-#[cfg(not(debug_assertions))]
-pub static SIMPLE: [Simple; abi::SIMPLE_CALLS as usize] = CALLS;
-
-/// The same, with a pause at the entry.
-#[cfg(debug_assertions)]
-pub static SIMPLE: [Simple; abi::SIMPLE_CALLS as usize] = {
-    extern "C" fn enter<const N: usize>(a: u64, b: u64, c: u64, d: u64, e: u64, f: u64) -> Outcome {
-        crate::jitter::pause();
-        CALLS[N](a, b, c, d, e, f)
-    }
-    macro_rules! enter_all {
-        ($($number:literal)*) => { [$(enter::<$number>),*] };
-    }
-    enter_all!(0 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 19 20 21 22 23 24 25 26 27 28 29 30 31)
-};
 
 extern "C" fn invalid(_: u64, _: u64, _: u64, _: u64, _: u64, _: u64) -> Outcome {
     Err(Error::InvalidCall).into()
 }
 
-/// Calls that never block: the number, and a function of as many of six words as it takes.
+/// Calls that never block: the number, and a function of as many of six words as it takes. Trap stubs call them as C
+/// functions, by number.
 macro_rules! simple {
     ($($(#[$attribute:meta])* $call:ident = fn $name:ident($($word:ident),*) $carry_out:block)*) => {
         $($(#[$attribute])* extern "C" fn $name(a: u64, b: u64, c: u64, d: u64, e: u64, f: u64) -> Outcome {
+            crate::jitter::pause();
             let [$($word,)* ..] = [a, b, c, d, e, f];
             let carry_out = || -> Result<u64, Error> { $carry_out };
             carry_out().into()
         })*
 
-        const CALLS: [Simple; abi::SIMPLE_CALLS as usize] = {
+        pub static SIMPLE: [Simple; abi::SIMPLE_CALLS as usize] = {
             let mut table: [Simple; abi::SIMPLE_CALLS as usize] = [invalid; abi::SIMPLE_CALLS as usize];
             $(table[Call::$call as usize] = $name;)*
             table
@@ -159,10 +144,13 @@ fn new_badge(found: &Found, badge: u64) -> Result<u64, Error> {
     if old == 0 { Ok(badge) } else { Err(Error::InvalidArgument) }
 }
 
-/// After a call that never blocks and has nothing in hand any more, but may have begun an end: steps at that.
-fn take_steps() {
+/// A call that never blocks, but may begin an end: with nothing in hand any more, takes steps at that.
+#[inline(always)]
+fn and_take_steps(call: impl FnOnce() -> Result<u64, Error>) -> Result<u64, Error> {
+    let done = call();
     ending::quiescent(percpu::this());
     let_the_woken_run();
+    done
 }
 
 /// A call that never blocks returns without a look at the queue: where it has woken somebody here, an interrupt is next.
@@ -203,10 +191,7 @@ simple! {
 
     ProcessInfo = fn process_info(index, to) {
         let to = UserPtr::new(to)?;
-        match object::process_info(index) {
-            Some(info) => to.write(&info).map(|()| 1),
-            None => Ok(0),
-        }
+        object::process_info(index).map_or(Ok(0), |info| to.write(&info).map(|()| 1))
     }
 
     /// Not inlined: tests of panics plant a fault at its start.
@@ -241,15 +226,11 @@ simple! {
 
     Power = fn power(resource, action) {
         own().object::<Resource>(resource, Rights::MANAGE)?;
-        let done = match action {
+        Err(match action {
             a if a == Power::Off as u64 => arch::cpu::power_off(),
             a if a == Power::Reboot as u64 => arch::cpu::reboot(),
-            _ => return Err(Error::InvalidArgument),
-        };
-        match done {
-            Ok(never) => match never {},
-            Err(error) => Err(error),
-        }
+            _ => Error::InvalidArgument,
+        })
     }
 
     CNodeCreate = fn cnode_create(bits, place, quota) {
@@ -282,25 +263,21 @@ simple! {
     }
 
     CapDelete = fn cap_delete(node, index, depth) {
-        let done = (|| {
+        and_take_steps(|| {
             let (slot, generation) = slot_at(node, index, depth, Rights::WRITE)?;
             tree::delete(slot, generation, CAPABILITY_STEPS).map(steps_left).ok_or(Error::InvalidCapability)
-        })();
-        take_steps();
-        done
+        })
     }
 
     CapRevoke = fn cap_revoke(node, index, depth) {
-        let done = (|| {
+        and_take_steps(|| {
             let (slot, generation) = slot_at(node, index, depth, Rights::READ)?;
             let found = held(slot, generation)?;
             if !found.rights().have(Rights::MANAGE) {
                 return Err(Error::NoRight);
             }
             tree::revoke(slot, &found, CAPABILITY_STEPS).map(steps_left).ok_or(Error::InvalidCapability)
-        })();
-        take_steps();
-        done
+        })
     }
 
     CapRead = fn cap_read(node, index, depth, to) {
@@ -333,13 +310,11 @@ simple! {
     }
 
     SetRoot = fn set_root(process, root, guard) {
-        let done = (|| {
+        and_take_steps(|| {
             let process = process_named(process, Rights::MANAGE)?;
             let (node, slot, found) = own().object::<CNode>(root, Rights::NONE)?;
             process.set_names(slot, &found, node.way(guard)?).map(|()| 0)
-        })();
-        take_steps();
-        done
+        })
     }
 
     SaveReply = fn save_reply(place, quota) {
@@ -396,11 +371,10 @@ simple! {
     }
 
     QuotaDestroy = fn quota_destroy(quota) {
-        let done = own()
-            .object::<Quota>(quota, Rights::MANAGE)
-            .and_then(|(quota, slot, found)| quota.destroy(slot, &found, CAPABILITY_STEPS).map(steps_left));
-        take_steps();
-        done
+        and_take_steps(|| {
+            let (quota, slot, found) = own().object::<Quota>(quota, Rights::MANAGE)?;
+            quota.destroy(slot, &found, CAPABILITY_STEPS).map(steps_left)
+        })
     }
 }
 
@@ -427,17 +401,17 @@ fn carry_out(thread: &Thread, number: u64) -> Option<Result<u64, Error>> {
             percpu::this().reschedule.set(true);
             Some(Ok(0))
         }
-        n if n == Call::Sleep as u64 => sleep(thread, Nanos(argument(0))),
-        n if n == Call::ThreadCreate as u64 => {
-            Some(thread_create(thread, [argument(0), argument(1), argument(2), argument(3), argument(4), argument(5)]))
-        }
+        n if n == Call::Sleep as u64 => or_restart(thread, Ok(sleep(thread, Nanos(argument(0))))),
+        n if n == Call::ThreadCreate as u64 => Some(thread_create(thread, array::from_fn(argument))),
         n if n == Call::Spawn as u64 => Some(spawn(thread, argument(0), argument(1))),
-        n if n == Call::Wait as u64 => wait(thread, argument(0)),
-        n if n == Call::ConsoleRead as u64 => console_read(thread, argument(0), argument(1), argument(2)),
+        n if n == Call::Wait as u64 => or_restart(thread, wait(thread, argument(0))),
+        n if n == Call::ConsoleRead as u64 => {
+            or_restart(thread, console_read(thread, argument(0), argument(1), argument(2)))
+        }
         n if n == Call::ThreadControl as u64 => Some(thread_control(thread, argument(0), argument(1), argument(2))),
         n if n == Call::NotificationSignal as u64 => Some(notification_signal(thread, argument(0), argument(1))),
         n => match object::call_of(n) {
-            n if n == Call::NotificationWait as u64 => notification_wait(thread),
+            n if n == Call::NotificationWait as u64 => notification_wait(thread).transpose(),
             n if (Call::Call as u64..=Call::ReplyReceive as u64).contains(&n)
                 || n == Call::Send as u64
                 || n == Call::Reply as u64 =>
@@ -452,18 +426,20 @@ fn carry_out(thread: &Thread, number: u64) -> Option<Result<u64, Error>> {
     }
 }
 
-/// The thread waits; when it runs again its call starts again.
-fn restart(thread: &Thread) -> Option<Result<u64, Error>> {
-    thread.frame.with(arch::task::Frame::restart_call);
-    None
+/// What came of a call; where that is nothing yet, the thread waits, and when it runs again its call starts again.
+fn or_restart(thread: &Thread, done: Result<Option<u64>, Error>) -> Option<Result<u64, Error>> {
+    if done == Ok(None) {
+        thread.frame.with(arch::task::Frame::restart_call);
+    }
+    done.transpose()
 }
 
-fn sleep(thread: &Thread, deadline: Nanos) -> Option<Result<u64, Error>> {
+fn sleep(thread: &Thread, deadline: Nanos) -> Option<u64> {
     if arch::timer::now() >= deadline {
-        return Some(Ok(0));
+        return Some(0);
     }
     sched::sleep_until(thread, deadline);
-    restart(thread)
+    None
 }
 
 fn thread_create(thread: &Thread, [entry, stack, argument, cpu, tls, quota]: [u64; 6]) -> Result<u64, Error> {
@@ -519,30 +495,17 @@ fn spawn(thread: &Thread, resource: u64, request: u64) -> Result<u64, Error> {
     object::spawn_requested(process, &init::archive()?, &request)
 }
 
-fn wait(thread: &Thread, name: u64) -> Option<Result<u64, Error>> {
-    let waited = thread
-        .process()
-        .object::<Process>(name, Rights::READ)
-        .and_then(|(process, slot, found)| process.wait(thread, slot, &found));
-    match waited {
-        Ok(Some(word)) => Some(Ok(word)),
-        Ok(None) => restart(thread),
-        Err(error) => Some(Err(error)),
-    }
+fn wait(thread: &Thread, name: u64) -> Result<Option<u64>, Error> {
+    let (process, slot, found) = thread.process().object::<Process>(name, Rights::READ)?;
+    process.wait(thread, slot, &found)
 }
 
-fn console_read(thread: &Thread, resource: u64, to: u64, size: u64) -> Option<Result<u64, Error>> {
+fn console_read(thread: &Thread, resource: u64, to: u64, size: u64) -> Result<Option<u64>, Error> {
+    thread.process().object::<Resource>(resource, Rights::READ)?;
+    let to = UserBytes::new(to, size)?;
     let mut buffer = [0; DEBUG_WRITE_MAX];
-    let may = thread.process().object::<Resource>(resource, Rights::READ);
-    let to = match may.and_then(|_| UserBytes::new(to, size)) {
-        Ok(to) => to,
-        Err(error) => return Some(Err(error)),
-    };
     let room = to.size().min(buffer.len());
-    match log::take_input(&mut buffer[..room], thread) {
-        Some(count) => Some(to.write(&buffer[..count])),
-        None => restart(thread),
-    }
+    log::take_input(&mut buffer[..room], thread).map(|count| to.write(&buffer[..count])).transpose()
 }
 
 fn notification_signal(thread: &Thread, name: u64, bits: u64) -> Result<u64, Error> {
@@ -550,13 +513,10 @@ fn notification_signal(thread: &Thread, name: u64, bits: u64) -> Result<u64, Err
     notification.signal(Notification::allowed(bits, found.content.badge), slot, &found).map(|()| 0)
 }
 
-fn notification_wait(thread: &Thread) -> Option<Result<u64, Error>> {
+fn notification_wait(thread: &Thread) -> Result<Option<u64>, Error> {
     let name = thread.frame.with(|frame| frame.argument(0));
-    thread
-        .process()
-        .object::<Notification>(name, Rights::READ)
-        .and_then(|(notification, slot, found)| notification.wait(thread, slot, &found))
-        .transpose()
+    let (notification, slot, found) = thread.process().object::<Notification>(name, Rights::READ)?;
+    notification.wait(thread, slot, &found)
 }
 
 fn message(thread: &Thread, number: u64) -> Result<(), Error> {

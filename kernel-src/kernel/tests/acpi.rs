@@ -298,10 +298,7 @@ proptest! {
         let entries: Vec<_> = entries.into_iter().map(|(kind, body)| [vec![kind % 12, body.len() as u8 + 2], body].concat()).collect();
         let mut layout = full(2);
         layout.tables[1] = madt(&entries);
-        match read(&layout) {
-            Ok(machine) => prop_assert!(machine.cpus.len() <= entries.len()),
-            Err(error) => prop_assert!(matches!(error, AcpiError::TooMany { .. }), "{}", error),
-        }
+        prop_assert!(read(&layout).unwrap().cpus.len() <= entries.len());
     }
 
     #[test]

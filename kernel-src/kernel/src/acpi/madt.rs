@@ -2,7 +2,6 @@
 
 use super::{AcpiError, IoApic, Machine, Override, Table, little_endian};
 use crate::addr::PhysAddr;
-use arrayvec::ArrayVec;
 
 /// Where the entries begin, behind the header, the local APIC's address and the flags.
 const ENTRIES: usize = 44;
@@ -31,41 +30,36 @@ pub(super) fn read(madt: &Table<'_>, machine: &mut Machine) -> Result<(), AcpiEr
         };
         let wrong = AcpiError::MadtEntry { offset, kind, size };
         let entry = madt.bytes.get(offset..offset + size).filter(|_| size >= smallest).ok_or(wrong)?;
-        read_entry(kind, entry, machine)?;
+        read_entry(kind, entry, machine);
         offset += size;
     }
     Ok(())
 }
 
-/// An entry of at least its type's size.
-fn read_entry(kind: u8, entry: &[u8], machine: &mut Machine) -> Result<(), AcpiError> {
+/// An entry of at least its type's size. What finds no room is left out.
+fn read_entry(kind: u8, entry: &[u8], machine: &mut Machine) {
     let word = |offset: usize| little_endian(&entry[offset..offset + 4]) as u32;
     match kind {
         LOCAL_APIC if entry[3] != BROADCAST => add_cpu(machine, entry[3].into(), word(4)),
         LOCAL_X2APIC => add_cpu(machine, word(4), word(8)),
         IO_APIC => {
             let io_apic = IoApic { address: PhysAddr(word(4) as usize), gsi_base: word(8) };
-            push(&mut machine.io_apics, io_apic, "I/O APICs")?;
+            let _ = machine.io_apics.try_push(io_apic);
         }
         OVERRIDE => {
             let flags = little_endian(&entry[8..10]) as u16;
-            push(&mut machine.overrides, Override { irq: entry[3], gsi: word(4), flags }, "interrupt overrides")?;
+            let _ = machine.overrides.try_push(Override { irq: entry[3], gsi: word(4), flags });
         }
         LOCAL_APIC_ADDRESS => machine.local_apic = PhysAddr(little_endian(&entry[4..12])),
         _ => {}
     }
-    Ok(())
 }
 
 /// A CPU may be listed as xAPIC and as x2APIC; it is one. Firmware lists many slots that nothing is plugged into: they
-/// are not enabled. What finds no room is left out.
+/// are not enabled.
 fn add_cpu(machine: &mut Machine, apic_id: u32, flags: u32) {
     const ENABLED: u32 = 1;
     if flags & ENABLED != 0 && !machine.cpus.contains(&apic_id) {
         let _ = machine.cpus.try_push(apic_id);
     }
-}
-
-fn push<T, const N: usize>(list: &mut ArrayVec<T, N>, item: T, what: &'static str) -> Result<(), AcpiError> {
-    list.try_push(item).map_err(|_| AcpiError::TooMany { what, limit: N })
 }

@@ -26,8 +26,8 @@
 //! - `relax()`: in every spin; `wait_for_interrupt()`: asleep until one is pending, handles it, returns
 //!   with interrupts off (called only by the idle loop); `halt() -> !`
 //! - `frame_pointer() -> usize`; `FRAME_RETURN`, `FRAME_PREVIOUS`: offsets (isize) from a frame pointer
-//! - `power_off() -> Result<Infallible, abi::Error>`, `reboot()` likewise
-//! - `cpus(&BootInfo) -> ArrayVec<HardwareId, MAX_CPUS>`: all that may run, the boot CPU first
+//! - `power_off() -> abi::Error`, `reboot() -> abi::Error`: return only where the machine cannot
+//! - `cpus(&BootInfo) -> impl Iterator<Item = HardwareId>`: all that may run, each once
 //!
 //! `irq`
 //! - `init(&BootInfo)` once, `init_cpu()` on every CPU; `send_ipi(CpuId)`; `send_stop(CpuId)`: the strongest
@@ -36,8 +36,8 @@
 //!
 //! `mm`
 //! - `levels() -> usize`; `SHARED_ROOT: bool`: a user's root table holds the kernel's half too
-//! - `leaf(PhysAddr, MapFlags, level) -> u64`, `table(PhysAddr) -> u64`, `is_present(u64)`, `is_leaf(u64, level)`,
-//!   `address(u64, level) -> PhysAddr`, `flags(u64, level) -> MapFlags` (level 0 is the 4 KiB leaf)
+//! - `leaf(PhysAddr, MapFlags, level) -> u64`, `table(PhysAddr) -> u64`, `is_leaf(u64, level)`,
+//!   `address(u64) -> PhysAddr`, `flags(u64) -> MapFlags` (level 0 is the 4 KiB leaf)
 //! - `write_entry(*mut u64, u64)`: the one page-table write, with the manual's barriers
 //! - `activate_kernel(root)`; `activate_user(root)`, which `SWITCHES_CHEAPLY`, or not; `flush_page(VirtAddr)`; `flush_all()`: this CPU only
 //! - `code_written(VirtAddr, usize)`: makes written instructions visible to this CPU's fetch
@@ -74,6 +74,8 @@
 //! (the note section .note.gnu.build-id) __image_start __text_start
 //! __text_end __rodata_start __rodata_end __data_start __data_end (with .bss) __init_start
 //! __init_end __image_end`, each page aligned.
+
+#![allow(unsafe_code)]
 
 #[cfg(target_arch = "aarch64")]
 mod aarch64;

@@ -103,7 +103,7 @@ impl<'a> Node<'a> {
                 Some(_) => self.fdt.by_phandle(cells.next()?)?,
                 None => parent?,
             };
-            let count = controller.cell_count("#interrupt-cells")?;
+            let count = controller.property("#interrupt-cells")?.u32()?;
             let mut taken = Cells::new();
             for _ in 0..count {
                 taken.try_push(cells.next()?).ok()?;
@@ -121,11 +121,6 @@ impl<'a> Node<'a> {
             Some(phandle) => self.fdt.by_phandle(phandle.u32()?),
             None => (node != self && node.property("#interrupt-cells").is_some()).then_some(node),
         })
-    }
-
-    /// A property that counts cells.
-    fn cell_count(self, name: &str) -> Option<usize> {
-        Some(self.property(name)?.u32()? as usize)
     }
 
     pub(super) fn has_type(self, name: &str) -> bool {

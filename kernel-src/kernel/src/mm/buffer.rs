@@ -3,8 +3,6 @@
 //! The kernel reaches such a page through the direct map, whatever the program
 //! does with its mapping meanwhile: so a message never faults.
 
-#![allow(unsafe_code)]
-
 use super::{direct, frames};
 use crate::addr::PhysAddr;
 use abi::BUFFER_WORDS;

@@ -1,7 +1,5 @@
 //! Physical memory: which frames are free, and who holds the others.
 
-#![allow(unsafe_code)]
-
 use crate::{
     addr::{PhysAddr, PhysRange},
     bootinfo::BootInfo,

@@ -1,5 +1,7 @@
 //! Memory: frames, page tables, spaces, and the way to user memory.
 
+#![allow(unsafe_code)]
+
 pub mod buffer;
 pub mod frames;
 pub mod paging;

@@ -3,8 +3,6 @@
 //! Four-level and three-level tables alike have 512 entries a table; level 0
 //! is the 4 KiB leaf, and leaves at levels 1 and 2 are 2 MiB and 1 GiB.
 
-#![allow(unsafe_code)]
-
 use super::{MapFlags, frames};
 use crate::{
     addr::{PhysAddr, PhysRange, VirtAddr},
@@ -18,19 +16,22 @@ use core::{
     sync::atomic::{AtomicUsize, Ordering},
 };
 
-const ENTRIES: usize = 512;
+/// Entries of a table.
+pub const ENTRIES: usize = 512;
 const INDEX_BITS: usize = 9;
+/// Bytes that leaves of levels 1 and 2 map.
+pub const LARGE_PAGE: usize = level_size(1);
+pub const GIB: usize = level_size(2);
 /// Reserved ranges up to this size are mapped, since firmware's tables may lie in them.
 const FIRMWARE_MAX: usize = 4 << 20;
 
 static DIRECT_BASE: AtomicUsize = AtomicUsize::new(0);
 static USER_LIMIT: AtomicUsize = AtomicUsize::new(0);
 static KERNEL_ROOT: AtomicUsize = AtomicUsize::new(0);
-static SLIDE: AtomicUsize = AtomicUsize::new(0);
 /// Distance of the image's virtual from its physical addresses.
 static IMAGE_OFFSET: AtomicUsize = AtomicUsize::new(0);
 /// The next free address of the window for devices and stacks; what is handed out stays so.
-static VMAP_NEXT: Spin<usize> = Spin::new(Rank::Space, VMAP_BASE);
+static VMAP_NEXT: AtomicUsize = AtomicUsize::new(VMAP_BASE);
 
 /// Where physical memory is seen in the kernel.
 pub fn direct(address: PhysAddr) -> *mut u8 {
@@ -80,7 +81,7 @@ pub fn image_size() -> usize {
 
 /// Distance of the image from its link address.
 pub fn slide() -> usize {
-    SLIDE.load(Ordering::Relaxed)
+    symbol!(__image_start) - IMAGE_BASE
 }
 
 /// Writes every address in the image that lies at `image`, for one that runs at `runs_at`, by the relocation table from
@@ -108,7 +109,6 @@ pub fn image_address(address: usize) -> PhysAddr {
 
 /// Makes addresses known, before anything else of this module.
 pub fn set_layout(info: &BootInfo) {
-    SLIDE.store(symbol!(__image_start) - IMAGE_BASE, Ordering::Relaxed);
     IMAGE_OFFSET.store(symbol!(__image_start).wrapping_sub(info.image.start.0), Ordering::Relaxed);
     DIRECT_BASE.store(info.direct_base.0, Ordering::Relaxed);
     USER_LIMIT.store(info.user_limit.0, Ordering::Relaxed);
@@ -116,6 +116,11 @@ pub fn set_layout(info: &BootInfo) {
 
 const fn level_size(level: usize) -> usize {
     PAGE_SIZE << (INDEX_BITS * level)
+}
+
+/// Bit 0 of an entry says so on all three architectures.
+pub const fn is_present(entry: u64) -> bool {
+    entry & 1 != 0
 }
 
 fn entry_at(table: PhysAddr, address: VirtAddr, level: usize) -> *mut u64 {
@@ -172,7 +177,7 @@ impl Tables {
         let entry = entry_at(table, va, level);
         // SAFETY: `entry` lies in a table of this tree, of which `&mut self` is the only writer.
         unsafe {
-            if arch::mm::is_present(*entry) {
+            if is_present(*entry) {
                 return Err(abi::Error::InvalidArgument);
             }
             arch::mm::write_entry(entry, arch::mm::leaf(pa, flags, level));
@@ -187,7 +192,7 @@ impl Tables {
             let entry = entry_at(table, va, upper);
             // SAFETY: as in `map_page`.
             let value = unsafe { *entry };
-            table = if !arch::mm::is_present(value) {
+            table = if !is_present(value) {
                 let next = self.charged(|| frames::allocate_kernel(0))?;
                 // SAFETY: as in `map_page`; a zeroed frame is an empty table on all three architectures.
                 unsafe { arch::mm::write_entry(entry, arch::mm::table(next)) };
@@ -195,7 +200,7 @@ impl Tables {
             } else if arch::mm::is_leaf(value, upper) {
                 return Err(abi::Error::InvalidArgument);
             } else {
-                arch::mm::address(value, upper)
+                arch::mm::address(value)
             };
         }
         Ok(table)
@@ -207,12 +212,12 @@ impl Tables {
         for level in (0..arch::mm::levels()).rev() {
             // SAFETY: an entry of a table of this tree, which nobody changes while it is borrowed.
             let value = unsafe { *entry_at(table, va, level) };
-            if !arch::mm::is_present(value) {
+            if !is_present(value) {
                 return None;
             }
-            table = arch::mm::address(value, level);
+            table = arch::mm::address(value);
             if arch::mm::is_leaf(value, level) {
-                return (level == 0).then(|| (table, arch::mm::flags(value, level)));
+                return (level == 0).then(|| (table, arch::mm::flags(value)));
             }
         }
         None
@@ -223,7 +228,7 @@ impl Tables {
     pub fn clear_user(&mut self, page: fn(PhysAddr)) {
         let entries = if arch::mm::SHARED_ROOT { ENTRIES / 2 } else { ENTRIES };
         visit(self.root, arch::mm::levels() - 1, entries, VirtAddr(0), &mut |entry, level, _| {
-            let address = arch::mm::address(entry, level);
+            let address = arch::mm::address(entry);
             if arch::mm::is_leaf(entry, level) { page(address) } else { frames::free_kernel(address, 0) }
         });
     }
@@ -236,9 +241,9 @@ fn visit(table: PhysAddr, level: usize, entries: usize, base: VirtAddr, see: &mu
         let offset = index << (PAGE_SHIFT + INDEX_BITS * level);
         // SAFETY: an entry of a table of a tree of which, by the caller's promise, nobody is a writer.
         let entry = unsafe { *entry_at(table, VirtAddr(offset), level) };
-        if arch::mm::is_present(entry) {
+        if is_present(entry) {
             if !arch::mm::is_leaf(entry, level) {
-                visit(arch::mm::address(entry, level), level - 1, ENTRIES, base.add(offset), see);
+                visit(arch::mm::address(entry), level - 1, ENTRIES, base.add(offset), see);
             }
             see(entry, level, base.add(offset));
         }
@@ -284,7 +289,7 @@ pub fn init(info: &BootInfo) -> Result<(), abi::Error> {
         tables.map(VirtAddr(section.start), range, flags, 0)?;
     }
     // Tables for the whole window now, so that no top-level entry appears later.
-    for offset in (0..VMAP_SIZE).step_by(level_size(2)) {
+    for offset in (0..VMAP_SIZE).step_by(GIB) {
         tables.table_for(VirtAddr(VMAP_BASE + offset), 1)?;
     }
     KERNEL_ROOT.store(tables.root.0, Ordering::Relaxed);
@@ -295,14 +300,8 @@ pub fn init(info: &BootInfo) -> Result<(), abi::Error> {
 
 /// The address of `size` bytes of the window, with an unmapped page before.
 fn reserve(size: usize) -> Result<VirtAddr, abi::Error> {
-    let mut next = VMAP_NEXT.lock();
-    let start = *next + PAGE_SIZE;
-    let end = start + size;
-    if end > VMAP_BASE + VMAP_SIZE {
-        return Err(abi::Error::NoMemory);
-    }
-    *next = end;
-    Ok(VirtAddr(start))
+    let start = VMAP_NEXT.fetch_add(PAGE_SIZE + size, Ordering::Relaxed) + PAGE_SIZE;
+    if start + size > VMAP_BASE + VMAP_SIZE { Err(abi::Error::NoMemory) } else { Ok(VirtAddr(start)) }
 }
 
 fn with_kernel<R>(change: impl FnOnce(&mut Tables) -> R) -> R {
@@ -360,7 +359,7 @@ pub fn audit() -> Result<usize, VirtAddr> {
     let (mut leaves, mut bad) = (0, None);
     with_kernel(|tables| {
         visit(tables.root, arch::mm::levels() - 1, ENTRIES, VirtAddr(0), &mut |entry, level, at| {
-            let flags = arch::mm::flags(entry, level);
+            let flags = arch::mm::flags(entry);
             if arch::mm::is_leaf(entry, level) {
                 leaves += 1;
                 bad = bad.or((flags.write && flags.execute || flags.user).then_some(at));

@@ -1,7 +1,5 @@
 //! The log ring: at one place in memory that neither image nor firmware use, so that it is there after a reset.
 
-#![allow(unsafe_code)]
-
 use crate::addr::PhysRange;
 
 const MAGIC: u64 = u64::from_le_bytes(*b"quoinlog");

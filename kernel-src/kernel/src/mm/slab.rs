@@ -1,7 +1,5 @@
 //! Type-stable storage for objects: a slot that once held a `T` holds only `T`s ever after.
 
-#![allow(unsafe_code)]
-
 use super::frames;
 use crate::{
     config::PAGE_SIZE,

@@ -1,7 +1,5 @@
 //! Tables of capability slots, in whole frames.
 
-#![allow(unsafe_code)]
-
 use super::{frames, paging};
 use crate::{
     addr::PhysAddr,

@@ -1,7 +1,5 @@
 //! Address spaces of user programs.
 
-#![allow(unsafe_code)]
-
 use super::{
     MapFlags, frames,
     paging::{self, Tables},

@@ -2,8 +2,6 @@
 //! checked for range and alignment here and for its mapping by the MMU, in
 //! the one copy routine whose faults are caught.
 
-#![allow(unsafe_code)]
-
 use super::paging::{symbol, user_limit};
 use crate::{addr::VirtAddr, arch};
 use abi::Error;

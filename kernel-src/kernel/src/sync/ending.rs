@@ -40,11 +40,6 @@ impl Ending {
         // SAFETY: the caller reached the header through the object, which therefore lives.
         unsafe { object.as_ref() }
     }
-
-    /// As [`Counted::settle`].
-    pub fn settle(&self) {
-        self.object().settle();
-    }
 }
 
 struct Stack(Option<NonNull<Header>>);

@@ -1,6 +1,9 @@
 //! Queues threaded through the objects themselves, so that queueing allocates nothing, and taking any element out takes
 //! the same few steps.
 
+// `new` is for constants, which `Default` is not.
+#![allow(clippy::new_without_default)]
+
 use core::{
     cell::Cell,
     marker::PhantomData,
@@ -32,12 +35,6 @@ impl<T, K> Link<T, K> {
             list: AtomicPtr::new(ptr::null_mut()),
             kind: PhantomData,
         }
-    }
-}
-
-impl<T, K> Default for Link<T, K> {
-    fn default() -> Self {
-        Self::new()
     }
 }
 
@@ -190,12 +187,6 @@ impl<P: Linked<K>, K> List<P, K> {
             Some(after) => link(after).previous.set(before),
             None => self.tail = before,
         }
-    }
-}
-
-impl<P: Linked<K>, K> Default for List<P, K> {
-    fn default() -> Self {
-        Self::new()
     }
 }
 

@@ -38,7 +38,7 @@ fn settle(found: &Found) {
     if found.kind() == abi::Kind::CNode as u64 {
         WAYS.fetch_add(1, Ordering::SeqCst);
     }
-    found.header().ending.settle();
+    found.header().ending.object().settle();
 }
 
 /// Objects that capabilities may name.
@@ -143,7 +143,7 @@ pub fn purge(header: &Header) -> bool {
     drop(tree);
     // It may be a CNode.
     WAYS.fetch_add(1, Ordering::SeqCst);
-    header.ending.settle();
+    header.ending.object().settle();
     if is_last {
         header.give_up();
     }

@@ -22,13 +22,13 @@ const CLEAR: usize = 0xC0;
 const ENABLE: [usize; 3] = [0x18, 0x10, 0x14];
 const DISABLE: [usize; 3] = [0x24, 0x1C, 0x20];
 
-static LOCAL: Once<Registers> = Once::new();
-static DEVICES: Once<Registers> = Once::new();
+/// The local controller, and the devices'.
+static CONTROLLERS: Once<(Registers, Registers)> = Once::new();
 pub(super) const NAME: &str = "BCM2836, CPUs stop by FIQ";
 
 /// The local controller, and the number by which it knows a CPU.
 fn local(cpu: CpuId) -> (Registers, usize) {
-    let local = LOCAL.get().expect("`init` comes before any interrupt");
+    let (local, _) = CONTROLLERS.get().expect("`init` comes before any interrupt");
     (*local, percpu::all()[cpu.0].hardware.0 as usize & 3)
 }
 
@@ -39,10 +39,9 @@ fn local(cpu: CpuId) -> (Registers, usize) {
 pub(super) fn init() {
     let find = |name| Some(Registers(mm::map_device(tree().find_compatible(&[name])?.reg().next()?)));
     let found = find("brcm,bcm2836-l1-intc").zip(find("brcm,bcm2836-armctrl-ic"));
-    let (local, devices) = found.expect("a GICv2, a GICv3 or a BCM2836's interrupt controllers in the device tree");
-    DISABLE.iter().for_each(|&bank| devices.write(bank, u32::MAX));
-    LOCAL.call_once(|| local);
-    DEVICES.call_once(|| devices);
+    let found = found.expect("a GICv2, a GICv3 or a BCM2836's interrupt controllers in the device tree");
+    DISABLE.iter().for_each(|&bank| found.1.write(bank, u32::MAX));
+    CONTROLLERS.call_once(|| found);
 }
 
 pub(super) fn init_cpu() {
@@ -54,15 +53,15 @@ pub(super) fn init_cpu() {
 pub(super) fn enable(number: u32) {
     let (local, cpu) = local(percpu::this().id);
     let bank = number as usize / 32;
-    match DEVICES.get().zip(ENABLE.get(bank)) {
-        Some((devices, register)) => devices.write(*register, 1_u32 << (number % 32)),
+    match CONTROLLERS.get().zip(ENABLE.get(bank)) {
+        Some(((_, devices), register)) => devices.write(*register, 1_u32 << (number % 32)),
         // The virtual timer, which is number 3 of the local controller's.
         None => local.write(TIMERS + 4 * cpu, 1_u32 << bank),
     }
 }
 
 pub(super) fn silence() {
-    if LOCAL.get().is_some() {
+    if CONTROLLERS.get().is_some() {
         let (local, cpu) = local(percpu::this().id);
         [TIMERS, MAILBOXES].iter().for_each(|register| local.write(register + 4 * cpu, 0_u32));
     }

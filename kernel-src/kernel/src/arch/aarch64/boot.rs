@@ -13,7 +13,7 @@ use crate::{
     fdt::Fdt,
     mm::{
         MapFlags,
-        paging::{image_size, relocate, symbol},
+        paging::{ENTRIES, GIB, LARGE_PAGE, image_size, is_present, relocate, symbol},
     },
 };
 use arrayvec::ArrayVec;
@@ -23,9 +23,6 @@ const DIRECT_BASE: usize = 0xFFFF_8000_0000_0000;
 /// Four tables of 1 GiB entries: some machines have their memory from 1 TiB on.
 const DIRECT_LIMIT: usize = 2 << 40;
 const USER_LIMIT: usize = 1 << 47;
-const GIB: usize = 1 << 30;
-/// Bytes of a block at level 1, in which image and tree are mapped.
-const BLOCK: usize = 2 << 20;
 /// Affinity fields of `MPIDR_EL1` (D17.2.101).
 const AFFINITY: u64 = 0xFF_00FF_FFFF;
 
@@ -35,12 +32,12 @@ const TABLE_COUNT: usize = 31;
 /// Makes boot tables at physical addresses. The first table is the root of the one-to-one map.
 #[repr(C, align(4096))]
 struct Builder {
-    tables: [[u64; 512]; TABLE_COUNT],
+    tables: [[u64; ENTRIES]; TABLE_COUNT],
     used: usize,
 }
 
 #[unsafe(link_section = ".init.bss")]
-static BUILDER: Shared<Builder> = Shared(UnsafeCell::new(Builder { tables: [[0; 512]; TABLE_COUNT], used: 0 }));
+static BUILDER: Shared<Builder> = Shared(UnsafeCell::new(Builder { tables: [[0; ENTRIES]; TABLE_COUNT], used: 0 }));
 
 impl Builder {
     /// The address of a new, empty table. Where none is left, the boot CPU stops: nothing could be printed yet.
@@ -57,7 +54,7 @@ impl Builder {
         for upper in (level + 1..mm::levels()).rev() {
             let index = va >> (12 + 9 * upper) & 511;
             let value = self.tables[table][index];
-            let next = if mm::is_present(value) { mm::address(value, upper) } else { self.table() };
+            let next = if is_present(value) { mm::address(value) } else { self.table() };
             self.tables[table][index] = mm::table(next);
             table = (next.0 - base) >> 12;
         }
@@ -66,7 +63,7 @@ impl Builder {
 
     /// Maps at least `size` bytes in blocks.
     fn map_blocks(&mut self, root: PhysAddr, va: usize, size: usize, to: usize, flags: MapFlags) {
-        for offset in (0..size).step_by(BLOCK) {
+        for offset in (0..size).step_by(LARGE_PAGE) {
             self.map(root, va + offset, 1, to + offset, flags);
         }
     }
@@ -82,7 +79,7 @@ extern "C" fn map_one_to_one(image: usize, tree: usize) -> PhysAddr {
     let builder = unsafe { &mut *BUILDER.0.get() };
     let root = builder.table();
     // The tree may lie across blocks.
-    let first = tree & !(BLOCK - 1);
+    let first = tree & !(LARGE_PAGE - 1);
     builder.map_blocks(root, first, tree - first + DEVICE_TREE_MAX, first, MapFlags::KERNEL_RODATA);
     builder.map_blocks(root, image, image_size(), image, BOOT_IMAGE);
     root
@@ -117,8 +114,8 @@ extern "C" fn place(image: usize, tree: usize) -> Placement {
         if is_uniform {
             builder.map(root, DIRECT_BASE + at, 2, at, flags);
         } else {
-            for block in (at..at + GIB).step_by(BLOCK) {
-                builder.map(root, DIRECT_BASE + block, 1, block, kind(block, BLOCK).0);
+            for block in (at..at + GIB).step_by(LARGE_PAGE) {
+                builder.map(root, DIRECT_BASE + block, 1, block, kind(block, LARGE_PAGE).0);
             }
         }
     }
@@ -296,4 +293,4 @@ pub(super) unsafe extern "C" fn translate() {
     )
 }
 
-const _: () = assert!(BLOCK == SLIDE_ALIGN);
+const _: () = assert!(LARGE_PAGE == SLIDE_ALIGN);

@@ -18,7 +18,6 @@ use crate::{
 use core::{
     arch::{asm, naked_asm},
     cell::Cell,
-    convert::Infallible,
     mem::offset_of,
     sync::atomic::{AtomicU64, AtomicUsize, Ordering},
 };
@@ -257,9 +256,7 @@ unsafe extern "C" fn secondary_high() -> ! {
 pub fn relax() {
     // SAFETY: a hint (C6.2). With one host thread, only this gives up an emulator's slice; `spin_loop` is an `isb`.
     unsafe { asm!("yield", options(nomem, nostack, preserves_flags)) };
-    if panic::stop_requested() {
-        panic::stopped();
-    }
+    panic::heed();
 }
 
 /// Sleeps until an interrupt is pending and serves it; a masked one ends the sleep, too (D1.6.2), so there is nothing to
@@ -290,18 +287,15 @@ pub fn frame_pointer() -> usize {
     frame
 }
 
-fn end_machine(function: u32) -> Result<Infallible, abi::Error> {
-    psci(function, [0; 3]).map_or(Err(abi::Error::Unsupported), |_| halt())
+/// `Unsupported` where the tree names no PSCI.
+fn end_machine(function: u32) -> abi::Error {
+    psci(function, [0; 3]).map_or(abi::Error::Unsupported, |_| halt())
 }
 
-/// # Errors
-/// `Unsupported` where the tree names no PSCI.
-pub fn power_off() -> Result<Infallible, abi::Error> {
+pub fn power_off() -> abi::Error {
     end_machine(psci::PSCI_SYSTEM_OFF)
 }
 
-/// # Errors
-/// `Unsupported` where the tree names no PSCI.
-pub fn reboot() -> Result<Infallible, abi::Error> {
+pub fn reboot() -> abi::Error {
     end_machine(psci::PSCI_SYSTEM_RESET)
 }

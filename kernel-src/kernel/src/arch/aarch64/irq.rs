@@ -185,19 +185,16 @@ fn redistributors(node: Node<'_>) -> ArrayVec<(VirtAddr, usize), 8> {
     parts.map(|range| (mm::map_device(range), range.size)).collect()
 }
 
-/// Aff3 to Aff0 in one word, as `GICR_TYPER` and the routing registers have them.
-const fn packed_affinity(hardware: HardwareId) -> u64 {
-    hardware.0 >> 8 & 0xFF00_0000 | hardware.0 & 0xFF_FFFF
-}
-
 /// The redistributor whose affinity is this CPU's.
 fn redistributor(regions: &[(VirtAddr, usize)], hardware: HardwareId) -> Option<Registers> {
+    // Aff3 to Aff0 in one word, as `GICR_TYPER` has them.
+    let affinity = hardware.0 >> 8 & 0xFF00_0000 | hardware.0 & 0xFF_FFFF;
     for &(start, size) in regions {
         let mut offset = 0;
         while offset + R_FRAMES <= size {
             let registers = Registers(start.add(offset));
             let kind = registers.read::<u64>(R_TYPE);
-            if kind >> 32 == packed_affinity(hardware) {
+            if kind >> 32 == affinity {
                 return Some(registers);
             }
             if kind & R_LAST != 0 {

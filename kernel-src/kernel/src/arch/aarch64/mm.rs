@@ -59,19 +59,15 @@ pub fn table(address: PhysAddr) -> u64 {
     address.0 as u64 | VALID | TABLE
 }
 
-pub const fn is_present(entry: u64) -> bool {
-    entry & VALID != 0
-}
-
 pub const fn is_leaf(entry: u64, level: usize) -> bool {
     level == 0 || entry & TABLE == 0
 }
 
-pub const fn address(entry: u64, _level: usize) -> PhysAddr {
+pub const fn address(entry: u64) -> PhysAddr {
     PhysAddr((entry & ADDRESS) as usize)
 }
 
-pub const fn flags(entry: u64, _level: usize) -> MapFlags {
+pub const fn flags(entry: u64) -> MapFlags {
     let (user, write) = (entry & USER != 0, entry & READ_ONLY == 0);
     let execute = entry & if user { USER_EXECUTE_NEVER } else { KERNEL_EXECUTE_NEVER } == 0;
     MapFlags { read: true, write, execute, user, device: entry & ATTRIBUTE_DEVICE != 0 }

@@ -4,8 +4,6 @@
 //! (IHI 0048) and GICv3 (IHI 0069) architecture, PSCI (DEN 0022), PL011
 //! (DDI 0183), the device-tree bindings and arm64/booting.rst of Linux.
 
-#![allow(unsafe_code)]
-
 mod bcm2836;
 pub mod boot;
 pub mod console;

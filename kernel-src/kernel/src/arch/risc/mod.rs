@@ -1,14 +1,12 @@
 //! What machines of AArch64 and RISC-V have in common: a device tree, and 31 registers.
 
-#![allow(unsafe_code)]
-
 pub mod frame;
 pub mod uart;
 
 use crate::{
     addr::{HardwareId, PhysAddr, PhysRange, VirtAddr},
-    bootinfo::{BootInfo, Tables},
-    config::{MAX_CPUS, MAX_RANGES},
+    bootinfo::BootInfo,
+    config::MAX_RANGES,
     fdt::{Fdt, FdtError, HEADER_SIZE},
     init,
     mm::paging::image_size,
@@ -103,13 +101,12 @@ pub unsafe fn enter(
         reserved,
         archive: fdt.initrd().filter(|range| fdt.memory().any(|ram| ram.contains(range.start))),
         command_line: fdt.command_line().unwrap_or(""),
-        tables: Tables::DeviceTree(tree),
+        tables: tree.start,
         boot_cpu,
     })
 }
 
-/// All CPUs that the tree allows to run, the boot CPU first. Their numbers may be any.
-pub fn cpus(info: &BootInfo) -> ArrayVec<HardwareId, MAX_CPUS> {
-    let others = tree().cpus().filter(|cpu| cpu.enabled && cpu.hardware != info.boot_cpu).map(|cpu| cpu.hardware);
-    core::iter::once(info.boot_cpu).chain(others).take(MAX_CPUS).collect()
+/// All CPUs that the tree allows to run. Their numbers may be any.
+pub fn cpus(_info: &BootInfo) -> impl Iterator<Item = HardwareId> {
+    tree().cpus().filter(|cpu| cpu.enabled).map(|cpu| cpu.hardware)
 }

@@ -12,7 +12,7 @@ use crate::{
     cmdline,
     config::{IMAGE_BASE, KERNEL_STACK_SIZE},
     fdt::Fdt,
-    mm::paging::{image_size, relocate, symbol},
+    mm::paging::{ENTRIES, GIB, LARGE_PAGE, image_size, relocate, symbol},
     percpu::PerCpu,
 };
 use core::{
@@ -22,12 +22,9 @@ use core::{
     sync::atomic::AtomicU32,
 };
 
-const ENTRIES: usize = 512;
 /// GiBs that the boot tables map, at their own addresses and in the direct map. In Sv39 more would run into
 /// the windows of devices and of the image.
 const BOOT_GIB: usize = 252;
-const GIB: usize = 1 << 30;
-const MEGAPAGE: usize = 2 << 20;
 
 /// Memory of the boot CPU that goes back to the allocator, reached only from that CPU.
 #[repr(C, align(4096))]
@@ -187,8 +184,8 @@ unsafe extern "C" fn map(tree: usize, image: usize) -> usize {
         gibs[gib] = leaf(gib * GIB);
         gibs[ENTRIES / 2 + gib] = leaf(gib * GIB);
     }
-    for offset in (0..image_size()).step_by(MEGAPAGE) {
-        pages[(slide + offset) / MEGAPAGE] = leaf(image + offset);
+    for offset in (0..image_size()).step_by(LARGE_PAGE) {
+        pages[(slide + offset) / LARGE_PAGE] = leaf(image + offset);
     }
     gibs[IMAGE_BASE / GIB % ENTRIES] = table(pages);
     for slot in [0, ENTRIES / 2, ENTRIES - 1] {

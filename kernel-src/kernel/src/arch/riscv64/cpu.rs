@@ -13,7 +13,6 @@ use crate::{
 use core::{
     arch::{asm, naked_asm},
     cell::Cell,
-    convert::Infallible,
     mem::offset_of,
     sync::atomic::{AtomicU64, Ordering, fence},
 };
@@ -172,9 +171,7 @@ unsafe extern "C" fn arrive_mapped() -> ! {
 
 /// A turn of a spin. Nothing but `wfi` gives up an emulator's slice.
 pub fn relax() {
-    if panic::stop_requested() {
-        panic::stopped();
-    }
+    panic::heed();
     let spins = &this_arch().spins;
     spins.set(spins.get().wrapping_add(1));
     if spins.get().is_multiple_of(SPIN_TURNS) {
@@ -211,14 +208,10 @@ pub fn frame_pointer() -> usize {
     frame
 }
 
-/// # Errors
-/// `Unsupported` if the firmware cannot.
-pub fn power_off() -> Result<Infallible, abi::Error> {
-    Err(sbi::reset(srst::RESET_TYPE_SHUTDOWN))
+pub fn power_off() -> abi::Error {
+    sbi::reset(srst::RESET_TYPE_SHUTDOWN)
 }
 
-/// # Errors
-/// `Unsupported` if the firmware cannot.
-pub fn reboot() -> Result<Infallible, abi::Error> {
-    Err(sbi::reset(srst::RESET_TYPE_COLD_REBOOT))
+pub fn reboot() -> abi::Error {
+    sbi::reset(srst::RESET_TYPE_COLD_REBOOT)
 }

@@ -13,7 +13,7 @@ use crate::{
     mm::map_device,
     percpu,
 };
-use core::{arch::asm, fmt, iter};
+use core::{arch::asm, iter};
 
 // Interrupts (Privileged, table 4.2), and their bits in `sip` and `sie`.
 const SOFTWARE: u64 = 1;
@@ -26,7 +26,6 @@ const APLIC: &str = "riscv,aplic";
 /// The controller of the console's wire.
 struct Controller {
     is_plic: bool,
-    context: u32,
     source: u32,
     /// Register that gives the pending interrupt to the boot hart.
     claim: Registers,
@@ -35,15 +34,8 @@ struct Controller {
 static CONTROLLER: Once<Controller> = Once::new();
 
 /// What was found and is used.
-pub fn name() -> &'static dyn fmt::Display {
-    CONTROLLER.get().map_or(&"no controller for the console", |controller| controller)
-}
-
-impl fmt::Display for Controller {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let kind = if self.is_plic { "PLIC context" } else { "APLIC hart index" };
-        write!(f, "{kind} {}, console is source {}", self.context, self.source)
-    }
+pub fn name() -> &'static str {
+    CONTROLLER.get().map_or("no controller for the console", |found| if found.is_plic { "PLIC" } else { "APLIC" })
 }
 
 /// A device register of 32 bits, in a range of its own.
@@ -81,7 +73,7 @@ pub fn init(info: &BootInfo) {
     for &(offset, value) in writes {
         register(device, offset).write(0, value);
     }
-    CONTROLLER.call_once(|| Controller { is_plic, context, source, claim: register(device, claim) });
+    CONTROLLER.call_once(|| Controller { is_plic, source, claim: register(device, claim) });
 }
 
 /// Which of the controller's outputs is the supervisor's external interrupt of the boot hart: each is a pair of a

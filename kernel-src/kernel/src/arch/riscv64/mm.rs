@@ -68,19 +68,15 @@ pub fn table(next: PhysAddr) -> u64 {
     (next.page_number() as u64) << FRAME_SHIFT | VALID
 }
 
-pub fn is_present(entry: u64) -> bool {
-    entry & VALID != 0
-}
-
 pub fn is_leaf(entry: u64, _level: usize) -> bool {
     entry & (READ | WRITE | EXECUTE) != 0
 }
 
-pub fn address(entry: u64, _level: usize) -> PhysAddr {
+pub fn address(entry: u64) -> PhysAddr {
     PhysAddr(((entry >> FRAME_SHIFT & FRAME_MASK) as usize) << 12)
 }
 
-pub fn flags(entry: u64, _level: usize) -> MapFlags {
+pub fn flags(entry: u64) -> MapFlags {
     let has = |bit| entry & bit != 0;
     MapFlags { read: has(READ), write: has(WRITE), execute: has(EXECUTE), user: has(USER), device: has(DEVICE) }
 }

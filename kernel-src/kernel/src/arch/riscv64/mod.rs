@@ -8,8 +8,6 @@
 //! idle loop looks at `sip` itself, so every trap from supervisor mode is an
 //! exception.
 
-#![allow(unsafe_code)]
-
 pub mod boot;
 pub mod console;
 pub mod cpu;

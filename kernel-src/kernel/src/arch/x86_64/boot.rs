@@ -8,11 +8,11 @@
 use super::{Shared, cpu};
 use crate::{
     addr::{PhysAddr, PhysRange, VirtAddr},
-    bootinfo::{self, BootInfo, Tables},
+    bootinfo::{self, BootInfo},
     cmdline,
     config::{COMMAND_LINE_MAX, IMAGE_BASE, MAX_RANGES, PAGE_SIZE},
     init,
-    mm::paging::{image_size, relocate, symbol},
+    mm::paging::{ENTRIES, LARGE_PAGE, image_size, relocate, symbol},
     multiboot,
 };
 use arrayvec::ArrayVec;
@@ -25,8 +25,6 @@ use core::{
     sync::atomic::Ordering,
 };
 
-const ENTRIES: usize = 512;
-const LARGE_PAGE: usize = PAGE_SIZE * ENTRIES;
 /// Most memory that the image may take, 2 MiB a table.
 const IMAGE_TABLES: usize = 4;
 const DIRECT_BASE: usize = 0xFFFF_8000_0000_0000;
@@ -349,7 +347,7 @@ unsafe extern "C" fn enter(info: usize, image: usize) -> ! {
         reserved,
         archive: modules.first().copied(),
         command_line,
-        tables: Tables::Acpi(start.rsdp),
+        tables: start.rsdp,
         boot_cpu: cpu::hardware_id(),
     })
 }

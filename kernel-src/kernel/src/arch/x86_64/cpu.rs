@@ -4,17 +4,15 @@ use super::{MACHINE, irq, machine, mm, timer, trap};
 use crate::{
     addr::{HardwareId, PhysAddr, VirtAddr},
     bootinfo::BootInfo,
-    config::{CPU_START_WAIT_NS, EXCEPTION_STACK_SIZE, MAX_CPUS, PAGE_SIZE},
+    config::{CPU_START_WAIT_NS, EXCEPTION_STACK_SIZE, PAGE_SIZE},
     mm::paging,
     panic,
     percpu::PerCpu,
     smp::{self, StartError},
 };
-use arrayvec::ArrayVec;
 use core::{
     arch::{asm, naked_asm},
     cell::UnsafeCell,
-    convert::Infallible,
     mem::offset_of,
     sync::atomic::{AtomicPtr, AtomicU64, AtomicUsize, Ordering},
 };
@@ -208,9 +206,7 @@ fn protect() {
 /// In every spin: gives way to the sibling thread, and ends here when another CPU has panicked.
 pub fn relax() {
     core::hint::spin_loop();
-    if panic::stop_requested() {
-        panic::stopped();
-    }
+    panic::heed();
 }
 
 /// Sleeps until an interrupt and handles it. `sti` takes effect behind the next instruction, so none can slip in
@@ -256,12 +252,11 @@ pub fn enable_apic() {
     unsafe { write_msr(MSR_APIC_BASE, read_msr(MSR_APIC_BASE) | mode) };
 }
 
-/// All CPUs that the tables allow, the boot CPU first.
-pub fn cpus(info: &BootInfo) -> ArrayVec<HardwareId, MAX_CPUS> {
+/// All CPUs that the tables allow.
+pub fn cpus(info: &BootInfo) -> impl Iterator<Item = HardwareId> {
     // 255 is everybody in xAPIC mode.
     let limit = if has_x2apic() { u32::MAX } else { 255 };
-    let allowed = machine(info).cpus.iter().filter(|id| **id < limit).map(|id| HardwareId(u64::from(*id)));
-    core::iter::once(info.boot_cpu).chain(allowed.filter(|id| *id != info.boot_cpu)).take(MAX_CPUS).collect()
+    machine(info).cpus.iter().filter(move |id| **id < limit).map(|id| HardwareId(u64::from(*id)))
 }
 
 /// Pages below 1 MiB for [`start`], kept by the boot code: trampoline and three levels of its page tables; 0 for none.
@@ -294,7 +289,7 @@ pub fn start(hardware: HardwareId, cpu: &'static PerCpu) -> Result<(), StartErro
     for wait_ns in [STARTUP_NS, CPU_START_WAIT_NS] {
         // The vector is the number of the page where it starts.
         irq::send(hardware, irq::STARTUP | (page / PAGE_SIZE) as u32);
-        if timer::until(|| WANTED.load(Ordering::Acquire) == 0, wait_ns) {
+        if smp::wait_until(|| WANTED.load(Ordering::Acquire) == 0, wait_ns) {
             return Ok(());
         }
     }
@@ -447,14 +442,13 @@ unsafe extern "C" fn secondary(cpu: *const PerCpu) -> ! {
 
 /// Soft-off: SLP_TYP of S5 and SLP_EN to the PM1a control register (ACPI 6.5, 4.8.3.2.1 and 16.1.7).
 ///
-/// # Errors
 /// `Unsupported` if the tables name no such register or state, or the machine goes on.
-pub fn power_off() -> Result<Infallible, abi::Error> {
+pub fn power_off() -> abi::Error {
     const SLEEP_TYPE: u16 = 7 << 10;
     const SLEEP_ENABLE: u16 = 1 << 13;
     const WAIT_NS: u64 = 100_000_000;
-    let tables = MACHINE.get().ok_or(abi::Error::Unsupported)?;
-    let (Some(port), Some(kind)) = (tables.pm1a_control, tables.s5_type) else { return Err(abi::Error::Unsupported) };
+    let found = MACHINE.get().and_then(|tables| tables.pm1a_control.zip(tables.s5_type));
+    let Some((port, kind)) = found else { return abi::Error::Unsupported };
     let mut port = Port::<u16>::new(port);
     // SAFETY: the tables say that the port is this register; all that runs is meant to end.
     unsafe {
@@ -462,14 +456,12 @@ pub fn power_off() -> Result<Infallible, abi::Error> {
         port.write(rest | u16::from(kind) << 10 | SLEEP_ENABLE);
     }
     timer::delay(WAIT_NS);
-    Err(abi::Error::Unsupported)
+    abi::Error::Unsupported
 }
 
-/// By the FADT's reset register where it is a port, else by the keyboard controller, else by a triple fault.
-///
-/// # Errors
-/// None: the last way always works.
-pub fn reboot() -> Result<Infallible, abi::Error> {
+/// By the FADT's reset register where it is a port, else by the keyboard controller, else by a triple fault, which always
+/// works.
+pub fn reboot() -> abi::Error {
     const WAIT_NS: u64 = 10_000_000;
     // SAFETY: the tables name the register and its value (ACPI 6.5, 4.8.3.6); 0xFE pulses the reset line of a PC's
     // keyboard controller; without vectors the next exception resets the CPU. All that runs is meant to end.

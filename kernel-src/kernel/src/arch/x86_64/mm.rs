@@ -48,19 +48,15 @@ pub const fn table(address: PhysAddr) -> u64 {
     address.0 as u64 | PRESENT | WRITE | USER
 }
 
-pub const fn is_present(entry: u64) -> bool {
-    entry & PRESENT != 0
-}
-
 pub const fn is_leaf(entry: u64, level: usize) -> bool {
     level == 0 || entry & LARGE != 0
 }
 
-pub const fn address(entry: u64, _level: usize) -> PhysAddr {
+pub const fn address(entry: u64) -> PhysAddr {
     PhysAddr((entry & ADDRESS) as usize)
 }
 
-pub const fn flags(entry: u64, _level: usize) -> MapFlags {
+pub const fn flags(entry: u64) -> MapFlags {
     MapFlags {
         read: true,
         write: entry & WRITE != 0,

@@ -3,8 +3,6 @@
 //! Sources: Intel SDM (volumes 2 and 3A, order numbers 325383 and 325384), ACPI 6.5,
 //! the PVH boot ABI of Xen (`docs/misc/pvh.pandoc`).
 
-#![allow(unsafe_code)]
-
 pub mod boot;
 pub mod console;
 pub mod cpu;
@@ -20,7 +18,7 @@ pub const NAME: &str = "x86_64";
 use crate::{
     acpi,
     addr::{PhysAddr, PhysRange},
-    bootinfo::{BootInfo, Tables},
+    bootinfo::BootInfo,
 };
 use spin::Once;
 
@@ -39,15 +37,13 @@ static MACHINE: Once<acpi::Machine> = Once::new();
 /// If they are missing or malformed: without them no interrupt can be routed.
 fn machine(info: &BootInfo) -> &'static acpi::Machine {
     MACHINE.call_once(|| {
-        let Tables::Acpi(rsdp) = info.tables else {
-            panic!("ACPI tables wanted, but the boot loader gave a device tree")
-        };
         // Firmware's memory, as far as boot tables and final tables both reach it.
         let bytes = |start: PhysAddr, size| {
             let range = PhysRange { start, size };
             (start.0 != 0 && range.end() <= info.direct_boot_limit).then(|| crate::mm::firmware_bytes(range))
         };
-        acpi::parse(rsdp, &bytes)
-            .unwrap_or_else(|error| panic!("malformed ACPI tables, found from the root pointer at {rsdp:?}: {error}"))
+        let refused =
+            |error| panic!("malformed ACPI tables, found from the root pointer at {:?}: {error}", info.tables);
+        acpi::parse(info.tables, &bytes).unwrap_or_else(refused)
     })
 }

@@ -6,14 +6,14 @@
 //! TSCs are taken to run together on all CPUs, as they do on machines whose TSC is invariant.
 
 use super::{
-    cpu::{self, inb, outb, write_msr},
+    cpu::{inb, outb, write_msr},
     irq, machine,
 };
 use crate::{
     acpi,
     addr::{Nanos, PhysRange},
     bootinfo::BootInfo,
-    panic,
+    panic, smp,
     sync::{Rank, Spin},
 };
 use core::{
@@ -335,14 +335,5 @@ pub fn arm(deadline: Option<Nanos>) {
 
 /// Waits for `wait_ns`.
 pub(super) fn delay(wait_ns: u64) {
-    until(|| false, wait_ns);
-}
-
-/// Waits until `done`, for `wait_ns` at most, and tells whether it is.
-pub(super) fn until(done: impl Fn() -> bool, wait_ns: u64) -> bool {
-    let end = now().0 + wait_ns;
-    while !done() && now().0 < end {
-        cpu::relax();
-    }
-    done()
+    smp::wait_until(|| false, wait_ns);
 }
