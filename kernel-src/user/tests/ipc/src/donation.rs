@@ -13,6 +13,7 @@ use rt::{
 
 const SENDS: u64 = 1;
 const RECEIVES: u64 = 2;
+const CALLS: u64 = 3;
 const WAITS_FOR_BITS: u64 = 4;
 
 /// Priorities: servers have less than who is in their way, and that one less than who calls them.
@@ -69,14 +70,19 @@ fn wait_there(state: u64, object: Capability, count: usize) {
     until("threads to wait", || threads().iter().filter(|thread| is_there(thread)).count() == count);
 }
 
-/// A thread that keeps a CPU to itself until it is told to end: whether it was.
+/// A thread that keeps a CPU to itself until it is told to end: whether it was. It has begun, and so holds no lock of this
+/// process that who is more urgent could wait for.
 fn in_the_way(cpu: u64, ends: &Arc<AtomicU64>) -> (Thread<bool>, Capability) {
-    let ends = ends.clone();
-    start(cpu, IN_THE_WAY, move || {
+    let (ends, begun) = (ends.clone(), Arc::new(AtomicU64::new(0)));
+    let begins = begun.clone();
+    let busy = start(cpu, IN_THE_WAY, move || {
+        begins.store(1, Ordering::SeqCst);
         let patience = call::clock_ns() + PATIENCE_NS;
         while ends.load(Ordering::SeqCst) == 0 && call::clock_ns() < patience {}
         ends.load(Ordering::SeqCst) != 0
-    })
+    });
+    until("a thread to begin", || begun.load(Ordering::SeqCst) != 0);
+    busy
 }
 
 fn work() {
@@ -172,6 +178,7 @@ test! {
                 caller = start(here, CALLER, call_it);
                 wait_there(SENDS, endpoint, 1);
                 server = start(there, SERVER, move || serve(endpoint, None));
+                wait_there(SENDS, endpoint, 0);
                 busy = in_the_way(there, &ends);
             }
             assert_ok!(end(caller));
@@ -217,8 +224,7 @@ test! {
                 seen.load(Ordering::SeqCst)
             });
             if how == 1 || how == 2 {
-                let number = assert_ok!(call::cap_read(endpoint)).object;
-                until("a call", || threads().iter().any(|thread| (thread.state, thread.object) == (3, number)));
+                wait_there(CALLS, endpoint, 1);
                 assert_ok!(call::thread_control(caller.1, [ThreadAction::Cancel, ThreadAction::Kill][how - 1], 0));
             }
             end(server);
