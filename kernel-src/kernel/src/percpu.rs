@@ -49,6 +49,8 @@ pub struct PerCpu {
     pub left: AtomicU64,
     /// The registers of nobody: an empty message has its words.
     pub no_words: arch::task::Frame,
+    /// In its registers are the words of what is told of a thread.
+    pub report: UnsafeCell<arch::task::Frame>,
     pub queue: RunQueue,
     /// It waits for an interrupt, and has nothing of the kernel's in hand.
     pub asleep: AtomicBool,

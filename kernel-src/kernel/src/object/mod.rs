@@ -14,11 +14,11 @@ mod wait;
 
 pub use cnode::{CNode, resolve};
 pub use endpoint::{Endpoint, call_of, check_info, reply_before_receive, reply_owed, sent};
-pub use fast::carry_out;
+pub use fast::{carry_out, tell_of};
 pub use notification::Notification;
 pub use process::{Process, claim, end_process, process_info, reap, spawn, spawn_requested};
 pub use reply::{Reply, may_copy};
-pub use report::{report, set_handler};
+pub use report::{set_handler, unserved};
 pub use resource::Resource;
-pub use thread::{HALTED, IS_STOPPED, Queued, SUSPENDED, Start, State, Thread};
+pub use thread::{FAULTS, FOREIGN, HALTED, IS_STOPPED, Queued, SUSPENDED, Start, State, Thread};
 pub use wait::{WaitList, cancel, unlist};

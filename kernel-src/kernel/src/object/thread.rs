@@ -8,18 +8,18 @@ use super::{
 };
 use crate::{
     addr::{CpuId, PhysAddr, VirtAddr},
-    arch::task::Frame,
+    arch::{self, task::Frame},
     config::{DEFAULT_PRIORITY, PRIORITIES},
     mm::buffer::Buffer,
     percpu::{self, PerCpu},
     sched,
     sync::{Anchor, Found, Header, Link, Owned, Payer, Ref, Slot, Via},
-    trap::Fault,
+    trap::{self, Fault},
 };
-use abi::{Error, MESSAGE_WORDS, ThreadInfo};
+use abi::{Error, MESSAGE_WORDS, SIMPLE_CALLS, ThreadInfo};
 use core::{
     ptr,
-    sync::atomic::{AtomicBool, AtomicPtr, AtomicU8, AtomicU32, AtomicU64, Ordering},
+    sync::atomic::{AtomicPtr, AtomicU8, AtomicU32, AtomicU64, AtomicUsize, Ordering},
 };
 
 /// Queue kinds: a CPU's run queue and its sleepers; a process's threads.
@@ -71,6 +71,9 @@ pub struct Owed {
 pub struct Thread {
     /// At offset 0: trap stubs save here.
     pub(crate) frame: Owned<Frame>,
+    /// For them too: where its system calls go, and which of these are simple: those below that number.
+    pub(crate) calls: AtomicPtr<()>,
+    pub(crate) simple_calls: AtomicU64,
     header: Header,
     id: u64,
     process: Ref<Process>,
@@ -88,7 +91,8 @@ pub struct Thread {
     pub wake_at: AtomicU64,
     /// Its CPU, where whoever ends its wait may switch to it at once; null while there is a time to be taken care of.
     direct: AtomicPtr<PerCpu>,
-    /// The capabilities by which it last sent, received, waited and signalled: by which it waits at an object, or called.
+    /// The capabilities by which it last sent, received, waited and signalled, or was told of: by which it waits at an
+    /// object, or called.
     pub via: [Via; WAYS],
     /// What the names of these meant.
     pub(super) known: [Owned<Known>; WAYS],
@@ -106,17 +110,18 @@ pub struct Thread {
     /// The rights by which it received last: whether the answer may carry capabilities.
     pub received_by: AtomicU64,
     pub buffer: Buffer,
-    /// Its faults go to the endpoint there; no name leads to it.
-    pub handler: Slot,
+    /// Its faults, and the calls of a foreign thread, go to the endpoints there; no name leads to these slots.
+    pub handlers: [Slot; 2],
     /// What is told of it, while it waits for that; as `frame`, of whoever has the thread.
     pub report: Owned<Option<Fault>>,
-    reports: AtomicBool,
+    /// By which of `via` it sends.
+    sends_by: AtomicUsize,
 }
 
 impl Drop for Thread {
     /// It may have been set after the thread's end.
     fn drop(&mut self) {
-        process::delete_root(&self.handler);
+        self.handlers.iter().for_each(process::delete_root);
     }
 }
 
@@ -142,7 +147,10 @@ pub const RECEIVES: usize = 1;
 /// For bits.
 pub const WAITS: usize = 2;
 pub const SIGNALS: usize = 3;
-const WAYS: usize = 4;
+/// What the kernel tells of it.
+pub const FAULTS: usize = 4;
+pub const FOREIGN: usize = 5;
+const WAYS: usize = 6;
 
 /// What a new thread starts with.
 pub struct Start {
@@ -159,6 +167,8 @@ impl Thread {
         let limit = percpu::current().map_or((PRIORITIES - 1) as u8, |creator| creator.limit.load(Ordering::Relaxed));
         Ref::new(payer, || Self {
             frame: Owned::new(Frame::new(start.entry, start.stack, start.argument, start.tls)),
+            calls: AtomicPtr::new(arch::trap::system_call(percpu::all()[start.home.0]) as *mut ()),
+            simple_calls: AtomicU64::new(SIMPLE_CALLS),
             header: Header::new(),
             id: NEXT_ID.fetch_add(1, Ordering::Relaxed),
             root: process.root(),
@@ -175,9 +185,9 @@ impl Thread {
             token: AtomicU64::new(0),
             received_by: AtomicU64::new(0),
             buffer: Buffer::none(),
-            handler: Slot::default(),
+            handlers: Default::default(),
             report: Owned::new(None),
-            reports: AtomicBool::new(false),
+            sends_by: AtomicUsize::new(SENDS),
             bound: Anchor::default(),
             owed: Owned::new(None),
             queued: Link::new(),
@@ -228,7 +238,7 @@ impl Thread {
     pub fn info(&self) -> ThreadInfo {
         let word = self.state.load(Ordering::Acquire);
         let object = match word & STATE {
-            1 | 3 | 7 => self.via[SENDS].object(),
+            1 | 3 | 7 => self.via[self.sends_by()].object(),
             2 => self.via[RECEIVES].object(),
             4 => self.via[WAITS].object(),
             _ => 0,
@@ -317,15 +327,45 @@ impl Thread {
         waited.is_some()
     }
 
-    /// Whether it waits, or is to wait, because of what is told of it.
-    pub fn reports(&self) -> bool {
-        self.reports.load(Ordering::Relaxed)
+    /// Its system calls go there, or are carried out. While it runs, one that it makes meanwhile is of either kind: the words
+    /// may be seen to change in any order.
+    pub fn set_calls(&self, to: Option<trap::Entry>) {
+        let own = || arch::trap::system_call(percpu::all()[self.home.0]);
+        self.calls.store(to.unwrap_or_else(own) as *mut (), Ordering::Relaxed);
+        self.simple_calls.store(if to.is_some() { 0 } else { SIMPLE_CALLS }, Ordering::Relaxed);
     }
 
-    /// Sets what is to be told of it, or that this is done; what it was.
-    pub fn set_report(&self, fault: Option<Fault>) -> Option<Fault> {
-        self.reports.store(fault.is_some(), Ordering::Relaxed);
-        self.report.with(|report| core::mem::replace(report, fault))
+    /// By which of `via` it sends: by another than [`SENDS`] what is told of it.
+    pub fn sends_by(&self) -> usize {
+        self.sends_by.load(Ordering::Relaxed)
+    }
+
+    /// Whether it waits, or is to wait, because of what is told of it.
+    pub fn reports(&self) -> bool {
+        self.sends_by() != SENDS
+    }
+
+    /// The slot of the endpoint where what goes that way is told.
+    pub fn handler(&self, way: usize) -> &Slot {
+        &self.handlers[way - FAULTS]
+    }
+
+    /// Sets what is to be told of it.
+    pub fn set_report(&self, way: usize, fault: Fault) {
+        self.sends_by.store(way, Ordering::Relaxed);
+        self.report.with(|report| *report = Some(fault));
+    }
+
+    /// That is done, or not to be told any more; which way it went, and what it was. For whoever has ended its wait, and has
+    /// its registers from here on.
+    pub fn take_report(&self) -> Option<(usize, Fault)> {
+        let way = self.sends_by();
+        if way == SENDS {
+            return None;
+        }
+        sched::take_over(self);
+        self.sends_by.store(SENDS, Ordering::Relaxed);
+        self.report.with(Option::take).map(|fault| (way, fault))
     }
 
     pub fn is_doomed(&self) -> bool {
@@ -354,8 +394,11 @@ impl Thread {
         self.state.fetch_update(Ordering::SeqCst, Ordering::Relaxed, stopped).is_ok()
     }
 
-    pub fn is_stopped(&self) -> bool {
-        self.state.load(Ordering::Acquire) & STOPPED != 0
+    /// Whether it runs only after somebody has had the lock of its CPU's queue: it is stopped, or waits for the answer to what
+    /// is told of it.
+    pub fn is_at_rest(&self) -> bool {
+        let word = self.state.load(Ordering::Acquire);
+        word & STOPPED != 0 || word & STATE == State::Handled as u32
     }
 
     /// It has begun to wait: does what was asked of it before.

@@ -20,7 +20,7 @@ use core::{
     cell::Cell,
     convert::Infallible,
     mem::offset_of,
-    sync::atomic::{AtomicU64, AtomicUsize, Ordering},
+    sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
 };
 use smccc::psci;
 
@@ -47,6 +47,8 @@ pub struct ArchCpu {
     pub(super) emergency: Cell<VirtAddr>,
     /// GICv2: this CPU's bit in interrupt targets. GICv3: where its redistributor is mapped.
     pub(super) gic: AtomicUsize,
+    /// Whether it has FEAT_LSE.
+    pub(super) has_atomics: AtomicBool,
 }
 
 /// This CPU's data.
@@ -75,11 +77,11 @@ pub fn init_cpu() {
     let sctlr = (SCTLR_BOOT | SCTLR_WRITE_XN) & !if has_pan { SCTLR_KEEP_PAN } else { 0 };
     let has_counters = matches!(read_register!("id_aa64dfr0_el1") >> 8 & 0xF, 1..0xF);
     let has_atomics = read_register!("id_aa64isar0_el1") >> 20 & 0xF >= 2;
-    let vectors = if has_atomics { symbol!(vectors_atomic) } else { symbol!(vectors_plain) };
+    crate::percpu::this().arch.has_atomics.store(has_atomics, Ordering::Relaxed);
     // SAFETY: the vectors are this kernel's own; translation stays as it is; the final tables map nothing writable and
     // executable; and what programs may read and do is only made less.
     unsafe {
-        write_register!("vbar_el1", vectors as u64);
+        write_register!("vbar_el1", symbol!(vectors) as u64);
         write_register!("sctlr_el1", sctlr);
         write_register!("cpacr_el1", 0u64);
         write_register!("mdscr_el1", 0u64);

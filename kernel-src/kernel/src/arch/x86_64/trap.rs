@@ -15,6 +15,7 @@ use super::{
 use crate::{
     addr::{CpuId, VirtAddr},
     mm::user::UserBytes,
+    object::Thread,
     panic,
     percpu::PerCpu,
     sched, syscall,
@@ -188,7 +189,8 @@ pub unsafe extern "C" fn syscall_entry() {
     naked_asm!(
         entry_stage!(),
         "mov gs:[{scratch}], rsp",
-        "cmp rax, {simple_calls}",
+        "mov rsp, gs:[{current}]",
+        "cmp rax, [rsp + {simple_calls}]",
         "jae 2f",
         "bt rcx, 47",
         "jc 2f",
@@ -216,7 +218,6 @@ pub unsafe extern "C" fn syscall_entry() {
         "sysretq",
 
         "2:",
-        "mov rsp, gs:[{current}]",
         "mov [rsp + {rip}], rcx",
         "mov [rsp + {rflags}], r11",
         "mov qword ptr [rsp + {vector}], {by_syscall}",
@@ -228,11 +229,11 @@ pub unsafe extern "C" fn syscall_entry() {
         "mov rdx, gs:[{this}]",
         "mov rsp, gs:[{stack_top}]",
         "xor ebp, ebp",
-        "call {system_call}",
+        "call [rcx + {calls}]",
         "ud2",
-        simple_calls = const abi::SIMPLE_CALLS,
+        simple_calls = const offset_of!(Thread, simple_calls),
+        calls = const offset_of!(Thread, calls),
         simple = sym syscall::SIMPLE,
-        system_call = sym trap::system_call,
         this = const offset_of!(PerCpu, this),
         scratch = const offset_of!(PerCpu, scratch),
         current = const offset_of!(PerCpu, current),
@@ -244,6 +245,11 @@ pub unsafe extern "C" fn syscall_entry() {
         rsp = const offset_of!(Registers, rsp),
         by_syscall = const BY_SYSCALL,
     )
+}
+
+/// Where system calls go that are not simple.
+pub fn system_call(_: &PerCpu) -> trap::Entry {
+    trap::system_call
 }
 
 /// Vector and error code in one word.
