@@ -273,21 +273,30 @@ fn call<const FIRST: bool, const RARE: bool>(cpu: Cpu, caller: Live, frame: &mut
     // SAFETY: it is in front, and alone where it is said to be.
     let server =
         unsafe { if RARE { queues.receivers.0.take_out(server) } else { queues.receivers.0.take_only(server) } };
-    server.listed.let_go();
-    let token = caller.begin_call();
-    let asked = caller.wait_on(State::Replying);
-    // SAFETY: its wait was ended here, so nobody else has its registers until it runs.
-    let to = unsafe { &mut *server.frame.as_ptr() };
-    // No other bit is so high where a thread receives.
-    let (status, badge) = (to.call_number() / LOST * REPLY_LOST, caller.via[SENDS].badge());
+    let (owed, asked, status, badge) = begin::<SENDS>(caller, &server, State::Replying);
     if RARE {
         drop(queues);
+        // SAFETY: its wait was ended here, so nobody else has its registers until it runs.
+        let to = unsafe { &mut *server.frame.as_ptr() };
         to.finish_call();
         transfer::deliver((caller, frame), (&server, to), status, badge);
-        go_on(cpu, [caller, owe(cpu, server, token)])
+        go_on(cpu, [caller, owe(cpu, server, owed)])
     }
     let from = payload(cpu, caller, length);
-    finish::<true>(cpu, [caller, owe(cpu, server, token)], asked, queues, [status, badge, info], from)
+    finish::<true>(cpu, [caller, owe(cpu, server, owed)], asked, queues, [status, badge, info], from)
+}
+
+/// The caller waits for an answer by a server that waits no more: the number of its call, whether something was asked of it,
+/// and the status and badge that the server gets.
+#[inline(always)]
+fn begin<const WAY: usize>(caller: Live, server: &Thread, state: State) -> (u64, bool, u64, u64) {
+    server.listed.let_go();
+    let token = caller.begin_call();
+    let asked = caller.wait_on(state);
+    // SAFETY: its wait was ended here, so nobody else has its registers until it runs.
+    let number = unsafe { (*server.frame.as_ptr()).call_number() };
+    // No other bit is so high where a thread receives.
+    (token, asked, number / LOST * REPLY_LOST, caller.via[WAY].badge())
 }
 
 /// Makes the server current, which owes the thread that was an answer.
@@ -376,7 +385,7 @@ pub fn tell_of<const WAY: usize>(cpu: Cpu, thread: Live, what: impl FnOnce(&Fram
     let (frame, known) = unsafe { (&*thread.frame.as_ptr(), &mut *thread.known[WAY].as_ptr()) };
     let fault = what(frame);
     thread.set_report(WAY, fault);
-    let slot = thread.handler(WAY);
+    let slot = &thread.handlers[WAY];
     if known.meeting.is_none()
         && let Some(found) = slot.look_up()
         && let Some(endpoint) = found.object::<Endpoint>()
@@ -403,17 +412,12 @@ fn tell<const WAY: usize>(cpu: Cpu, thread: Live, frame: &Frame, known: &Known, 
     // From here on there is no way back, as in a call.
     // SAFETY: it is in front.
     let handler = unsafe { queues.receivers.0.take_out(handler) };
-    handler.listed.let_go();
-    let token = thread.begin_call();
     let (info, words) = report::message(thread, frame, WAY, fault);
     // SAFETY: it is this CPU's, which has nothing in it but on the way from here to the handler.
     unsafe { (*cpu.report.get()).set_words(words) };
-    // After the last look at its registers, which others may read and write from here on.
-    let asked = thread.wait_on(State::Handled);
-    // SAFETY: its wait was ended here, so nobody else has its registers until it runs.
-    let number = unsafe { (*handler.frame.as_ptr()).call_number() };
-    let received = [number / LOST * REPLY_LOST, thread.via[WAY].badge(), info];
-    finish::<true>(cpu, [thread, owe(cpu, handler, token)], asked, queues, received, cpu.report.get())
+    // That was the last look at its registers, which others may read and write from here on.
+    let (owed, asked, status, badge) = begin::<WAY>(thread, &handler, State::Handled);
+    finish::<true>(cpu, [thread, owe(cpu, handler, owed)], asked, queues, [status, badge, info], cpu.report.get())
 }
 
 /// The answer to what was told of a thread, which goes on with its own registers.

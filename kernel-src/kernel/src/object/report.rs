@@ -12,6 +12,7 @@ use super::{
     transfer::status_of,
 };
 use crate::{
+    addr::VirtAddr,
     arch::task::Frame,
     sched,
     sync::{Ref, tree},
@@ -19,16 +20,17 @@ use crate::{
 };
 use abi::{Error, FAULT, MESSAGE_WORDS, MessageInfo, Rights};
 
-const _: () = assert!(abi::FOREIGN - FAULT == (FOREIGN - FAULTS) as u64);
+const _: () = assert!(FAULTS == 0 && abi::FOREIGN == FAULT + FOREIGN as u64);
 
 /// What ends the process of a foreign thread whose call nobody answers.
 pub fn unserved(frame: &Frame) -> Fault {
-    Fault { cause: Cause::Other, address: None, pc: frame.pc(), code: 0 }
+    let [.., pc] = frame.foreign_call();
+    Fault { cause: Cause::Other, address: None, pc: VirtAddr(pc as usize), code: 0 }
 }
 
 /// Tells of the current thread what is to be told; where nobody is to hear, its process ends.
 pub fn tell(thread: &Thread) {
-    let slot = thread.handler(thread.sends_by());
+    let slot = &thread.handlers[thread.sends_by()];
     let told = slot.look_up().and_then(|found| found.object::<Endpoint>()?.meet(thread, slot, &found).ok());
     if told.is_none() {
         unanswered(thread);
@@ -62,11 +64,13 @@ pub fn go_on(thread: &Thread, result: u64) {
 /// What is told of a thread, whose wait the caller has ended, is taken back: false where there is nothing. A call starts
 /// again, unless whoever was told has made the thread go on elsewhere.
 pub fn take_back(thread: &Thread) -> bool {
-    let taken = thread.take_report();
-    if let Some((FOREIGN, call)) = taken {
-        thread.frame.with(|frame| if frame.pc() == call.pc { frame.restart_call() });
-    }
-    taken.is_some()
+    let Some((way, fault)) = thread.take_report() else { return false };
+    thread.frame.with(|frame| {
+        if way == FOREIGN && unserved(frame) == fault {
+            frame.restart_call();
+        }
+    });
+    true
 }
 
 /// Info and words of the message in which a thread with those registers is told of.
@@ -77,7 +81,7 @@ pub fn message(thread: &Thread, frame: &Frame, way: usize, fault: &Fault) -> (u6
         FOREIGN => frame.foreign_call(),
         _ => [fault.cause as u64, address, fault.code, fault.pc.0 as u64, thread.id(), 0, 0, 0],
     };
-    (MessageInfo::new(FAULT + (way - FAULTS) as u64, MESSAGE_WORDS).0, words)
+    (MessageInfo::new(FAULT + way as u64, MESSAGE_WORDS).0, words)
 }
 
 /// What the handler receives. The thread does not wait, and is in the hands of this CPU.
@@ -92,7 +96,7 @@ pub fn hand_over(thread: &Thread, handler: &Thread, badge: u64) -> usize {
 pub fn set_handler(caller: &Thread, thread: &Thread, way: usize, name: u64) -> Result<(), Error> {
     let rights = Rights::WRITE.with(Rights::CALL);
     let by = if name == abi::NO_CAPABILITY { None } else { Some(caller.process().object::<Endpoint>(name, rights)?) };
-    let slot = thread.handler(way);
+    let slot = &thread.handlers[way];
     if way == FOREIGN && by.is_none() {
         thread.set_calls(None);
     }

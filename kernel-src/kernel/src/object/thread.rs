@@ -91,8 +91,8 @@ pub struct Thread {
     pub wake_at: AtomicU64,
     /// Its CPU, where whoever ends its wait may switch to it at once; null while there is a time to be taken care of.
     direct: AtomicPtr<PerCpu>,
-    /// The capabilities by which it last sent, received, waited and signalled, or was told of: by which it waits at an
-    /// object, or called.
+    /// The capabilities by which it was last told of, sent, received, waited and signalled: by which it waits at an object,
+    /// or called.
     pub via: [Via; WAYS],
     /// What the names of these meant.
     pub(super) known: [Owned<Known>; WAYS],
@@ -141,15 +141,14 @@ crate::sync::linked!(Thread, Queued, queued);
 crate::sync::linked!(Thread, Waiting, waiting);
 crate::sync::linked!(Thread, Member, member);
 
-/// Which of the capabilities that a thread came by.
-pub const SENDS: usize = 0;
-pub const RECEIVES: usize = 1;
+/// Which of the capabilities that a thread came by. The first two are for what the kernel tells of it.
+pub const FAULTS: usize = 0;
+pub const FOREIGN: usize = 1;
+pub const SENDS: usize = 2;
+pub const RECEIVES: usize = 3;
 /// For bits.
-pub const WAITS: usize = 2;
-pub const SIGNALS: usize = 3;
-/// What the kernel tells of it.
-pub const FAULTS: usize = 4;
-pub const FOREIGN: usize = 5;
+pub const WAITS: usize = 4;
+pub const SIGNALS: usize = 5;
 const WAYS: usize = 6;
 
 /// What a new thread starts with.
@@ -343,11 +342,6 @@ impl Thread {
     /// Whether it waits, or is to wait, because of what is told of it.
     pub fn reports(&self) -> bool {
         self.sends_by() != SENDS
-    }
-
-    /// The slot of the endpoint where what goes that way is told.
-    pub fn handler(&self, way: usize) -> &Slot {
-        &self.handlers[way - FAULTS]
     }
 
     /// Sets what is to be told of it.

@@ -1,9 +1,6 @@
 //! A thread's registers as system calls use them. Which is which is told by `task`.
 
-use crate::{
-    addr::VirtAddr,
-    arch::task::{ARGUMENT, CALL_SIZE, DEADLINE, FOREIGN_NUMBER, Frame, NAMES, NUMBER, WORDS},
-};
+use crate::arch::task::{ARGUMENT, CALL_SIZE, DEADLINE, FOREIGN_NUMBER, Frame, NAMES, NUMBER, WORDS};
 use abi::{MESSAGE_WORDS, Outcome};
 use core::fmt;
 
@@ -44,10 +41,6 @@ impl Frame {
 
     pub const fn set_foreign_result(&mut self, result: u64) {
         self.x[ARGUMENT] = result;
-    }
-
-    pub const fn pc(&self) -> VirtAddr {
-        VirtAddr(self.pc as usize)
     }
 
     pub fn message_words(&self) -> [u64; MESSAGE_WORDS] {
