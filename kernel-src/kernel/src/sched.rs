@@ -138,16 +138,11 @@ fn queue_of(thread: &Thread) -> SpinGuard<'static, Queues> {
 }
 
 /// Does something with the registers of a thread that is at rest, which stays so meanwhile.
-pub fn while_stopped<R>(thread: &Thread, act: impl FnOnce(&mut Frame) -> R) -> Result<R, Error> {
+pub fn while_at_rest<R>(thread: &Thread, act: impl FnOnce(&mut Frame) -> R) -> Result<R, Error> {
     let queues = queue_of(thread);
     let done = if thread.is_at_rest() { Ok(thread.frame.with(act)) } else { Err(Error::NotStopped) };
     drop(queues);
     done
-}
-
-/// Nobody else does that any more, with a thread of which the caller has ended the rest.
-pub fn take_over(thread: &Thread) {
-    drop(queue_of(thread));
 }
 
 /// Asks the thread to stop: at once where it is ready and does not run, else on its CPU's next way out of the kernel. What

@@ -370,13 +370,13 @@ simple! {
 
     ThreadRead = fn thread_read(name, to) {
         let (thread, to) = (stopping(name, Rights::READ)?, UserPtr::new(to)?);
-        to.write(&sched::while_stopped(thread, |frame| frame.registers())?).map(|()| 0)
+        to.write(&sched::while_at_rest(thread, |frame| frame.registers())?).map(|()| 0)
     }
 
     ThreadWrite = fn thread_write(name, from) {
         let thread = stopping(name, Rights::WRITE)?;
         let registers = UserPtr::<Registers>::new(from)?.read()?;
-        sched::while_stopped(thread, |frame| frame.set_registers(&registers)).map(|()| 0)
+        sched::while_at_rest(thread, |frame| frame.set_registers(&registers)).map(|()| 0)
     }
 
     QuotaCreate = fn quota_create(quota, bytes, objects, place) {

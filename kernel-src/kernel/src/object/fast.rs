@@ -208,12 +208,6 @@ fn rare<const FIRST: bool>(cpu: Cpu, thread: Live, frame: &mut Frame) -> ! {
     not_received::<FIRST>(thread)
 }
 
-/// In whose registers the payload of that length is that a thread sends.
-#[inline(always)]
-fn payload(cpu: Cpu, thread: Live, length: u64) -> *const Frame {
-    if length == 0 { &raw const cpu.no_words } else { thread.frame.as_ptr() }
-}
-
 /// The last steps of all: the next thread's tables, and what else comes with a way out of the kernel. Its payload are the
 /// words in the registers of `from`, which nobody may change while this CPU has the lock.
 #[inline(always)]
@@ -282,7 +276,7 @@ fn call<const FIRST: bool, const RARE: bool>(cpu: Cpu, caller: Live, frame: &mut
         transfer::deliver((caller, frame), (&server, to), status, badge);
         go_on(cpu, [caller, owe(cpu, server, owed)])
     }
-    let from = payload(cpu, caller, length);
+    let from = if length == 0 { &raw const cpu.no_words } else { caller.frame.as_ptr() };
     finish::<true>(cpu, [caller, owe(cpu, server, owed)], asked, queues, [status, badge, info], from)
 }
 
@@ -346,7 +340,7 @@ fn reply_receive<const FIRST: bool, const RARE: bool>(cpu: Cpu, server: Live, fr
     }
     let (asked, thread, caller) = turn(cpu, [server, caller], meeting);
     queues.receivers.0.start(thread);
-    let from = payload(cpu, server, length);
+    let from = if length == 0 { &raw const cpu.no_words } else { server.frame.as_ptr() };
     finish::<false>(cpu, [server, caller], asked, queues, [0, 0, info], from)
 }
 
@@ -384,40 +378,34 @@ pub fn tell_of<const WAY: usize>(cpu: Cpu, thread: Live, what: impl FnOnce(&Fram
     // SAFETY: as in `carry_out`, and in `known`.
     let (frame, known) = unsafe { (&*thread.frame.as_ptr(), &mut *thread.known[WAY].as_ptr()) };
     let fault = what(frame);
-    thread.set_report(WAY, fault);
-    let slot = &thread.handlers[WAY];
+    thread.set_report(WAY, Some(fault));
+    // The slot is the thread's own, so it has no name to be found by.
     if known.meeting.is_none()
-        && let Some(found) = slot.look_up()
+        && let Some(found) = thread.handlers[WAY].look_up()
         && let Some(endpoint) = found.object::<Endpoint>()
     {
-        thread.via[WAY].set(slot, &found, found.id());
+        thread.via[WAY].set(&thread.handlers[WAY], &found, found.id());
         known.meeting = Some(endpoint.meeting());
     }
-    if known.meeting.is_some() {
-        tell::<WAY>(cpu, thread, frame, known, &fault);
+    if known.meeting.is_some()
+        && let Some((_, mut queues)) = lock(thread, WAY, known)
+        // SAFETY: what is listed is a thread.
+        && let Some(handler) = queues.receivers.front().map(|first| unsafe { &*core::ptr::from_ref(first) })
+        && may_run(cpu, thread, handler)
+        && handler.end_wait_if(State::Receiving)
+    {
+        // From here on there is no way back, as in a call.
+        // SAFETY: it is in front.
+        let handler = unsafe { queues.receivers.0.take_out(handler) };
+        let (info, words) = report::message(thread, frame, WAY, &fault);
+        // SAFETY: it is this CPU's, which has nothing in it but on the way from here to the handler.
+        unsafe { (*cpu.report.get()).set_words(words) };
+        // That was the last look at its registers, which others may read and write from here on.
+        let (owed, asked, status, badge) = begin::<WAY>(thread, &handler, State::Handled);
+        finish::<true>(cpu, [thread, owe(cpu, handler, owed)], asked, queues, [status, badge, info], cpu.report.get())
     }
     report::tell(thread);
     sched::leave()
-}
-
-/// A call to the handler, if that waits here. It is found by what is known, as ever: its slot is the thread's own.
-#[inline(always)]
-fn tell<const WAY: usize>(cpu: Cpu, thread: Live, frame: &Frame, known: &Known, fault: &Fault) -> Option<Infallible> {
-    let (_, mut queues) = lock(thread, WAY, known)?;
-    // SAFETY: what is listed is a thread.
-    let handler = unsafe { &*core::ptr::from_ref(queues.receivers.front()?) };
-    if !may_run(cpu, thread, handler) || !handler.end_wait_if(State::Receiving) {
-        return None;
-    }
-    // From here on there is no way back, as in a call.
-    // SAFETY: it is in front.
-    let handler = unsafe { queues.receivers.0.take_out(handler) };
-    let (info, words) = report::message(thread, frame, WAY, fault);
-    // SAFETY: it is this CPU's, which has nothing in it but on the way from here to the handler.
-    unsafe { (*cpu.report.get()).set_words(words) };
-    // That was the last look at its registers, which others may read and write from here on.
-    let (owed, asked, status, badge) = begin::<WAY>(thread, &handler, State::Handled);
-    finish::<true>(cpu, [thread, owe(cpu, handler, owed)], asked, queues, [status, badge, info], cpu.report.get())
 }
 
 /// The answer to what was told of a thread, which goes on with its own registers.

@@ -8,7 +8,7 @@ use super::{
 };
 use crate::{
     addr::{CpuId, PhysAddr, VirtAddr},
-    arch::{self, task::Frame},
+    arch::task::Frame,
     config::{DEFAULT_PRIORITY, PRIORITIES},
     mm::buffer::Buffer,
     percpu::{self, PerCpu},
@@ -166,7 +166,7 @@ impl Thread {
         let limit = percpu::current().map_or((PRIORITIES - 1) as u8, |creator| creator.limit.load(Ordering::Relaxed));
         Ref::new(payer, || Self {
             frame: Owned::new(Frame::new(start.entry, start.stack, start.argument, start.tls)),
-            calls: AtomicPtr::new(arch::trap::system_call(percpu::all()[start.home.0]) as *mut ()),
+            calls: AtomicPtr::new(percpu::all()[start.home.0].calls.load(Ordering::Relaxed)),
             simple_calls: AtomicU64::new(SIMPLE_CALLS),
             header: Header::new(),
             id: NEXT_ID.fetch_add(1, Ordering::Relaxed),
@@ -329,8 +329,8 @@ impl Thread {
     /// Its system calls go there, or are carried out. While it runs, one that it makes meanwhile is of either kind: the words
     /// may be seen to change in any order.
     pub fn set_calls(&self, to: Option<trap::Entry>) {
-        let own = || arch::trap::system_call(percpu::all()[self.home.0]);
-        self.calls.store(to.unwrap_or_else(own) as *mut (), Ordering::Relaxed);
+        let own = percpu::all()[self.home.0].calls.load(Ordering::Relaxed);
+        self.calls.store(to.map_or(own, |to| to as *mut ()), Ordering::Relaxed);
         self.simple_calls.store(if to.is_some() { 0 } else { SIMPLE_CALLS }, Ordering::Relaxed);
     }
 
@@ -344,22 +344,18 @@ impl Thread {
         self.sends_by() != SENDS
     }
 
-    /// Sets what is to be told of it.
-    pub fn set_report(&self, way: usize, fault: Fault) {
+    /// Sets what is to be told of it, and by which way.
+    pub fn set_report(&self, way: usize, fault: Option<Fault>) -> Option<Fault> {
         self.sends_by.store(way, Ordering::Relaxed);
-        self.report.with(|report| *report = Some(fault));
+        self.report.with(|report| core::mem::replace(report, fault))
     }
 
-    /// That is done, or not to be told any more; which way it went, and what it was. For whoever has ended its wait, and has
-    /// its registers from here on.
+    /// That is done, or not to be told any more: what it was. For whoever has ended its wait, and has its registers from
+    /// here on: others are at them no more.
     pub fn take_report(&self) -> Option<(usize, Fault)> {
+        let _ = sched::while_at_rest(self, |_| ());
         let way = self.sends_by();
-        if way == SENDS {
-            return None;
-        }
-        sched::take_over(self);
-        self.sends_by.store(SENDS, Ordering::Relaxed);
-        self.report.with(Option::take).map(|fault| (way, fault))
+        self.set_report(SENDS, None).map(|fault| (way, fault))
     }
 
     pub fn is_doomed(&self) -> bool {

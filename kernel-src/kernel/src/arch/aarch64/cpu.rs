@@ -1,6 +1,6 @@
 //! A CPU: its protections, how it is started, and how the machine ends.
 
-use super::{boot, irq, mm, read_register, stub, write_register};
+use super::{boot, irq, mm, read_register, stub, trap, write_register};
 pub use crate::arch::risc::cpus;
 use crate::{
     addr::{HardwareId, PhysAddr, PhysRange, VirtAddr},
@@ -20,7 +20,7 @@ use core::{
     cell::Cell,
     convert::Infallible,
     mem::offset_of,
-    sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
+    sync::atomic::{AtomicU64, AtomicUsize, Ordering},
 };
 use smccc::psci;
 
@@ -47,8 +47,6 @@ pub struct ArchCpu {
     pub(super) emergency: Cell<VirtAddr>,
     /// GICv2: this CPU's bit in interrupt targets. GICv3: where its redistributor is mapped.
     pub(super) gic: AtomicUsize,
-    /// Whether it has FEAT_LSE.
-    pub(super) has_atomics: AtomicBool,
 }
 
 /// This CPU's data.
@@ -77,7 +75,9 @@ pub fn init_cpu() {
     let sctlr = (SCTLR_BOOT | SCTLR_WRITE_XN) & !if has_pan { SCTLR_KEEP_PAN } else { 0 };
     let has_counters = matches!(read_register!("id_aa64dfr0_el1") >> 8 & 0xF, 1..0xF);
     let has_atomics = read_register!("id_aa64isar0_el1") >> 20 & 0xF >= 2;
-    crate::percpu::this().arch.has_atomics.store(has_atomics, Ordering::Relaxed);
+    if has_atomics {
+        crate::percpu::this().calls.store(trap::system_call_atomic as *mut (), Ordering::Relaxed);
+    }
     // SAFETY: the vectors are this kernel's own; translation stays as it is; the final tables map nothing writable and
     // executable; and what programs may read and do is only made less.
     unsafe {

@@ -24,7 +24,7 @@ use crate::{
     syscall,
     trap::{self, Cause, Fault},
 };
-use core::{arch::global_asm, fmt, mem::offset_of, sync::atomic::Ordering};
+use core::{arch::global_asm, fmt, mem::offset_of};
 use task::Frame;
 
 /// Bytes that the second stage keeps of a simple call: `x29`, `x30`, `x2` to `x18`, and eight to align the stack.
@@ -279,14 +279,9 @@ const fn other(cause: Cause, syndrome: u64, pc: u64) -> Fault {
     Fault { cause, address: None, pc: VirtAddr(pc as usize), code: syndrome }
 }
 
-/// Where system calls go that are not simple, on that CPU.
-pub fn system_call(cpu: &PerCpu) -> trap::Entry {
-    if cpu.arch.has_atomics.load(Ordering::Relaxed) { system_call_atomic } else { trap::system_call }
-}
-
 /// [`trap::system_call`] where a CPU has instructions for what takes a loop elsewhere (FEAT_LSE): what is inlined has them.
 #[target_feature(enable = "lse")]
-extern "C" fn system_call_atomic(a: u64, b: u64, cpu: &'static PerCpu, thread: &'static Thread) -> ! {
+pub extern "C" fn system_call_atomic(a: u64, b: u64, cpu: &'static PerCpu, thread: &'static Thread) -> ! {
     trap::system_call(a, b, cpu, thread)
 }
 

@@ -18,7 +18,7 @@ pub mod mm;
 mod sbi;
 pub mod task;
 pub mod timer;
-pub mod trap;
+mod trap;
 
 /// As the first line on the console names it.
 pub const NAME: &str = "riscv64";

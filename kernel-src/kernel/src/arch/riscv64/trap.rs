@@ -178,11 +178,6 @@ pub unsafe extern "C" fn entry() {
     )
 }
 
-/// Where system calls go that are not simple.
-pub fn system_call(_: &PerCpu) -> trap::Entry {
-    trap::system_call
-}
-
 extern "C" fn from_user() -> ! {
     let (code, value) = (read_csr!("scause"), read_csr!("stval"));
     if code & INTERRUPT != 0 {

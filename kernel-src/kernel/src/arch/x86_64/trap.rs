@@ -247,11 +247,6 @@ pub unsafe extern "C" fn syscall_entry() {
     )
 }
 
-/// Where system calls go that are not simple.
-pub fn system_call(_: &PerCpu) -> trap::Entry {
-    trap::system_call
-}
-
 /// Vector and error code in one word.
 const fn code(vector: u64, error: u64) -> u64 {
     error << 8 | vector
