@@ -9,7 +9,10 @@ use crate::{
         frames, paging,
         user::{UserBytes, UserPtr, check_range},
     },
-    object::{self, CNode, Endpoint, FAULTS, FOREIGN, HALTED, Notification, Process, Reply, Resource, SUSPENDED, Start, Thread},
+    object::{
+        self, CNode, Endpoint, FAULTS, FOREIGN, HALTED, Notification, Process, Reply, Resource, SUSPENDED, Start,
+        Thread,
+    },
     percpu, sched, smp,
     sync::{Found, Object, Payer, Quota, Ref, Slot, Step, ending, tree},
 };

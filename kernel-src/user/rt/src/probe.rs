@@ -7,7 +7,8 @@ use alloc::boxed::Box;
 use core::sync::atomic::{AtomicU64, Ordering};
 
 pub use probe::{
-    ARGUMENT, CALL_SIZE, FOREIGN, MAY_SHOW_OWN_STATE, NAMES, NUMBER, RESULTS, STACK, UNDEFINED_SIZE, load_word, undefined,
+    ARGUMENT, CALL_SIZE, FOREIGN, MAY_SHOW_OWN_STATE, NAMES, NUMBER, RESULTS, STACK, UNDEFINED_SIZE, load_word,
+    undefined,
 };
 
 /// Bytes of a buffer page.
