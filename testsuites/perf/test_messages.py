@@ -14,6 +14,7 @@ from harness.plugin.counting import Counted
 ROUND_TRIP, SWITCH, COPY, ENDPOINT = (7, 8), (9, 10), (41, 42), (43, 44)
 NEAR, FAR = (61, 62), (63, 64)
 SIGNAL, PING_PONG, PREEMPT, FAULT, CROSS = (51, 52), (53, 54), (55, 56), (57, 58), (59, 60)
+FAULT_AGAIN, FOREIGN_CALL = (65, 66), (67, 68)
 CALLS = {
     "ipc.call.words_0": (11, 12),
     "ipc.call.words_4": (13, 14),
@@ -127,10 +128,25 @@ def test_cost_of_a_signal_to_a_more_urgent_thread(count: Callable[..., Counted],
 def test_cost_of_a_fault_that_is_handled(count: Callable[..., Counted], metric: Metric) -> None:
     counted = count(smp=1, icount=True, args=AWAKE)
     counted.run("bench:a_handler_mends_faults_of_another_process")
-    faults = [totals(span) for span in counted.spans(*FAULT)]
-    assert len(faults) == TIMES
-    assert all(fault.user > 8 and fault.kernel > fault.user for fault in faults)
-    metric.samples("fault.handled", [fault.total for fault in faults], unit="instructions", board=counted.session.board)
+    faults, again = ([totals(span) for span in counted.spans(*pair)] for pair in (FAULT, FAULT_AGAIN))
+    for spans in (faults, again):
+        assert len(spans) == TIMES
+        assert all(fault.user > 8 and fault.kernel > fault.user for fault in spans)
+    on = counted.session.board
+    # With the handler's calls that read and write all registers; and a fault, its message and the answer alone.
+    metric.samples("fault.handled", [fault.total for fault in faults], unit="instructions", board=on)
+    metric.samples("fault.round_trip", [fault.total for fault in again], unit="instructions", board=on)
+
+
+@pytest.mark.needs("release")
+@pytest.mark.requirement("TST-14", "TST-16", "IPS-12", "SYS-07", "PRF-07")
+def test_cost_of_a_foreign_call(count: Callable[..., Counted], metric: Metric) -> None:
+    counted = count(smp=1, icount=True, args=AWAKE)
+    counted.run("bench:calls_of_a_foreign_process_are_served")
+    calls = [totals(span) for span in counted.spans(*FOREIGN_CALL)]
+    assert len(calls) == TIMES
+    assert all(call.user > 8 and call.kernel > call.user for call in calls)
+    metric.samples("ipc.foreign_call", [call.total for call in calls], unit="instructions", board=counted.session.board)
 
 
 @pytest.mark.needs("release", "smp>=2")

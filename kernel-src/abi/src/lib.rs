@@ -148,6 +148,8 @@ pub enum ThreadAction {
     /// Its faults are told to that endpoint, of the caller's with write and call, or to nobody where the value is
     /// [`NO_CAPABILITY`]. Right: manage.
     Faults = 7,
+    /// Its system calls are told to that endpoint, in the same way; see [`FOREIGN`]. Right: manage.
+    Calls = 8,
 }
 
 /// What went wrong in a program, in words that all architectures share.
@@ -192,14 +194,13 @@ pub enum Cause {
 }
 
 /// Label of the message in which the kernel tells of a thread's fault: a [`Cause`], the address that could not be reached
-/// (or 0), the architecture's code, the pc, and the thread's number; and its registers, in the words from
-/// [`MESSAGE_WORDS`] on. An answer with label 0 lets it go on, with those registers if it has [`REPORT_WORDS`], else with
-/// its own; with any other it ends as if nobody had been told.
+/// (or 0), the architecture's code, the pc, and the thread's number. An answer with label 0 lets it go on; with any other it
+/// ends as if nobody had been told.
 pub const FAULT: u64 = 1;
-/// Words of such a message, and of an answer with registers.
-pub const REPORT_WORDS: usize = MESSAGE_WORDS + REGISTERS;
-/// Words of [`Registers`].
-pub const REGISTERS: usize = size_of::<Registers>() / size_of::<u64>();
+/// Label of the message in which the kernel tells of a system call of a foreign thread: its number, six arguments, and the
+/// pc behind it, from the registers by the convention of C: `rax`; `rdi rsi rdx r10 r8 r9`, `x8`; `x0` to `x5`, `a7`; `a0`
+/// to `a5`. The first word of an answer with label 0 is its result, in `rax`, `x0` or `a0`.
+pub const FOREIGN: u64 = 2;
 
 /// Everything that can go wrong, in every call.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, TryFromBytes)]

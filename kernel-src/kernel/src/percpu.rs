@@ -14,12 +14,13 @@ use crate::{
     object::Thread,
     sched::RunQueue,
     sync::Ref,
+    trap,
 };
 use arrayvec::ArrayVec;
 use core::{
     cell::{Cell, UnsafeCell},
     ptr::NonNull,
-    sync::atomic::{AtomicBool, AtomicU64, Ordering},
+    sync::atomic::{AtomicBool, AtomicPtr, AtomicU64, Ordering},
 };
 
 #[derive(Default)]
@@ -51,9 +52,13 @@ pub struct PerCpu {
     pub left: AtomicU64,
     /// The registers of nobody: an empty message has its words.
     pub no_words: arch::task::Frame,
+    /// In its registers are the words of what is told of a thread.
+    pub report: UnsafeCell<arch::task::Frame>,
     pub queue: RunQueue,
     /// It waits for an interrupt, and has nothing of the kernel's in hand.
     pub asleep: AtomicBool,
+    /// Where system calls of its threads go that are not simple: [`trap::system_call`], or what the architecture has for it.
+    pub calls: AtomicPtr<()>,
     /// Set by `smp` once the CPU has arrived.
     pub online: AtomicBool,
     pub timer_interrupts: AtomicU64,
@@ -75,7 +80,8 @@ unsafe impl Sync for PerCpu {}
 
 impl PerCpu {
     pub fn new(id: CpuId, hardware: HardwareId, stack_top: VirtAddr) -> Self {
-        Self { id, hardware, stack_top, charged: Cell::new(arch::timer::ticks()), ..Self::default() }
+        let (calls, charged) = (AtomicPtr::new(trap::system_call as *mut ()), Cell::new(arch::timer::ticks()));
+        Self { id, hardware, stack_top, calls, charged, ..Self::default() }
     }
 }
 

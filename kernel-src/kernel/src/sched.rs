@@ -160,10 +160,10 @@ fn queue_of(thread: &Thread) -> SpinGuard<'static, Queues> {
     percpu::all()[thread.home.0].queue.queues.lock()
 }
 
-/// Does something with the registers of a thread that is stopped, which stays so meanwhile.
-pub fn while_stopped<R>(thread: &Thread, act: impl FnOnce(&mut Frame) -> R) -> Result<R, Error> {
+/// Does something with the registers of a thread that is at rest, which stays so meanwhile.
+pub fn while_at_rest<R>(thread: &Thread, act: impl FnOnce(&mut Frame) -> R) -> Result<R, Error> {
     let queues = queue_of(thread);
-    let done = if thread.is_stopped() { Ok(thread.frame.with(act)) } else { Err(Error::NotStopped) };
+    let done = if thread.is_at_rest() { Ok(thread.frame.with(act)) } else { Err(Error::NotStopped) };
     drop(queues);
     done
 }

@@ -9,7 +9,10 @@ use crate::{
         frames, paging,
         user::{UserBytes, UserPtr, check_range},
     },
-    object::{self, CNode, Endpoint, HALTED, Notification, Process, Reply, Resource, SUSPENDED, Start, Thread},
+    object::{
+        self, CNode, Endpoint, FAULTS, FOREIGN, HALTED, Notification, Process, Reply, Resource, SUSPENDED, Start,
+        Thread,
+    },
     percpu, sched, smp,
     sync::{Found, Object, Payer, Quota, Ref, Slot, Step, ending, tree},
 };
@@ -348,13 +351,13 @@ simple! {
 
     ThreadRead = fn thread_read(name, to) {
         let (thread, to) = (stopping(name, Rights::READ)?, UserPtr::new(to)?);
-        to.write(&sched::while_stopped(thread, |frame| frame.registers())?).map(|()| 0)
+        to.write(&sched::while_at_rest(thread, |frame| frame.registers())?).map(|()| 0)
     }
 
     ThreadWrite = fn thread_write(name, from) {
         let thread = stopping(name, Rights::WRITE)?;
         let registers = UserPtr::<Registers>::new(from)?.read()?;
-        sched::while_stopped(thread, |frame| frame.set_registers(&registers)).map(|()| 0)
+        sched::while_at_rest(thread, |frame| frame.set_registers(&registers)).map(|()| 0)
     }
 
     QuotaCreate = fn quota_create(quota, bytes, objects, place) {
@@ -389,6 +392,13 @@ pub fn dispatch(thread: &Thread) {
 fn carry_out(thread: &Thread, number: u64) -> Option<Result<u64, Error>> {
     let argument = |index| thread.frame.with(|frame| frame.argument(index));
     match number {
+        // The thread has just become native.
+        n if n < abi::SIMPLE_CALLS => {
+            let [a, b, c, d, e, f] = core::array::from_fn(argument);
+            let outcome = SIMPLE[n as usize](a, b, c, d, e, f);
+            thread.frame.with(|frame| frame.set_result(outcome));
+            None
+        }
         n if n == Call::Exit as u64 => {
             object::end_process(thread.process(), abi::exit_word(argument(0) as u32));
             None
@@ -482,7 +492,8 @@ fn thread_control(caller: &Thread, name: u64, action: u64, value: u64) -> Result
         a if a == ThreadAction::Kill as u64 => Thread::doom(thread),
         a if a == ThreadAction::Priority as u64 => return Ok(sched::set_priority(thread, priority()?).into()),
         a if a == ThreadAction::Limit as u64 => return Ok(thread.limit.swap(priority()?, Ordering::Relaxed).into()),
-        a if a == ThreadAction::Faults as u64 => object::set_handler(caller, thread, value)?,
+        a if a == ThreadAction::Faults as u64 => object::set_handler(caller, thread, FAULTS, value)?,
+        a if a == ThreadAction::Calls as u64 => object::set_handler(caller, thread, FOREIGN, value)?,
         _ => return Err(Error::InvalidArgument),
     }
     Ok(0)

@@ -25,12 +25,21 @@ pub struct Fault {
     pub code: u64,
 }
 
+/// Where stubs, and nobody else, go with a system call that is not simple; see [`Thread::calls`].
+pub type Entry = unsafe extern "C" fn(u64, u64, &'static PerCpu, &'static Thread) -> !;
+
 /// A system call that may block; the caller's registers are saved, the pc behind the instruction. The first two argument
 /// registers are left free, since a message goes to the program in them.
 #[inline(always)]
 pub extern "C" fn system_call(_: u64, _: u64, cpu: &'static PerCpu, thread: &'static Thread) -> ! {
     crate::jitter::pause();
     object::carry_out::<true>(cpu, thread)
+}
+
+/// A system call of a foreign thread: whoever serves those hears of it.
+pub extern "C" fn foreign_call(_: u64, _: u64, cpu: &'static PerCpu, thread: &'static Thread) -> ! {
+    crate::jitter::pause();
+    object::tell_of::<{ object::FOREIGN }>(cpu, thread, object::unserved)
 }
 
 /// A fault of the current thread's program: whom it named hears of it.
@@ -40,10 +49,7 @@ pub fn fault(mut fault: Fault) -> ! {
     if fault.address.is_some_and(|address| address >= paging::user_limit()) {
         fault.code = 0;
     }
-    let thread = sched::current();
-    object::charge(percpu::this(), thread);
-    object::report(thread, fault);
-    sched::leave()
+    object::tell_of::<{ object::FAULTS }>(percpu::this(), sched::current(), |_| fault)
 }
 
 /// A fault of which nobody hears: the thread's process ends, nothing else does.

@@ -47,8 +47,8 @@
 //! - `Frame`: all registers of a thread in user mode, at offset 0 of `Thread`, `#[repr(C)]`;
 //!   `Frame::new(entry: VirtAddr, stack: VirtAddr, argument: u64, tls: u64) -> Frame` sets every register;
 //!   `&self`: `call_number() -> u64`, `argument(usize) -> u64` (0 to 5), `capability() -> u64`, `info() -> u64`,
-//!   `message_words() -> [u64; 8]`, `pc() -> VirtAddr`; `&mut self`: `set_result(abi::Outcome)` (plain calls),
-//!   `set_received(status: u64, badge: u64, info: u64)`, `set_words([u64; 8])`, `set_message` for both, `clear_word(usize)`, `restart_call()`: moves the pc back onto the call
+//!   `message_words() -> [u64; 8]`, `foreign_call() -> [u64; 8]` (number, arguments, pc), `pc() -> VirtAddr`; `&mut self`: `set_result(abi::Outcome)` (plain calls),
+//!   `set_foreign_result(u64)`, `set_received(status: u64, badge: u64, info: u64)`, `set_words([u64; 8])`, `set_message` for both, `clear_word(usize)`, `restart_call()`: moves the pc back onto the call
 //!   instruction (saved pc is after it); `registers() -> abi::Registers`, `set_registers(&abi::Registers)`: what a program
 //!   may have; `Display` prints all registers, several a line, each line indented by two blanks
 //! - `ELF_MACHINE: u16`
@@ -64,7 +64,8 @@
 //! `trap`
 //! - stubs: user mode is saved straight into `PerCpu::current`, then on the CPU's kernel stack one of
 //!   `trap::system_call(_, _, &PerCpu, &Thread) -> !`, `trap::fault(Fault) -> !`, `trap::interrupted() -> !` (after `irq` dispatch);
-//!   calls below `abi::SIMPLE_CALLS` save only what the C ABI clobbers and call `syscall::SIMPLE[number]`
+//!   calls below `Thread::simple_calls` save only what the C ABI clobbers and call `syscall::SIMPLE[number]`, others go to
+//!   `Thread::calls`
 //! - traps in kernel mode: fix-up of `copy_user`, or a panic through `panic::exception(Fault, frame pointer, &dyn Display of registers)`
 //!
 //! `risc` holds what AArch64 and RISC-V share: the device tree, its UART, and registers by number.

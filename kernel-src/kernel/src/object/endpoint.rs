@@ -6,7 +6,7 @@
 
 use super::{
     report,
-    thread::{Owed, RECEIVES, SENDS, State, Thread},
+    thread::{Owed, RECEIVES, State, Thread},
     transfer,
     wait::{self, Meeting, Queues},
 };
@@ -117,7 +117,7 @@ impl Endpoint {
         if !slot.still(found) {
             return Err(Error::InvalidCapability);
         }
-        sender.come_by(SENDS, slot, found);
+        sender.come_by(sender.sends_by(), slot, found);
         let Some(receiver) = queues.receivers.take_first() else {
             may_wait(sender)?;
             queues.senders.wait(sender, State::Sending);
@@ -125,19 +125,18 @@ impl Endpoint {
             return Ok(());
         };
         drop(queues);
-        let owed = calls(sender).then(|| {
-            let owed = Owed { caller: Ref::share(sender), token: sender.begin_call() };
-            if let Some(until) = deadline(sender).filter(|until| *until > arch::timer::now()) {
-                sched::limit(sender, until);
-            }
-            sender.begin_wait(report::state_of(sender));
-            owed
-        });
+        let owed = calls(sender).then(|| Owed { caller: Ref::share(sender), token: sender.begin_call() });
         let is_sent = owed.is_none();
         receiver.frame.with(arch::task::Frame::finish_call);
         let arrived = hand_over(sender, &receiver, owed);
         if is_sent {
             sent(sender, arrived);
+        } else {
+            if let Some(until) = deadline(sender).filter(|until| *until > arch::timer::now()) {
+                sched::limit(sender, until);
+            }
+            // Not before: from here on others may end its wait, and have its registers.
+            sender.begin_wait(report::state_of(sender));
         }
         sched::ready(receiver);
         Ok(())
@@ -210,7 +209,7 @@ fn accept(sender: Ref<Thread>, receiver: &Thread) {
 
 /// Moves what `sender` sends to `receiver`, which then owes a reply or not. How many capabilities have arrived.
 fn hand_over(sender: &Thread, receiver: &Thread, owed: Option<Owed>) -> usize {
-    let badge = sender.via[SENDS].badge();
+    let badge = sender.via[sender.sends_by()].badge();
     let arrived = if sender.reports() {
         report::hand_over(sender, receiver, badge)
     } else {

@@ -1,5 +1,5 @@
 //! The fast path: a call to a server that waits on this CPU, and its answer, straight from one thread to the other; and
-//! signals and waits for bits.
+//! signals and waits for bits; and what is told of a thread.
 //!
 //! First come looks that change nothing. Where all say so, nothing but stores follows, and the other thread runs: no
 //! scheduler, no allocation, no count of shares, no timer. Where one says no, or a lock is taken, the call goes the slow
@@ -9,8 +9,9 @@
 
 use super::{
     cnode, donation,
-    endpoint::{Endpoint, LOST},
+    endpoint::{Endpoint, LOST, message_of},
     notification::{Notification, mask},
+    report,
     thread::{Owed, RECEIVES, SENDS, SIGNALS, State, Thread, WAITS},
     transfer,
     wait::{Meeting, Queues},
@@ -21,6 +22,7 @@ use crate::{
     sched,
     sync::{Ref, SpinGuard, ending, tree},
     syscall,
+    trap::Fault,
 };
 use abi::{ADDRESS_BITS, Call, MESSAGE_WORDS, MessageInfo, Outcome, REPLY_LOST, Rights};
 use core::{arch::asm, convert::Infallible, ptr::NonNull, sync::atomic::Ordering};
@@ -215,8 +217,8 @@ fn rare<const FIRST: bool>(cpu: Cpu, thread: Live, frame: &mut Frame) -> ! {
     not_received::<FIRST>(thread)
 }
 
-/// The last steps of both: the next thread's tables, and what else comes with a way out of the kernel. Its payload are
-/// the words in the registers of the thread before, which nobody may change while this CPU has the lock.
+/// The last steps of all: the next thread's tables, and what else comes with a way out of the kernel. Its payload are the
+/// words in the registers of `from`, which nobody may change while this CPU has the lock.
 #[inline(always)]
 fn finish<const FINISHES: bool>(
     cpu: Cpu,
@@ -224,7 +226,7 @@ fn finish<const FINISHES: bool>(
     asked: bool,
     queues: Locked,
     received: [u64; 3],
-    length: u64,
+    from: *const Frame,
 ) -> ! {
     if cpu.active_root.replace(next.root) != next.root || arch::mm::SWITCHES_CHEAPLY {
         arch::mm::activate_user(next.root);
@@ -237,18 +239,17 @@ fn finish<const FINISHES: bool>(
             to.finish_call();
         }
         to.set_received(received[0], received[1], received[2]);
-        finish_slowly(cpu, thread, next, queues)
+        finish_slowly(cpu, [thread, next], queues, from)
     }
-    let from = if length == 0 { &raw const cpu.no_words } else { thread.frame.as_ptr() };
     arch::task::resume_with::<FINISHES>(cpu, next, from, queues.into_word(), received)
 }
 
 #[cold]
 #[inline(never)]
-fn finish_slowly(cpu: Cpu, thread: Live, next: Live, queues: Locked) -> ! {
-    // SAFETY: as above; as for the other's registers, see there.
-    let (to, from) = unsafe { (&mut *next.frame.as_ptr(), &*thread.frame.as_ptr()) };
-    to.set_words(if to.info() & 0xffff == 0 { [0; MESSAGE_WORDS] } else { from.message_words() });
+fn finish_slowly(cpu: Cpu, [thread, next]: Switch, queues: Locked, from: *const Frame) -> ! {
+    // SAFETY: as above; as for the other registers, see there.
+    let (to, from) = unsafe { (&mut *next.frame.as_ptr(), &*from) };
+    to.set_words(from.message_words());
     drop(queues);
     go_on(cpu, [thread, next])
 }
@@ -276,20 +277,30 @@ fn call<const FIRST: bool, const RARE: bool>(cpu: Cpu, caller: Live, frame: &mut
     // SAFETY: it is in front, and alone where it is said to be.
     let server =
         unsafe { if RARE { queues.receivers.0.take_out(server) } else { queues.receivers.0.take_only(server) } };
-    server.listed.let_go();
-    let token = caller.begin_call();
-    let asked = caller.wait_on(State::Replying);
-    // SAFETY: its wait was ended here, so nobody else has its registers until it runs.
-    let to = unsafe { &mut *server.frame.as_ptr() };
-    // No other bit is so high where a thread receives.
-    let (status, badge) = (to.call_number() / LOST * REPLY_LOST, caller.via[SENDS].badge());
+    let (owed, asked, status, badge) = begin::<SENDS>(caller, &server, State::Replying);
     if RARE {
         drop(queues);
+        // SAFETY: its wait was ended here, so nobody else has its registers until it runs.
+        let to = unsafe { &mut *server.frame.as_ptr() };
         to.finish_call();
         transfer::deliver((caller, frame), (&server, to), status, badge);
-        go_on(cpu, [caller, owe(cpu, server, token)])
+        go_on(cpu, [caller, owe(cpu, server, owed)])
     }
-    finish::<true>(cpu, [caller, owe(cpu, server, token)], asked, queues, [status, badge, info], length)
+    let from = if length == 0 { &raw const cpu.no_words } else { caller.frame.as_ptr() };
+    finish::<true>(cpu, [caller, owe(cpu, server, owed)], asked, queues, [status, badge, info], from)
+}
+
+/// The caller waits for an answer by a server that waits no more: the number of its call, whether something was asked of it,
+/// and the status and badge that the server gets.
+#[inline(always)]
+fn begin<const WAY: usize>(caller: Live, server: &Thread, state: State) -> (u64, bool, u64, u64) {
+    server.listed.let_go();
+    let token = caller.begin_call();
+    let asked = caller.wait_on(state);
+    // SAFETY: its wait was ended here, so nobody else has its registers until it runs.
+    let number = unsafe { (*server.frame.as_ptr()).call_number() };
+    // No other bit is so high where a thread receives.
+    (token, asked, number / LOST * REPLY_LOST, caller.via[WAY].badge())
 }
 
 /// Makes the server current, which owes the thread that was an answer.
@@ -322,34 +333,105 @@ fn reply_receive<const FIRST: bool, const RARE: bool>(cpu: Cpu, server: Live, fr
     if !may_run(cpu, server, caller) || caller.token.load(Ordering::Relaxed) != *token {
         return None;
     }
-    if !queues.senders.is_empty() || server.bound.get().is_some() || !caller.end_wait_if(State::Replying) {
+    if !queues.senders.is_empty() || server.bound.get().is_some() {
         return None;
+    }
+    if !caller.end_wait_if(State::Replying) {
+        answer_report(cpu, [server, caller], known, meeting, queues)
     }
     // From here on there is no way back: the call is answered.
     if RARE {
         // SAFETY: its wait was ended here, so nobody else has its registers until it runs.
         transfer::deliver((server, frame), (caller, unsafe { &mut *caller.frame.as_ptr() }), 0, 0);
+        receive_on(cpu, [server, caller], known, meeting, queues)
     }
-    frame.set_call_number(Call::Receive as u64);
-    frame.restart_call();
     if !FIRST {
         server.received_by.store(known.rights.0, Ordering::Relaxed);
     }
+    let (asked, thread, caller) = turn(cpu, [server, caller], meeting);
+    queues.receivers.0.start(thread);
+    let from = if length == 0 { &raw const cpu.no_words } else { server.frame.as_ptr() };
+    finish::<false>(cpu, [server, caller], asked, queues, [0, 0, info], from)
+}
+
+/// A server waits for the next message, and its caller, whose wait was ended here, is current.
+#[inline(always)]
+fn turn(cpu: Cpu, [server, caller]: Switch, meeting: &Meeting) -> (bool, Ref<Thread>, Live) {
+    // SAFETY: as in `carry_out`.
+    let frame = unsafe { &mut *server.frame.as_ptr() };
+    frame.set_call_number(Call::Receive as u64);
+    frame.restart_call();
     server.listed.set(meeting);
     let asked = server.wait_on(State::Receiving);
     // SAFETY: the share that it owed is in hand, and nowhere else.
     let caller = unsafe {
-        core::ptr::from_mut(owing).write(None);
+        server.owed.as_ptr().write(None);
         Ref::from_pointer(NonNull::from(caller))
     };
     let (thread, caller) = percpu::switch_current(cpu, caller);
-    if RARE {
-        queues.receivers.push(thread, Thread::priority);
-        drop(queues);
-        go_on(cpu, [server, caller])
+    (asked, thread, caller)
+}
+
+/// The same, and the caller goes on with its own registers.
+#[inline(always)]
+fn receive_on(cpu: Cpu, [server, caller]: Switch, known: &Known, meeting: &Meeting, mut queues: Locked) -> ! {
+    server.received_by.store(known.rights.0, Ordering::Relaxed);
+    let (_, thread, caller) = turn(cpu, [server, caller], meeting);
+    queues.receivers.push(thread, Thread::priority);
+    drop(queues);
+    go_on(cpu, [server, caller])
+}
+
+/// Tells of the current thread, which goes on when that is answered.
+#[inline(always)]
+pub fn tell_of<const WAY: usize>(cpu: Cpu, thread: Live, what: impl FnOnce(&Frame) -> Fault) -> ! {
+    // SAFETY: as in `carry_out`, and in `known`.
+    let (frame, known) = unsafe { (&*thread.frame.as_ptr(), &mut *thread.known[WAY].as_ptr()) };
+    let fault = what(frame);
+    thread.set_report(WAY, Some(fault));
+    // The slot is the thread's own, so it has no name to be found by.
+    if known.meeting.is_none()
+        && let Some(found) = thread.handlers[WAY].look_up()
+        && let Some(endpoint) = found.object::<Endpoint>()
+    {
+        thread.via[WAY].set(&thread.handlers[WAY], &found, found.id());
+        known.meeting = Some(endpoint.meeting());
     }
-    queues.receivers.0.start(thread);
-    finish::<false>(cpu, [server, caller], asked, queues, [0, 0, info], length)
+    if known.meeting.is_some()
+        && let Some((_, mut queues)) = lock(thread, WAY, known)
+        // SAFETY: what is listed is a thread.
+        && let Some(handler) = queues.receivers.front().map(|first| unsafe { &*core::ptr::from_ref(first) })
+        && handler.is_direct(cpu)
+        && handler.end_wait_if(State::Receiving)
+    {
+        // From here on there is no way back, as in a call.
+        // SAFETY: it is in front.
+        let handler = unsafe { queues.receivers.0.take_out(handler) };
+        let (info, words) = report::message(thread, frame, WAY, &fault);
+        // SAFETY: it is this CPU's, which has nothing in it but on the way from here to the handler.
+        unsafe { (*cpu.report.get()).set_words(words) };
+        // That was the last look at its registers, which others may read and write from here on.
+        let (owed, asked, status, badge) = begin::<WAY>(thread, &handler, State::Handled);
+        finish::<true>(cpu, [thread, owe(cpu, handler, owed)], asked, queues, [status, badge, info], cpu.report.get())
+    }
+    donation::charge(cpu, thread);
+    report::tell(thread);
+    sched::leave()
+}
+
+/// The answer to what was told of a thread, which goes on with its own registers.
+#[cold]
+#[inline(never)]
+fn answer_report(cpu: Cpu, [server, caller]: Switch, known: &Known, meeting: &Meeting, queues: Locked) -> ! {
+    // SAFETY: as in `carry_out`.
+    let (info, words) = message_of(unsafe { &*server.frame.as_ptr() });
+    if MessageInfo(info).label() != 0 || !caller.end_wait_if(State::Handled) {
+        drop(queues);
+        not_received::<false>(server)
+    }
+    // From here on there is no way back: the thread goes on.
+    report::go_on(caller, words[0]);
+    receive_on(cpu, [server, caller], known, meeting, queues)
 }
 
 /// Lets go of a thread, and goes on with the next, which is current, unless another is to.

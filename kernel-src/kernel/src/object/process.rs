@@ -291,7 +291,7 @@ pub fn reap(thread: Ref<Thread>) {
     notification::unbind(&thread);
     wait::unlist(&thread);
     thread.buffer.set(None);
-    delete_root(&thread.handler);
+    thread.handlers.iter().for_each(delete_root);
     let process = thread.process();
     let last = {
         let mut life = process.life.lock();

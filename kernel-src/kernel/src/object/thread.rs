@@ -14,12 +14,12 @@ use crate::{
     percpu::{self, PerCpu},
     sched,
     sync::{Anchor, Found, Header, Link, Owned, Payer, Ref, Slot, Via},
-    trap::Fault,
+    trap::{self, Fault},
 };
-use abi::{Error, MESSAGE_WORDS, ThreadInfo};
+use abi::{Error, MESSAGE_WORDS, SIMPLE_CALLS, ThreadInfo};
 use core::{
     ptr,
-    sync::atomic::{AtomicBool, AtomicPtr, AtomicU8, AtomicU32, AtomicU64, Ordering},
+    sync::atomic::{AtomicPtr, AtomicU8, AtomicU32, AtomicU64, AtomicUsize, Ordering},
 };
 
 /// Queue kinds: a CPU's run queue and its sleepers; a process's threads.
@@ -77,6 +77,9 @@ impl Owed {
 pub struct Thread {
     /// At offset 0: trap stubs save here.
     pub(crate) frame: Owned<Frame>,
+    /// For them too: where its system calls go, and which of these are simple: those below that number.
+    pub(crate) calls: AtomicPtr<()>,
+    pub(crate) simple_calls: AtomicU64,
     header: Header,
     id: u64,
     process: Ref<Process>,
@@ -98,7 +101,8 @@ pub struct Thread {
     pub wake_at: AtomicU64,
     /// Its CPU, where whoever ends its wait may switch to it at once; null while there is a time to be taken care of.
     direct: AtomicPtr<PerCpu>,
-    /// The capabilities by which it last sent, received, waited and signalled: by which it waits at an object, or called.
+    /// The capabilities by which it was last told of, sent, received, waited and signalled: by which it waits at an object,
+    /// or called.
     pub via: [Via; WAYS],
     /// What the names of these meant.
     pub(super) known: [Owned<Known>; WAYS],
@@ -116,17 +120,18 @@ pub struct Thread {
     /// The rights by which it received last: whether the answer may carry capabilities.
     pub received_by: AtomicU64,
     pub buffer: Buffer,
-    /// Its faults go to the endpoint there; no name leads to it.
-    pub handler: Slot,
+    /// Its faults, and the calls of a foreign thread, go to the endpoints there; no name leads to these slots.
+    pub handlers: [Slot; 2],
     /// What is told of it, while it waits for that; as `frame`, of whoever has the thread.
     pub report: Owned<Option<Fault>>,
-    reports: AtomicBool,
+    /// By which of `via` it sends.
+    sends_by: AtomicUsize,
 }
 
 impl Drop for Thread {
     /// It may have been set after the thread's end.
     fn drop(&mut self) {
-        process::delete_root(&self.handler);
+        self.handlers.iter().for_each(process::delete_root);
     }
 }
 
@@ -146,13 +151,15 @@ crate::sync::linked!(Thread, Queued, queued);
 crate::sync::linked!(Thread, Waiting, waiting);
 crate::sync::linked!(Thread, Member, member);
 
-/// Which of the capabilities that a thread came by.
-pub const SENDS: usize = 0;
-pub const RECEIVES: usize = 1;
+/// Which of the capabilities that a thread came by. The first two are for what the kernel tells of it.
+pub const FAULTS: usize = 0;
+pub const FOREIGN: usize = 1;
+pub const SENDS: usize = 2;
+pub const RECEIVES: usize = 3;
 /// For bits.
-pub const WAITS: usize = 2;
-pub const SIGNALS: usize = 3;
-const WAYS: usize = 4;
+pub const WAITS: usize = 4;
+pub const SIGNALS: usize = 5;
+const WAYS: usize = 6;
 
 /// What a new thread starts with.
 pub struct Start {
@@ -169,6 +176,8 @@ impl Thread {
         let limit = percpu::current().map_or((PRIORITIES - 1) as u8, |creator| creator.limit.load(Ordering::Relaxed));
         Ref::new(payer, || Self {
             frame: Owned::new(Frame::new(start.entry, start.stack, start.argument, start.tls)),
+            calls: AtomicPtr::new(percpu::all()[start.home.0].calls.load(Ordering::Relaxed)),
+            simple_calls: AtomicU64::new(SIMPLE_CALLS),
             header: Header::new(),
             id: NEXT_ID.fetch_add(1, Ordering::Relaxed),
             root: process.root(),
@@ -187,9 +196,9 @@ impl Thread {
             token: AtomicU64::new(0),
             received_by: AtomicU64::new(0),
             buffer: Buffer::none(),
-            handler: Slot::default(),
+            handlers: Default::default(),
             report: Owned::new(None),
-            reports: AtomicBool::new(false),
+            sends_by: AtomicUsize::new(SENDS),
             bound: Anchor::default(),
             owed: Owned::new(None),
             queued: Link::new(),
@@ -244,7 +253,7 @@ impl Thread {
     pub fn info(&self) -> ThreadInfo {
         let word = self.state.load(Ordering::Acquire);
         let object = match word & STATE {
-            1 | 3 | 7 => self.via[SENDS].object(),
+            1 | 3 | 7 => self.via[self.sends_by()].object(),
             2 => self.via[RECEIVES].object(),
             4 => self.via[WAITS].object(),
             _ => 0,
@@ -334,15 +343,36 @@ impl Thread {
         waited.is_some()
     }
 
-    /// Whether it waits, or is to wait, because of what is told of it.
-    pub fn reports(&self) -> bool {
-        self.reports.load(Ordering::Relaxed)
+    /// Its system calls go there, or are carried out. While it runs, one that it makes meanwhile is of either kind: the words
+    /// may be seen to change in any order.
+    pub fn set_calls(&self, to: Option<trap::Entry>) {
+        let own = percpu::all()[self.home.0].calls.load(Ordering::Relaxed);
+        self.calls.store(to.map_or(own, |to| to as *mut ()), Ordering::Relaxed);
+        self.simple_calls.store(if to.is_some() { 0 } else { SIMPLE_CALLS }, Ordering::Relaxed);
     }
 
-    /// Sets what is to be told of it, or that this is done; what it was.
-    pub fn set_report(&self, fault: Option<Fault>) -> Option<Fault> {
-        self.reports.store(fault.is_some(), Ordering::Relaxed);
+    /// By which of `via` it sends: by another than [`SENDS`] what is told of it.
+    pub fn sends_by(&self) -> usize {
+        self.sends_by.load(Ordering::Relaxed)
+    }
+
+    /// Whether it waits, or is to wait, because of what is told of it.
+    pub fn reports(&self) -> bool {
+        self.sends_by() != SENDS
+    }
+
+    /// Sets what is to be told of it, and by which way.
+    pub fn set_report(&self, way: usize, fault: Option<Fault>) -> Option<Fault> {
+        self.sends_by.store(way, Ordering::Relaxed);
         self.report.with(|report| core::mem::replace(report, fault))
+    }
+
+    /// That is done, or not to be told any more: what it was. For whoever has ended its wait, and has its registers from
+    /// here on: others are at them no more.
+    pub fn take_report(&self) -> Option<(usize, Fault)> {
+        let _ = sched::while_at_rest(self, |_| ());
+        let way = self.sends_by();
+        self.set_report(SENDS, None).map(|fault| (way, fault))
     }
 
     pub fn is_doomed(&self) -> bool {
@@ -371,8 +401,11 @@ impl Thread {
         self.state.fetch_update(Ordering::SeqCst, Ordering::Relaxed, stopped).is_ok()
     }
 
-    pub fn is_stopped(&self) -> bool {
-        self.state.load(Ordering::Acquire) & STOPPED != 0
+    /// Whether it runs only after somebody has had the lock of its CPU's queue: it is stopped, or waits for the answer to what
+    /// is told of it.
+    pub fn is_at_rest(&self) -> bool {
+        let word = self.state.load(Ordering::Acquire);
+        word & STOPPED != 0 || word & STATE == State::Handled as u32
     }
 
     /// It has begun to wait: does what was asked of it before.

@@ -2,7 +2,7 @@
 
 use super::{
     endpoint, report,
-    thread::{SENDS, State, Thread},
+    thread::{State, Thread},
 };
 use crate::{
     arch, sched,
@@ -102,10 +102,10 @@ pub fn unlist(thread: &Thread) {
 
 /// Those who wait by a capability that is gone hear of it; `receives` is by which its receivers wait.
 pub fn settle(meeting: &Meeting, receives: usize) {
-    let gone = |which: usize| move |thread: &Thread| !thread.via[which].holds();
     let first = || {
         let mut queues = meeting.lock();
-        queues.senders.take(gone(SENDS)).or_else(|| queues.receivers.take(gone(receives)))
+        let sender = queues.senders.take(|thread| !thread.via[thread.sends_by()].holds());
+        sender.or_else(|| queues.receivers.take(|thread| !thread.via[receives].holds()))
     };
     while let Some(thread) = first() {
         fail(&thread, Error::PartnerGone);
@@ -125,7 +125,7 @@ pub fn dismiss(meeting: &Meeting) -> bool {
 pub fn cancel(thread: &Thread, error: Option<Error>) -> bool {
     let Some(state) = thread.interrupt() else { return false };
     // What is told of a thread is told again.
-    if thread.set_report(None).is_some() {
+    if report::take_back(thread) {
         sched::ready(Ref::share(thread));
         return true;
     }
@@ -144,7 +144,7 @@ pub fn cancel(thread: &Thread, error: Option<Error>) -> bool {
 pub fn requeue(thread: &Thread) {
     let ends = |state: &State| thread.end_wait_as(*state as u32);
     if [State::Sending, State::Receiving, State::Notified].iter().any(ends) {
-        thread.set_report(None);
+        report::take_back(thread);
         sched::ready(Ref::share(thread));
     }
 }

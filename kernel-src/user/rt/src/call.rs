@@ -122,20 +122,6 @@ impl Buffer {
         Capability(self.word(number))
     }
 
-    /// The registers that came with a report.
-    #[must_use]
-    pub fn registers(&self) -> Registers {
-        let word = |index| self.word(MESSAGE_WORDS + index);
-        Registers { general: core::array::from_fn(word), pc: word(32), flags: word(33), tls: word(34) }
-    }
-
-    /// With what registers a thread goes on, if the answer has [`REPORT_WORDS`](abi::REPORT_WORDS). It is for who answers
-    /// to know that they make sense where that is a thread of its own process.
-    pub fn set_registers(&self, to: &Registers) {
-        let rest = [to.pc, to.flags, to.tls];
-        to.general.iter().chain(&rest).zip(MESSAGE_WORDS..).for_each(|(&value, index)| self.set_word(index, value));
-    }
-
     /// Where the capability of that number goes: an empty slot, [`ANY_SLOT`], or 0 for nowhere.
     pub fn receive_at(&self, number: usize, place: u64) {
         self.set_word(RECEIVE_SLOTS + number, place);
@@ -322,14 +308,14 @@ pub fn thread_make(process: Option<Capability>, cpu: Option<u64>, quota: Capabil
     call!(call4, ThreadMake, process, cpu.map_or(0, |cpu| cpu + 1), ANY_SLOT, quota.0).map(Capability)
 }
 
-/// The registers of a thread that is stopped.
+/// The registers of a thread that is stopped, or of which the kernel has told somebody who has not answered yet.
 pub fn thread_read(thread: Capability) -> Result<Registers, Error> {
     let mut registers = Registers { general: [0; 32], pc: 0, flags: 0, tls: 0 };
     call!(call2, ThreadRead, thread.0, &raw mut registers as u64)?;
     Ok(registers)
 }
 
-/// Sets the registers of a thread that is stopped.
+/// Sets the registers of such a thread.
 ///
 /// # Safety
 /// If the thread is one of this process, it may go on with those registers.

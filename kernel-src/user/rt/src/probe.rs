@@ -6,7 +6,10 @@ use abi::{Call, Error, MESSAGE_WORDS, MessageInfo, OWN_QUOTA, Outcome, PROGRAM_B
 use alloc::boxed::Box;
 use core::sync::atomic::{AtomicU64, Ordering};
 
-pub use probe::{ARGUMENT, MAY_SHOW_OWN_STATE, NAMES, RESULTS, STACK, UNDEFINED_SIZE, load_word, undefined};
+pub use probe::{
+    ARGUMENT, CALL_SIZE, FOREIGN, MAY_SHOW_OWN_STATE, NAMES, NUMBER, RESULTS, STACK, UNDEFINED_SIZE, load_word,
+    undefined,
+};
 
 /// Bytes of a buffer page.
 const PAGE_SIZE: u64 = size_of::<call::Buffer>() as u64;
@@ -107,16 +110,55 @@ pub fn first_changed_by(call: Call) -> Option<(&'static str, u64)> {
     let mut registers = Box::new(Registers::new());
     // SAFETY: these three calls write no memory.
     unsafe { probe::across_call(call as u64, &mut registers) };
+    first_changed(&registers, call as u64, |index| probe::RESULTS.contains(&index))
+}
+
+/// The same, of any number, in a thread of which all calls are told: its result, and the first other that has changed.
+#[must_use]
+pub fn first_changed_by_foreign(number: u64) -> (u64, Option<(&'static str, u64)>) {
+    assert_foreign(number);
+    let mut registers = Box::new(Registers::new());
+    // SAFETY: the kernel writes no memory for that number.
+    unsafe { probe::across_call(number, &mut registers) };
+    let [result, _, by_instruction @ ..] = probe::RESULTS else { unreachable!("a call has two results") };
+    let may_change = |index| index == *result || by_instruction.contains(&index);
+    (registers.words[*result], first_changed(&registers, number, may_change))
+}
+
+/// What those two fill a register with.
+#[must_use]
+pub const fn filling(index: usize) -> u64 {
+    0x5100 + index as u64
+}
+
+fn first_changed(
+    registers: &Registers,
+    number: u64,
+    may_change: impl Fn(usize) -> bool,
+) -> Option<(&'static str, u64)> {
     let stack = &raw const *registers as u64 + probe::STACK_AT;
     let right = |index: usize, name, value| {
-        probe::RESULTS.contains(&index)
+        may_change(index)
             || match index {
                 probe::STACK => value == stack,
-                probe::NUMBER => value == call as u64,
-                _ => name == "zero" && value == 0 || value == 0x5100 + index as u64,
+                probe::NUMBER => value == number,
+                _ => name == "zero" && value == 0 || value == filling(index),
             }
     };
     registers.iter().enumerate().find(|&(index, (name, value))| !right(index, name, value)).map(|(_, wrong)| wrong)
+}
+
+/// Makes a call as other systems do; in a native thread it is the null call, or none.
+#[inline(always)]
+#[must_use]
+pub fn foreign_call(number: u64, arguments: [u64; 6]) -> u64 {
+    assert_foreign(number);
+    // SAFETY: the kernel writes no memory for that number.
+    unsafe { probe::foreign_call(number, arguments) }
+}
+
+fn assert_foreign(number: u64) {
+    assert!(number == Call::Null as u64 || number >= 1 << 10, "call {number} may write memory");
 }
 
 unsafe extern "C" {

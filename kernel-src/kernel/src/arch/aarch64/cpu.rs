@@ -1,6 +1,6 @@
 //! A CPU: its protections, how it is started, and how the machine ends.
 
-use super::{boot, irq, mm, read_register, stub, write_register};
+use super::{boot, irq, mm, read_register, stub, trap, write_register};
 pub use crate::arch::risc::cpus;
 use crate::{
     addr::{HardwareId, PhysAddr, PhysRange, VirtAddr},
@@ -74,11 +74,13 @@ pub fn init_cpu() {
     let sctlr = (SCTLR_BOOT | SCTLR_WRITE_XN) & !if has_pan { SCTLR_KEEP_PAN } else { 0 };
     let has_counters = matches!(read_register!("id_aa64dfr0_el1") >> 8 & 0xF, 1..0xF);
     let has_atomics = read_register!("id_aa64isar0_el1") >> 20 & 0xF >= 2;
-    let vectors = if has_atomics { symbol!(vectors_atomic) } else { symbol!(vectors_plain) };
+    if has_atomics {
+        crate::percpu::this().calls.store(trap::system_call_atomic as *mut (), Ordering::Relaxed);
+    }
     // SAFETY: the vectors are this kernel's own; translation stays as it is; the final tables map nothing writable and
     // executable; and what programs may read and do is only made less.
     unsafe {
-        write_register!("vbar_el1", vectors as u64);
+        write_register!("vbar_el1", symbol!(vectors) as u64);
         write_register!("sctlr_el1", sctlr);
         write_register!("cpacr_el1", 0u64);
         write_register!("mdscr_el1", 0u64);

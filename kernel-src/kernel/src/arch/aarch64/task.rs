@@ -22,6 +22,8 @@ pub const CALL_SIZE: u64 = 4;
 
 /// The register with the number of a call, and then the badge.
 pub const NUMBER: usize = 10;
+/// The same by the convention of C.
+pub const FOREIGN_NUMBER: usize = 8;
 /// The first of six.
 pub const ARGUMENT: usize = 0;
 pub const DEADLINE: usize = 11;

@@ -108,23 +108,21 @@ macro_rules! save_user {
     };
 }
 
-// The first stage (D1.3.1.2, table of vector offsets): twice, see `system_call_atomic`.
+// The first stage (D1.3.1.2, table of vector offsets).
 global_asm!(
     ".section .vectors, \"ax\"",
-    ".irp atomic, plain, atomic",
     ".balign 0x800",
-    ".global vectors_\\atomic",
-    "vectors_\\atomic:",
+    ".global vectors",
+    "vectors:",
     // From EL1 with the stack pointer of EL0.
     kernel_entries!("unused", "unused", "unused", "unused"),
     // From EL1.
     kernel_entries!("sync", "irq", "fiq", "serror"),
     // From EL0.
-    first_stages!("user_sync_\\atomic", "user_irq_entry", "user_fiq_entry", "user_serror_entry"),
+    first_stages!("user_sync_entry", "user_irq_entry", "user_fiq_entry", "user_serror_entry"),
     // From EL0 in AArch32.
     kernel_entries!("unused", "unused", "unused", "unused"),
     ".balign 0x80",
-    ".endr",
     ".previous",
     call_frame = const CALL_FRAME, scratch = const offset_of!(PerCpu, scratch),
     sync = const VECTOR_SYNC, irq = const VECTOR_IRQ, fiq = const VECTOR_FIQ, serror = const VECTOR_SERROR,
@@ -135,16 +133,17 @@ global_asm!(
 global_asm!(
     ".section .text.user_entry, \"ax\"",
     ".balign 64",
-    ".set call_plain, {system_call}",
-    ".set call_atomic, {system_call_atomic}",
-    ".irp atomic, plain, atomic",
-    "user_sync_\\atomic:",
+    "user_sync_entry:",
     "mrs x29, esr_el1",
     "lsr x29, x29, #26",
     "cmp x29, #{svc}",
     "b.ne 3f",
     "cmp x10, #{last_simple}",
     "b.hi 2f",
+    "mrs x30, tpidr_el1",
+    "ldr x30, [x30, #{current}]",
+    "ldr x29, [x30, #{simple_calls}]",
+    "cbz x29, 2f",
     // A call that is a C function. Its results stay in x0 and x1; what it left in other registers is put back.
     pairs!("stp", "sp": 2 3, 4 5, 6 7, 8 9, 10 11, 12 13, 14 15, 16 17),
     "str x18, [sp, #144]",
@@ -160,13 +159,13 @@ global_asm!(
     "eret",
     "2:",
     save_user!(),
-    "b call_\\atomic",
+    "ldr x4, [x3, #{calls}]",
+    "br x4",
     "3:",
     save_user!(),
     "mrs x0, esr_el1",
     "mrs x1, far_el1",
     "b {user_sync}",
-    ".endr",
     "user_irq_entry:",
     save_user!(),
     "b {user_irq}",
@@ -186,7 +185,7 @@ global_asm!(
     sp = const offset_of!(Frame, sp),
     state = const offset_of!(Frame, state),
     simple = sym syscall::SIMPLE,
-    system_call = sym trap::system_call, system_call_atomic = sym system_call_atomic,
+    simple_calls = const offset_of!(Thread, simple_calls), calls = const offset_of!(Thread, calls),
     user_sync = sym user_sync,
     user_irq = sym user_irq,
     user_fiq = sym user_fiq,
@@ -282,7 +281,7 @@ const fn other(cause: Cause, syndrome: u64, pc: u64) -> Fault {
 
 /// [`trap::system_call`] where a CPU has instructions for what takes a loop elsewhere (FEAT_LSE): what is inlined has them.
 #[target_feature(enable = "lse")]
-extern "C" fn system_call_atomic(a: u64, b: u64, cpu: &'static PerCpu, thread: &'static Thread) -> ! {
+pub extern "C" fn system_call_atomic(a: u64, b: u64, cpu: &'static PerCpu, thread: &'static Thread) -> ! {
     trap::system_call(a, b, cpu, thread)
 }
 

@@ -1,6 +1,6 @@
 //! A thread's registers as system calls use them. Which is which is told by `task`.
 
-use crate::arch::task::{ARGUMENT, CALL_SIZE, DEADLINE, Frame, NAMES, NUMBER, WORDS};
+use crate::arch::task::{ARGUMENT, CALL_SIZE, DEADLINE, FOREIGN_NUMBER, Frame, NAMES, NUMBER, WORDS};
 use abi::{MESSAGE_WORDS, Outcome};
 use core::fmt;
 
@@ -31,6 +31,16 @@ impl Frame {
     /// Until when a message call waits.
     pub const fn deadline(&self) -> u64 {
         self.x[DEADLINE]
+    }
+
+    /// Number, arguments and pc of a system call by the convention of C.
+    pub fn foreign_call(&self) -> [u64; MESSAGE_WORDS] {
+        let [a, b, c, d, e, f] = core::array::from_fn(|index| self.argument(index));
+        [self.x[FOREIGN_NUMBER], a, b, c, d, e, f, self.pc]
+    }
+
+    pub const fn set_foreign_result(&mut self, result: u64) {
+        self.x[ARGUMENT] = result;
     }
 
     pub fn message_words(&self) -> [u64; MESSAGE_WORDS] {

@@ -21,6 +21,8 @@ const TP: usize = 3;
 const S0: usize = 7;
 /// `t0`: the number of a call, and then the badge.
 pub const NUMBER: usize = 4;
+/// `a7`: the same by the convention of C.
+pub const FOREIGN_NUMBER: usize = 16;
 /// `a0`, the first of six.
 pub const ARGUMENT: usize = 9;
 /// `t3`.

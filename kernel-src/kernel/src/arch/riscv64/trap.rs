@@ -13,6 +13,7 @@ use super::{
 use crate::{
     addr::VirtAddr,
     config::{EXCEPTION_STACK_SIZE, KERNEL_STACK_SIZE},
+    object::Thread,
     panic,
     percpu::PerCpu,
     syscall,
@@ -62,8 +63,8 @@ pub unsafe extern "C" fn entry() {
         "csrr t1, scause",
         "addi t1, t1, -{user_call}",
         "bnez t1, 3f",
-        "sltiu t1, t0, {simple_calls}",
-        "beqz t1, 2f",
+        "ld t1, {simple_calls}(sp)",
+        "bgeu t0, t1, 2f",
 
         // A simple call.
         ".irp n, 1,5,7,12,13,14,15,16,17,28,29,30,31",
@@ -99,7 +100,7 @@ pub unsafe extern "C" fn entry() {
         "csrr t1, sepc",
         "addi t1, t1, 4",
         "sd t1, {pc}(sp)",
-        "lla t1, {system_call}",
+        "ld t1, {calls}(sp)",
         "j 4f",
         "3:",
         "csrr t1, sepc",
@@ -169,9 +170,9 @@ pub unsafe extern "C" fn entry() {
         t1 = const 5 * 8,
         pc = const task::PC,
         user_call = const USER_CALL,
-        simple_calls = const abi::SIMPLE_CALLS,
+        simple_calls = const offset_of!(Thread, simple_calls),
+        calls = const offset_of!(Thread, calls),
         simple = sym syscall::SIMPLE,
-        system_call = sym trap::system_call,
         from_user = sym from_user,
         from_kernel = sym from_kernel,
     )

@@ -142,6 +142,16 @@ impl Frame {
         self.registers.kept[RSI]
     }
 
+    /// Number, arguments and pc of a system call by the convention of C.
+    pub fn foreign_call(&self) -> [u64; MESSAGE_WORDS] {
+        let [a, b, c, d, e, f] = ARGUMENTS.map(|register| self.registers.kept[register]);
+        [self.call_number(), a, b, c, d, e, f, self.registers.rip]
+    }
+
+    pub const fn set_foreign_result(&mut self, result: u64) {
+        self.registers.kept[RAX] = result;
+    }
+
     pub fn message_words(&self) -> [u64; MESSAGE_WORDS] {
         WORDS.map(|register| self.registers.kept[register])
     }

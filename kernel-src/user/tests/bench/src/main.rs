@@ -12,7 +12,7 @@ use core::{
     sync::atomic::{AtomicU64, Ordering},
 };
 use rt::{
-    abi::{self, Cause, Error, Info, MessageInfo, REPORT_WORDS, ThreadAction},
+    abi::{self, Cause, Error, Info, MessageInfo, NO_CAPABILITY, ThreadAction},
     assert_err, assert_ok,
     call::{self, Buffer, Capability, Exit, Message, Place, Until},
     kernel_assert, kernel_assert_eq, kernel_bench, println, probe, test,
@@ -37,6 +37,9 @@ const URGENT: u64 = u64::MAX - 3;
 /// The same, of one whose faults are handled.
 const FAULTS: u64 = u64::MAX - 4;
 
+/// The same, of one whose calls are served.
+const FOREIGN: u64 = u64::MAX - 5;
+
 fn main(argument: u64) -> u32 {
     match argument {
         SERVER => serve(Capability(0)),
@@ -44,6 +47,7 @@ fn main(argument: u64) -> u32 {
         PARTNER => answer_signals([Capability(0), Capability(1)]),
         URGENT => take_signals(Capability(0)),
         FAULTS => fault(),
+        FOREIGN => call_foreign(),
         _ => testing::main(argument),
     }
 }
@@ -95,8 +99,11 @@ const SIGNAL: [u8; 2] = [51, 52];
 const PING_PONG: [u8; 2] = [53, 54];
 /// A signal that a more urgent thread takes before the signaller goes on.
 const PREEMPT: [u8; 2] = [55, 56];
-/// A load that a handler mends.
+/// A load that a handler mends by another register; and what lies between a handler's answer and the next fault.
 const FAULT: [u8; 2] = [57, 58];
+const FAULT_AGAIN: [u8; 2] = [65, 66];
+/// A call of a foreign thread to its server, and back.
+const FOREIGN_CALL: [u8; 2] = [67, 68];
 /// A call to a thread of another CPU, and its reply.
 const CROSS: [u8; 2] = [59, 60];
 
@@ -370,8 +377,9 @@ test! {
 /// What a handler lets be loaded in place of nothing.
 static WORD: AtomicU64 = AtomicU64::new(5);
 
-/// Faults [`TIMES`] times, and says so if each load was mended.
+/// Faults once, and then [`TIMES`] times, and says so if each load was mended.
 fn fault() -> u32 {
+    kernel_assert_eq!(probe::load_word(0), 5);
     for _ in 0..TIMES {
         marker::<{ FAULT[0] }>();
         let loaded = probe::load_word(0);
@@ -384,29 +392,74 @@ fn fault() -> u32 {
 test! {
     fn a_handler_mends_faults_of_another_process() requires("TST-14 TST-16 IPS-12 INT-01 PRF-07") {
         let endpoint = assert_ok!(call::endpoint_create());
-        assert_ok!(call::buffer_set(Some(&BUFFER)));
         let nothing = [Capability::NONE; 4];
         let process =
             assert_ok!(call::spawn_suspended(THREAD, Capability::OWN_QUOTA, Capability(0), "bench", FAULTS, nothing));
         assert_ok!(call::thread_control(THREAD, ThreadAction::Faults, endpoint.0));
         assert_ok!(call::thread_control(THREAD, ThreadAction::Resume, 0));
         let mut fault = assert_ok!(call::receive(endpoint));
-        for turn in 1..=TIMES {
+        // An answer alone changes nothing: then the same fault comes again.
+        for _ in 0..TIMES {
+            marker::<{ FAULT_AGAIN[0] }>();
+            let next = call::reply_receive(endpoint, Message::empty(0));
+            marker::<{ FAULT_AGAIN[1] }>();
+            kernel_assert_eq!(assert_ok!(next), fault);
+        }
+        for turn in 0..=TIMES {
             kernel_assert_eq!((fault.info.label(), fault.words[0]), (abi::FAULT, Cause::ReadFault as u64));
-            let mut registers = BUFFER.registers();
+            let mut registers = assert_ok!(call::thread_read(THREAD));
             // It is the same program, so its word has the same address.
             registers.general[probe::ARGUMENT] = WORD.as_ptr() as u64;
-            BUFFER.set_registers(&registers);
-            let answer = Message { info: MessageInfo::new(0, REPORT_WORDS), ..Message::empty(0) };
+            // SAFETY: it is a thread of another process.
+            assert_ok!(unsafe { call::thread_write(THREAD, &registers) });
             if turn == TIMES {
-                assert_ok!(call::reply(answer));
+                assert_ok!(call::reply(Message::empty(0)));
             } else {
-                fault = assert_ok!(call::reply_receive(endpoint, answer));
+                fault = assert_ok!(call::reply_receive(endpoint, Message::empty(0)));
             }
         }
         kernel_assert_eq!(assert_ok!(call::wait(process)), Exit::Status(testing::EXIT_PASSED));
-        assert_ok!(call::buffer_set(None));
+        assert_ok!(call::close(THREAD));
         println!("guest: faults {TIMES}");
+    }
+}
+
+/// Makes [`TIMES`] foreign calls, and says so if each had its result; so the last lets this be told by a call of its own.
+fn call_foreign() -> u32 {
+    let mut right = 0;
+    for n in 1..=TIMES {
+        marker::<{ FOREIGN_CALL[0] }>();
+        let result = probe::foreign_call(5000 + n, [n; 6]);
+        marker::<{ FOREIGN_CALL[1] }>();
+        right += u64::from(result == 2 * n);
+    }
+    if right == TIMES { testing::EXIT_PASSED } else { 0 }
+}
+
+test! {
+    fn calls_of_a_foreign_process_are_served() requires("TST-14 TST-16 IPS-12 SYS-07 POS-01 PRF-07") {
+        let endpoint = assert_ok!(call::endpoint_create());
+        let nothing = [Capability::NONE; 4];
+        let process =
+            assert_ok!(call::spawn_suspended(THREAD, Capability::OWN_QUOTA, Capability(0), "bench", FOREIGN, nothing));
+        assert_ok!(call::thread_control(THREAD, ThreadAction::Calls, endpoint.0));
+        assert_ok!(call::thread_control(THREAD, ThreadAction::Resume, 0));
+        let mut request = assert_ok!(call::receive(endpoint));
+        for n in 1..=TIMES {
+            let [number, argument, ..] = request.words;
+            kernel_assert_eq!((request.info.label(), number, argument), (abi::FOREIGN, 5000 + n, n));
+            let mut answer = Message::empty(0);
+            (answer.info, answer.words[0]) = (MessageInfo::new(0, 1), 2 * argument);
+            if n == TIMES {
+                assert_ok!(call::thread_control(THREAD, ThreadAction::Calls, NO_CAPABILITY));
+                assert_ok!(call::reply(answer));
+            } else {
+                request = assert_ok!(call::reply_receive(endpoint, answer));
+            }
+        }
+        kernel_assert_eq!(assert_ok!(call::wait(process)), Exit::Status(testing::EXIT_PASSED));
+        assert_ok!(call::close(THREAD));
+        println!("guest: foreign calls {TIMES}");
     }
 }
 

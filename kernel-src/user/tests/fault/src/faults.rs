@@ -8,11 +8,11 @@ use alloc::{sync::Arc, vec::Vec};
 use core::sync::atomic::{AtomicU64, Ordering};
 use rt::{
     abi::{
-        Cause, Error, FAULT, Info, MESSAGE_WORDS, MessageInfo, NO_CAPABILITY, REPORT_WORDS, Registers, Rights,
-        STACK_SIZE, STACK_TOP, ThreadAction,
+        Cause, Error, FAULT, Info, MESSAGE_WORDS, MessageInfo, NO_CAPABILITY, Registers, Rights, STACK_SIZE, STACK_TOP,
+        ThreadAction,
     },
     assert_err, assert_ok,
-    call::{self, Buffer, Capability, Exit, Message, Until},
+    call::{self, Capability, Exit, Message, Until},
     kernel_assert, kernel_assert_eq,
     probe::{self, Break},
     test, thread,
@@ -21,16 +21,7 @@ use rt::{
 const SLOT: Capability = Capability(40);
 const NOTHING: [Capability; 3] = [Capability::NONE; 3];
 
-static PAGES: [Buffer; 5] = [const { Buffer::new() }; 5];
-
-/// A page of this process as this thread's buffer page.
-fn page(number: u64) -> &'static Buffer {
-    let page = &PAGES[number as usize];
-    assert_ok!(call::buffer_set(Some(page)));
-    page
-}
-
-fn close_all(names: &[Capability]) {
+pub fn close_all(names: &[Capability]) {
     names.iter().for_each(|&name| assert_ok!(call::close(name)));
 }
 
@@ -43,13 +34,14 @@ fn handle(thread: Capability, endpoint: Capability, badge: u64) {
 }
 
 /// The thread goes on with these registers.
-fn go_on_with(page: &Buffer, registers: &Registers) {
-    page.set_registers(registers);
-    assert_ok!(call::reply(Message { info: MessageInfo::new(0, REPORT_WORDS), ..Message::empty(0) }));
+fn go_on_with(thread: Capability, registers: &Registers) {
+    // SAFETY: each case says with which a thread of this program goes on.
+    assert_ok!(unsafe { call::thread_write(thread, registers) });
+    assert_ok!(call::reply(Message::empty(0)));
 }
 
 fn fault_of(message: &Message, badge: u64) -> [u64; MESSAGE_WORDS] {
-    kernel_assert_eq!((message.info, message.badge), (MessageInfo::new(FAULT, REPORT_WORDS), badge));
+    kernel_assert_eq!((message.info, message.badge), (MessageInfo::new(FAULT, MESSAGE_WORDS), badge));
     message.words
 }
 
@@ -74,14 +66,13 @@ test! {
     // CASE-FLT-004 and CASE-FLT-010; CASE-FLT-005: what the handler leaves ends the process.
     fn each_kind_of_fault_reaches_its_handler() requires("INT-01 VMM-15 IPS-12") {
         let endpoint = assert_ok!(call::endpoint_create());
-        let page = page(0);
         for (number, way) in Break::ALL.iter().enumerate() {
             let process = roles::start_suspended(roles::BREAK + number as u64, SLOT, NOTHING);
             handle(SLOT, endpoint, 3);
             resume(SLOT);
             let [cause, address, code, pc, id, ..] = fault_of(&assert_ok!(call::receive_until(endpoint, patience())), 3);
             kernel_assert!(cause_of(*way).iter().any(|right| *right as u64 == cause), "{way:?}: {cause}");
-            kernel_assert_eq!(page.registers().pc, pc);
+            kernel_assert_eq!(assert_ok!(call::thread_read(SLOT)).pc, pc);
             let found = assert_ok!(call::thread_info(Some(process), 0)).map(|info| (info.id, info.state));
             kernel_assert_eq!(found, Some((id, 3)));
             if *way == Break::StackOverflow {
@@ -99,7 +90,6 @@ test! {
     // CASE-FLT-002.
     fn a_handler_skips_an_undefined_instruction() requires("INT-01 VMM-15") {
         let endpoint = assert_ok!(call::endpoint_create());
-        let page = page(0);
         for cpu in [info(Info::CurrentCpu), other_cpu()] {
             let (thread, capability) = assert_ok!(thread::spawn_suspended(Some(cpu), || {
                 (0..20).fold(0, |sum, _| sum + probe::undefined())
@@ -109,10 +99,10 @@ test! {
             for turn in 0..20 {
                 let [cause, _, _, pc, ..] = fault_of(&assert_ok!(call::receive_until(endpoint, patience())), 1);
                 kernel_assert_eq!((cause, pc), (Cause::IllegalInstruction as u64, probe::undefined as *const () as u64));
-                let mut registers = page.registers();
+                let mut registers = assert_ok!(call::thread_read(capability));
                 registers.pc += probe::UNDEFINED_SIZE;
                 registers.general[probe::RESULTS[0]] = turn;
-                go_on_with(page, &registers);
+                go_on_with(capability, &registers);
             }
             kernel_assert_eq!(assert_ok!(thread.join()), 190);
             close_all(&[capability, Capability(51)]);
@@ -125,7 +115,6 @@ test! {
     fn a_handler_repairs_what_faulted() requires("VMM-15 CTX-10") {
         static WORD: AtomicU64 = AtomicU64::new(0);
         let endpoint = assert_ok!(call::endpoint_create());
-        let page = page(0);
         let (thread, capability) = assert_ok!(thread::spawn_suspended(Some(other_cpu()), || {
             [0, 8, 4096].map(|address| probe::load_word(address))
         }));
@@ -137,12 +126,12 @@ test! {
                 let words = fault_of(&assert_ok!(call::receive_until(endpoint, patience())), 2);
                 let pc = probe::load_word as *const () as u64;
                 kernel_assert_eq!((words[0], words[1], words[3]), (Cause::ReadFault as u64, address, pc));
-                let mut registers = page.registers();
+                let mut registers = assert_ok!(call::thread_read(capability));
                 kernel_assert_eq!((registers.pc, registers.general[probe::ARGUMENT]), (pc, address));
                 WORD.store(turn as u64 + 100, Ordering::SeqCst);
                 registers.general[probe::ARGUMENT] = WORD.as_ptr() as u64;
                 if is_last {
-                    go_on_with(page, &registers);
+                    go_on_with(capability, &registers);
                 } else {
                     assert_ok!(call::reply(Message::empty(0)));
                 }
@@ -225,19 +214,21 @@ test! {
         let endpoint = assert_ok!(call::endpoint_create());
         let thread = assert_ok!(call::thread_make(None, None, Capability::OWN_QUOTA));
         let slot = Capability(41);
-        let set = |thread, name: Capability| call::thread_control(thread, ThreadAction::Faults, name.0).map(drop);
-        for rights in 0..=31 {
-            assert_ok!(call::cap_mint(slot, endpoint, Rights(rights), 0));
-            let may = Rights(rights).have(Rights::WRITE.with(Rights::CALL));
-            kernel_assert_eq!(set(thread, slot), if may { Ok(()) } else { Err(Error::NoRight) });
-            assert_ok!(call::close(slot));
-            assert_ok!(call::cap_mint(slot, thread, Rights(rights), 0));
-            let may = Rights(rights).have(Rights::MANAGE);
-            kernel_assert_eq!(set(slot, endpoint), if may { Ok(()) } else { Err(Error::NoRight) });
-            assert_ok!(call::close(slot));
+        for action in [ThreadAction::Faults, ThreadAction::Calls] {
+            let set = |thread, name: Capability| call::thread_control(thread, action, name.0).map(drop);
+            for rights in 0..=31 {
+                assert_ok!(call::cap_mint(slot, endpoint, Rights(rights), 0));
+                let may = Rights(rights).have(Rights::WRITE.with(Rights::CALL));
+                kernel_assert_eq!(set(thread, slot), if may { Ok(()) } else { Err(Error::NoRight) });
+                assert_ok!(call::close(slot));
+                assert_ok!(call::cap_mint(slot, thread, Rights(rights), 0));
+                let may = Rights(rights).have(Rights::MANAGE);
+                kernel_assert_eq!(set(slot, endpoint), if may { Ok(()) } else { Err(Error::NoRight) });
+                assert_ok!(call::close(slot));
+            }
+            assert_err!(set(thread, thread), Error::WrongObject);
+            assert_err!(set(thread, Capability(60)), Error::InvalidCapability);
         }
-        assert_err!(set(thread, thread), Error::WrongObject);
-        assert_err!(set(thread, Capability(60)), Error::InvalidCapability);
         control(thread, ThreadAction::Kill);
     }
 }
@@ -305,13 +296,12 @@ test! {
         // A cancelled one does, too, without having been stopped.
         fault_of(&assert_ok!(call::receive_until(endpoint, patience())), 1);
         kernel_assert_eq!(control(capability, ThreadAction::Cancel), 1);
-        let page = page(0);
         fault_of(&assert_ok!(call::receive_until(endpoint, patience())), 1);
         // From outside it is repaired as by the answer.
         halt(capability);
         let mut registers = assert_ok!(call::thread_read(capability));
-        registers.general[probe::ARGUMENT] = &raw const *page as u64;
-        page.set_word(0, 77);
+        static WORD: AtomicU64 = AtomicU64::new(77);
+        registers.general[probe::ARGUMENT] = WORD.as_ptr() as u64;
         // SAFETY: it loads from there.
         assert_ok!(unsafe { call::thread_write(capability, &registers) });
         resume(capability);
@@ -366,27 +356,29 @@ test! {
         let round = || {
             let left = Arc::new(AtomicU64::new(FAULTS * THREADS));
             let mut faulting = Vec::new();
+            let mut names = [Capability::NONE; THREADS as usize];
             for number in 0..THREADS {
                 let (thread, capability) = assert_ok!(thread::spawn_suspended(Some(number % cpus()), || {
                     (0..FAULTS).fold(0, |sum, _| sum + probe::undefined())
                 }));
                 handle(capability, endpoint, number);
-                resume(capability);
+                names[number as usize] = capability;
                 faulting.push((thread, capability));
             }
+            names.into_iter().for_each(resume);
             let handlers: Vec<_> = (0..cpus()).map(|cpu| {
                 let left = left.clone();
                 assert_ok!(thread::spawn_on(cpu, move || {
-                    let page = page(cpu + 1);
                     let count = |left: u64| left.checked_sub(1);
                     // Each takes one that is left, so all are taken.
                     while left.fetch_update(Ordering::SeqCst, Ordering::SeqCst, count).is_ok() {
-                        let words = assert_ok!(call::receive(endpoint)).words;
-                        kernel_assert_eq!(words[0], Cause::IllegalInstruction as u64);
-                        let mut registers = page.registers();
+                        let fault = assert_ok!(call::receive(endpoint));
+                        kernel_assert_eq!(fault.words[0], Cause::IllegalInstruction as u64);
+                        let thread = names[fault.badge as usize];
+                        let mut registers = assert_ok!(call::thread_read(thread));
                         registers.pc += probe::UNDEFINED_SIZE;
                         registers.general[probe::RESULTS[0]] = 1;
-                        go_on_with(page, &registers);
+                        go_on_with(thread, &registers);
                     }
                 }))
             }).collect();

@@ -9,6 +9,7 @@ extern crate alloc;
 
 mod control;
 mod faults;
+mod foreign;
 mod registers;
 mod roles;
 mod support;

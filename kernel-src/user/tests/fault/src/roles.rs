@@ -21,6 +21,9 @@ pub const LOAD: u64 = 4 * ROLES;
 /// Receives from slot 1, and ends without an answer.
 pub const DROP: u64 = 5 * ROLES;
 
+/// Makes a foreign call; ends with its result.
+pub const FOREIGN: u64 = 6 * ROLES;
+
 /// Starts the program in a role; the capability in that slot is to its first thread, which is suspended.
 pub fn start_suspended(role: u64, slot: Capability, give: [Capability; 3]) -> Capability {
     let [a, b, c] = give;
@@ -43,6 +46,7 @@ pub fn main(argument: u64) -> u32 {
             0
         }
         LOAD => probe::load_word((argument % ROLES) * 2) as u32,
+        FOREIGN => probe::foreign_call(0, [0; 6]) as u32,
         DROP => {
             assert_ok!(call::receive(Capability(1)));
             0

@@ -13,6 +13,10 @@ pub const ARGUMENT: usize = 0;
 pub const STACK: usize = 31;
 pub const MAY_SHOW_OWN_STATE: &[usize] = &[];
 pub const NUMBER: usize = 10;
+/// Where number and arguments of a call are by the convention of C.
+pub const FOREIGN: [usize; 7] = [8, 0, 1, 2, 3, 4, 5];
+/// Bytes of the instruction of a call.
+pub const CALL_SIZE: u64 = 4;
 /// Registers that a system call may change.
 pub const RESULTS: &[usize] = &[0, 1];
 /// Bytes from the start of `Registers` at which a stack pointer is stored that points there.
@@ -83,6 +87,23 @@ pub extern "C" fn store_start(registers: *mut Registers) -> ! {
         "mov x10, {exit}", "svc #0", "udf #0",
         exit = const Call::ThreadExit as u64,
     )
+}
+
+/// Makes a call by the convention of C, and with its number where this kernel's own have it, too.
+///
+/// # Safety
+/// The call must not write memory.
+#[inline(always)]
+pub unsafe fn foreign_call(number: u64, [a, b, c, d, e, f]: [u64; 6]) -> u64 {
+    let result;
+    // SAFETY: the caller's promise; no other register changes.
+    unsafe {
+        asm!(
+            "svc #0", in("x8") number, in("x10") number, inlateout("x0") a => result, inlateout("x1") b => _, in("x2") c,
+            in("x3") d, in("x4") e, in("x5") f, options(nostack),
+        )
+    }
+    result
 }
 
 /// Loads the word at `address`, with its first instruction.

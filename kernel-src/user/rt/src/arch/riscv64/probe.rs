@@ -14,6 +14,10 @@ pub const STACK: usize = 2;
 /// The thread pointer is what the thread was created with.
 pub const MAY_SHOW_OWN_STATE: &[usize] = &[4];
 pub const NUMBER: usize = 5;
+/// Where number and arguments of a call are by the convention of C.
+pub const FOREIGN: [usize; 7] = [17, 10, 11, 12, 13, 14, 15];
+/// Bytes of the instruction of a call.
+pub const CALL_SIZE: u64 = 4;
 /// Registers that a system call may change.
 pub const RESULTS: &[usize] = &[10, 11];
 /// Bytes from the start of `Registers` at which a stack pointer is stored that points there.
@@ -86,6 +90,23 @@ pub extern "C" fn store_start(registers: *mut Registers) -> ! {
         "li t0, {exit}", "ecall", "unimp",
         exit = const Call::ThreadExit as u64,
     )
+}
+
+/// Makes a call by the convention of C, and with its number where this kernel's own have it, too.
+///
+/// # Safety
+/// The call must not write memory.
+#[inline(always)]
+pub unsafe fn foreign_call(number: u64, [a, b, c, d, e, f]: [u64; 6]) -> u64 {
+    let result;
+    // SAFETY: the caller's promise; no other register changes.
+    unsafe {
+        asm!(
+            "ecall", in("a7") number, in("t0") number, inlateout("a0") a => result, inlateout("a1") b => _, in("a2") c,
+            in("a3") d, in("a4") e, in("a5") f, options(nostack),
+        )
+    }
+    result
 }
 
 /// Loads the word at `address`, with its first instruction.

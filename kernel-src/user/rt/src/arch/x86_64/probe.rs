@@ -12,6 +12,10 @@ pub const STACK: usize = 4;
 /// `syscall` writes these two, so leaving the kernel by `sysret` shows the thread its own pc and flags in them.
 pub const MAY_SHOW_OWN_STATE: &[usize] = &[1, 11];
 pub const NUMBER: usize = 0;
+/// Where number and arguments of a call are by the convention of C.
+pub const FOREIGN: [usize; 7] = [0, 7, 6, 2, 10, 8, 9];
+/// Bytes of the instruction of a call.
+pub const CALL_SIZE: u64 = 2;
 /// Registers that a system call may change.
 pub const RESULTS: &[usize] = &[0, 2, 1, 11];
 /// Bytes from the start of `Registers` at which a stack pointer is stored that points there.
@@ -99,6 +103,23 @@ pub fn call_with_odd_flags() {
         asm!("pushfq", "pushfq", "or dword ptr [rsp], 0x240400", "popfq", "xor eax, eax", "syscall", "popfq",
             out("rax") _, out("rdx") _, out("rcx") _, out("r11") _)
     };
+}
+
+/// Makes a call by the convention of C, and with its number where this kernel's own have it, too.
+///
+/// # Safety
+/// The call must not write memory.
+#[inline(always)]
+pub unsafe fn foreign_call(number: u64, [a, b, c, d, e, f]: [u64; 6]) -> u64 {
+    let result;
+    // SAFETY: the caller's promise; no other register changes.
+    unsafe {
+        asm!(
+            "syscall", inlateout("rax") number => result, in("rdi") a, in("rsi") b, inlateout("rdx") c => _, in("r10") d,
+            in("r8") e, in("r9") f, lateout("rcx") _, lateout("r11") _, options(nostack),
+        )
+    }
+    result
 }
 
 /// Loads the word at `address`, with its first instruction.
