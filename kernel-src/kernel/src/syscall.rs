@@ -147,12 +147,17 @@ fn new_badge(found: &Found, badge: u64) -> Result<u64, Error> {
     if old == 0 { Ok(badge) } else { Err(Error::InvalidArgument) }
 }
 
-/// A call that never blocks, but may begin an end: with nothing in hand any more, takes steps at that.
+/// After a call that never blocks and has nothing in hand any more, but may have begun an end: steps at that.
+fn take_steps() {
+    ending::quiescent(percpu::this());
+    let_the_woken_run();
+}
+
+/// A call that may begin an end.
 #[inline(always)]
 fn and_take_steps(call: impl FnOnce() -> Result<u64, Error>) -> Result<u64, Error> {
     let done = call();
-    ending::quiescent(percpu::this());
-    let_the_woken_run();
+    take_steps();
     done
 }
 
@@ -421,7 +426,7 @@ fn carry_out(thread: &Thread, number: u64) -> Option<Result<u64, Error>> {
         n if n == Call::ThreadControl as u64 => Some(thread_control(thread, argument(0), argument(1), argument(2))),
         n if n == Call::NotificationSignal as u64 => Some(notification_signal(thread, argument(0), argument(1))),
         n => match object::call_of(n) {
-            n if n == Call::NotificationWait as u64 => notification_wait(thread).transpose(),
+            n if n == Call::NotificationWait as u64 => notification_wait(thread),
             n if (Call::Call as u64..=Call::ReplyReceive as u64).contains(&n)
                 || n == Call::Send as u64
                 || n == Call::Reply as u64 =>
@@ -524,10 +529,13 @@ fn notification_signal(thread: &Thread, name: u64, bits: u64) -> Result<u64, Err
     notification.signal(Notification::allowed(bits, found.content.badge), slot, &found).map(|()| 0)
 }
 
-fn notification_wait(thread: &Thread) -> Result<Option<u64>, Error> {
+fn notification_wait(thread: &Thread) -> Option<Result<u64, Error>> {
     let name = thread.frame.with(|frame| frame.argument(0));
-    let (notification, slot, found) = thread.process().object::<Notification>(name, Rights::READ)?;
-    notification.wait(thread, slot, &found)
+    thread
+        .process()
+        .object::<Notification>(name, Rights::READ)
+        .and_then(|(notification, slot, found)| notification.wait(thread, slot, &found))
+        .transpose()
 }
 
 fn message(thread: &Thread, number: u64) -> Result<(), Error> {
