@@ -12,6 +12,7 @@
 //! | [`thread`], [`sync`] | threads of this process, and what they share |
 //! | [`testing`] | test cases, assertions, measurements |
 //! | [`protocol`] | what the first programs say to each other |
+//! | [`random`] | numbers that look like chance |
 //! | [`probe`] | what only tests do: look at raw registers, and break on purpose |
 #![cfg(target_os = "none")]
 #![no_std]
@@ -28,6 +29,7 @@ pub mod console;
 mod heap;
 pub mod probe;
 pub mod protocol;
+pub mod random;
 pub mod sync;
 pub mod testing;
 pub mod thread;
