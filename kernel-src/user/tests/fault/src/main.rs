@@ -9,8 +9,11 @@ extern crate alloc;
 
 mod control;
 mod faults;
+mod partners;
+mod rebuilt;
 mod registers;
 mod roles;
+mod space;
 mod support;
 mod waits;
 
