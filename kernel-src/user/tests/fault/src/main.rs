@@ -9,6 +9,7 @@ extern crate alloc;
 
 mod control;
 mod faults;
+mod panics;
 mod partners;
 mod rebuilt;
 mod registers;

@@ -7,7 +7,7 @@
 use crate::{
     partners::{Partners, Tally},
     roles,
-    space::{ROOT_GUARD, Space},
+    space::{ROOT_GUARD, Space, Wanted},
     support::{IS_CALLING, IS_STOPPED, RECEIVES, RUNS, SENDS, WAITS_FOR_BITS, control, cpus, info, other_cpu, resume},
 };
 use alloc::sync::Arc;
@@ -69,6 +69,8 @@ impl Worker {
             let thread = assert_ok!(call::thread_make(Some(process), home.cpu, home.quota));
             control(first, ThreadAction::Kill);
             assert_ok!(call::close(first));
+            let second = || assert_ok!(call::thread_info(Some(process), 1));
+            wait_until("the first thread to be gone", || second().is_none());
             thread
         } else {
             first
@@ -84,10 +86,8 @@ impl Worker {
         resume(self.thread);
     }
 
-    /// What it does, where its first thread may not be gone yet.
-    fn state(&self) -> u64 {
-        let infos = (0..2).map_while(|index| assert_ok!(call::thread_info(Some(self.process), index)));
-        infos.last().map_or(IS_STOPPED, |info| info.state)
+    fn state(&self) -> Option<u64> {
+        assert_ok!(call::thread_info(Some(self.process), 0)).map(|info| info.state)
     }
 
     /// Halts it, perhaps after a look at what it does, which then goes on. Its registers, and in which of the states it was
@@ -164,88 +164,121 @@ fn first_registers(state: &State) -> Registers {
     registers
 }
 
-/// Sees that of a worker's registers those are as they were that it does not change, and that it has not gone back.
-fn check(registers: &Registers, first: &Registers, last: u64) -> u64 {
-    for &number in worker::KEPT {
-        kernel_assert_eq!(registers.general[number], first.general[number], "{}", probe::NAMES[number]);
+/// A worker that is rebuilt over and over, and what has been seen of it.
+struct Course {
+    worker: Worker,
+    home: Home,
+    random: Random,
+    /// The registers that it began with, and how many capabilities it has.
+    first: Registers,
+    full: usize,
+    /// What one worker takes of the quota, with what that takes of itself.
+    one: (u64, u64),
+    turns: u64,
+    round: u64,
+    /// How often it was surely stopped in each of [`STATES`].
+    hits: [u64; STATES.len()],
+}
+
+impl Course {
+    fn begin(home: Home, wanted: [Wanted; 5], mut random: Random) -> Self {
+        let nothing = used(home.quota);
+        let (space, [calls, sends, receives, waits, signals]) = Space::filled(home.quota, wanted, &mut random);
+        let full = space.count();
+        let first = first_registers(&State { number: 0, calls, sends, receives, waits, signals });
+        let worker = Worker::new(home, THREADS[0], space);
+        // Process, thread and three CNodes: the first root is gone, and a first thread where it is not the one.
+        wait_until("what is not needed to be gone", || used(home.quota).1 == nothing.1 + 5);
+        let one = used(home.quota);
+        worker.start(&first);
+        Self { worker, home, random, first, full, one, turns: 0, round: 0, hits: [0; STATES.len()] }
     }
-    kernel_assert_eq!(registers.tls, first.tls);
-    let (state, begun) = (State::read(registers), State::read(first));
-    kernel_assert_eq!(State { number: 0, ..state }, begun);
-    kernel_assert!(state.number >= last, "round {} after round {last}", state.number);
-    state.number
+
+    /// Stops it, and sees that those registers are as they were that it does not change, and that it has not gone back.
+    fn stop(&mut self, looks: bool) -> Registers {
+        let (registers, surely) = self.worker.stop(looks);
+        for &number in worker::KEPT {
+            kernel_assert_eq!(registers.general[number], self.first.general[number], "{}", probe::NAMES[number]);
+        }
+        kernel_assert_eq!(registers.tls, self.first.tls);
+        let state = State::read(&registers);
+        kernel_assert_eq!(State { number: 0, ..state }, State::read(&self.first));
+        kernel_assert!(state.number >= self.round, "round {} after round {}", state.number, self.round);
+        self.round = state.number;
+        if let Some(hit) = STATES.iter().position(|&state| Some(state) == surely) {
+            self.hits[hit] += 1;
+        }
+        registers
+    }
+
+    /// Saves it, ends it and rebuilds it: in that state, or wherever it is after a while.
+    fn turn(&mut self, aim: Option<u64>) {
+        match aim {
+            Some(_) => wait_until("the worker to do that", || self.worker.state() == aim),
+            None => let_run(&mut self.random),
+        }
+        let looks = aim.is_some() || self.random.below(2) == 0;
+        let registers = self.stop(looks);
+        self.turns += 1;
+        let copy = self.worker.space.copied(self.home.quota);
+        kernel_assert_eq!(copy.count(), self.full);
+        let next = Worker::new(self.home, THREADS[self.turns as usize % 2], copy);
+        core::mem::replace(&mut self.worker, next).destroy();
+        // Whoever owes it an answer keeps it until then.
+        wait_until("the old worker to be gone", || used(self.home.quota) == self.one);
+        self.worker.start(&registers);
+    }
+
+    /// As often as is wanted, and then until it was stopped in each state and had to be called `again`.
+    fn run(&mut self, again: &Tally) {
+        let mut deadline = u64::MAX;
+        loop {
+            let missing = self.hits.iter().position(|&count| count == 0);
+            let is_enough = self.turns >= TURNS;
+            if is_enough && missing.is_none() && again.again() > 0 {
+                break;
+            }
+            if self.turns == TURNS {
+                deadline = call::clock_ns() + PATIENCE_NS;
+            }
+            kernel_assert!(call::clock_ns() < deadline, "stopped in {STATES:?}: {:?} times", self.hits);
+            let next = (self.turns / 4) as usize % STATES.len();
+            let aim = if is_enough { Some(missing.unwrap_or(0)) } else { (self.turns % 4 == 0).then_some(next) };
+            self.turn(aim.map(|state| STATES[state]));
+        }
+        println!(
+            "rebuilt: {} times in {} rounds; stopped in {STATES:?}: {:?} times",
+            self.turns, self.round, self.hits
+        );
+        kernel_assert!(self.turns >= TURNS);
+    }
 }
 
 /// Rebuilds a worker over and over, as the head of this file says.
 fn supervise(seed: u64, cpu: Option<u64>, partners: Partners) {
-    let mut random = Random::new(seed);
     let quota = assert_ok!(call::quota_create(Capability::OWN_QUOTA, BYTES, OBJECTS));
     let nothing = used(quota);
-    let (space, names) = Space::filled(quota, partners.wanted(), &mut random);
-    let full = space.count();
-    let [calls, sends, receives, waits, signals] = names;
-    let state = State { number: 0, calls, sends, receives, waits, signals };
-    let first = first_registers(&state);
-
     let home = Home { quota, cpu, faults: partners.faults };
-    let mut worker = Worker::new(home, THREADS[0], space);
-    wait_until("what was not needed to be gone", || info(Info::Ending) == 0);
-    let one = used(quota);
-    worker.start(&first);
-
-    let [server, _, asker, _] = partners.tallies.clone();
-    let mut hits = [0_u64; STATES.len()];
-    let (mut turns, mut number) = (0, 0);
-    let deadline = call::clock_ns() + 3 * PATIENCE_NS;
-    // As often as is wanted, and until it was stopped in each way, and once while it owed an answer.
-    loop {
-        let missing = hits.iter().position(|&count| count == 0);
-        if turns >= TURNS && missing.is_none() && asker.again() > 0 {
-            break;
-        }
-        kernel_assert!(turns < TURNS || call::clock_ns() < deadline, "stopped in {STATES:?}: {hits:?} times");
-        let is_aimed = turns >= TURNS || turns % 4 == 0;
-        if is_aimed {
-            let aim = if turns >= TURNS { missing.unwrap_or(0) } else { (turns / 4) as usize % STATES.len() };
-            wait_until("the worker to do that", || worker.state() == STATES[aim]);
-        } else {
-            let_run(&mut random);
-        }
-        let (registers, surely) = worker.stop(is_aimed || random.below(2) == 0);
-        number = check(&registers, &first, number);
-        if let Some(state) = surely {
-            hits[STATES.iter().position(|&one| one == state).expect("one of those it was looked for in")] += 1;
-        }
-        turns += 1;
-        let copy = worker.space.copied(quota);
-        kernel_assert_eq!(copy.count(), full);
-        let next = Worker::new(home, THREADS[turns as usize % 2], copy);
-        worker.destroy();
-        // Whoever owes it an answer keeps it until then.
-        wait_until("the old worker to be gone", || used(quota) == one);
-        next.start(&registers);
-        worker = next;
-    }
-    println!("rebuilt: {turns} times rebuilt in {number} rounds; stopped in {STATES:?}: {hits:?} times");
-    kernel_assert!(turns >= TURNS);
-
-    let seen = partners.tallies.each_ref().map(|tally| tally.done());
-    let goes_on = |(tally, &seen): (&Arc<Tally>, &u64)| tally.done() > seen + 2;
-    wait_until("all partners to go on", || partners.tallies.iter().zip(&seen).all(goes_on));
-    let (registers, _) = worker.stop(false);
-    let rounds = check(&registers, &first, number);
-    worker.destroy();
-    // Each call that was answered in vain was cancelled, and no halt cancels two.
-    kernel_assert!(server.again() >= hits[3] && server.again() <= turns + 1, "{} calls came again", server.again());
-    kernel_assert!(asker.again() <= turns + 1, "{} answers were lost", asker.again());
     let tallies = partners.tallies.clone();
+    let [server, _, asker, _] = &tallies;
+    let mut course = Course::begin(home, partners.wanted(), Random::new(seed));
+    course.run(asker);
+
+    let seen = tallies.each_ref().map(|tally| tally.done());
+    let goes_on = |(tally, &seen): (&Arc<Tally>, &u64)| tally.done() > seen + 2;
+    wait_until("all partners to go on", || tallies.iter().zip(&seen).all(goes_on));
+    course.stop(false);
+    let Course { worker, turns, round, hits, .. } = course;
+    worker.destroy();
     partners.stop();
-    // Within the last round some have begun with the next, and some have not.
+    // What was answered in vain was cancelled, and no halt cancels two calls.
+    kernel_assert!((hits[3]..=turns + 1).contains(&server.again()), "{} calls came again", server.again());
+    kernel_assert!(asker.again() <= turns + 1, "{} answers were lost", asker.again());
+    // In its last round it has done some of this, and some not.
     for (tally, a_round) in tallies.iter().zip([1, 1, 2, 1]) {
         let done = tally.done();
-        kernel_assert!((rounds * a_round..=(rounds + 1) * a_round).contains(&done), "{done} done in {rounds} rounds");
+        kernel_assert!((round * a_round..=(round + 1) * a_round).contains(&done), "{done} done in {round} rounds");
     }
-
     wait_until("the last worker to be gone", || used(quota) == nothing && info(Info::Ending) == 0);
     assert_ok!(call::quota_destroy(quota));
     assert_ok!(call::close(quota));
