@@ -243,7 +243,7 @@ impl Course {
             }
             kernel_assert!(call::clock_ns() < deadline, "stopped in {STATES:?}: {:?} times", self.hits);
             let next = (self.turns / 4) as usize % STATES.len();
-            let aim = if is_enough { Some(missing.unwrap_or(0)) } else { (self.turns % 4 == 0).then_some(next) };
+            let aim = if is_enough { Some(missing.unwrap_or(0)) } else { self.turns.is_multiple_of(4).then_some(next) };
             self.turn(aim.map(|state| STATES[state]));
         }
         println!(
