@@ -11,6 +11,7 @@ use crate::{
     support::{IS_CALLING, IS_STOPPED, RECEIVES, RUNS, SENDS, WAITS_FOR_BITS, control, cpus, info, other_cpu, resume},
 };
 use alloc::sync::Arc;
+use core::sync::atomic::{AtomicU64, Ordering};
 use rt::{
     abi::{Error, Info, Registers, ThreadAction},
     assert_ok,
@@ -25,8 +26,9 @@ use rt::{
 /// Of each case; a board runs three of them, where it has two CPUs.
 const TURNS: u64 = 350;
 const _: () = assert!(3 * TURNS >= 1000);
-/// Above those who wait and work, so that it can stop a thread of its own CPU anywhere.
-const PRIORITY: u64 = 160;
+/// Above those who work, so that it can stop a thread of its own CPU anywhere. Who has it takes no lock of this process, as
+/// that of the heap: one who has been stopped may have it.
+const URGENT: u64 = 160;
 const PATIENCE_NS: u64 = 20_000_000_000;
 /// More than two workers take.
 const BYTES: u64 = 4 << 20;
@@ -36,7 +38,7 @@ const THREADS: [Capability; 2] = [Capability(60), Capability(61)];
 /// The states in which it is to be halted.
 const STATES: [u64; 5] = [RUNS, SENDS, RECEIVES, IS_CALLING, WAITS_FOR_BITS];
 
-/// Waits until it is so. This thread is more urgent than those it waits for, so it sleeps between its looks.
+/// Waits until it is so. This thread may be more urgent than those it waits for, so it sleeps between its looks.
 fn wait_until(what: &str, mut is_so: impl FnMut() -> bool) {
     let deadline = call::clock_ns() + PATIENCE_NS;
     while !is_so() {
@@ -254,15 +256,17 @@ impl Course {
     }
 }
 
-/// Rebuilds a worker over and over, as the head of this file says.
-fn supervise(seed: u64, cpu: Option<u64>, partners: Partners) {
+/// Rebuilds a worker over and over, as the head of this file says; `own` is to this thread.
+fn supervise(seed: u64, cpu: Option<u64>, partners: Partners, own: Capability) {
     let quota = assert_ok!(call::quota_create(Capability::OWN_QUOTA, BYTES, OBJECTS));
     let nothing = used(quota);
     let home = Home { quota, cpu, faults: partners.faults };
     let tallies = partners.tallies.clone();
     let [server, _, asker, _] = &tallies;
     let mut course = Course::begin(home, partners.wanted(), Random::new(seed));
+    let usual = assert_ok!(call::thread_control(own, ThreadAction::Priority, URGENT));
     course.run(asker);
+    assert_ok!(call::thread_control(own, ThreadAction::Priority, usual));
 
     let seen = tallies.each_ref().map(|tally| tally.done());
     let goes_on = |(tally, &seen): (&Arc<Tally>, &u64)| tally.done() > seen + 2;
@@ -287,9 +291,12 @@ fn supervise(seed: u64, cpu: Option<u64>, partners: Partners) {
 /// Supervises from `own` a worker on `cpu`; partner number n is on `partner(n)`.
 fn rebuild(seed: u64, own: u64, cpu: Option<u64>, partner: impl Fn(u64) -> u64 + Send + 'static) {
     println!("rebuilt: seed {seed}");
-    let run = move || supervise(seed, cpu, Partners::start(seed, partner));
-    let (thread, capability) = assert_ok!(thread::spawn_suspended(Some(own), run));
-    assert_ok!(call::thread_control(capability, ThreadAction::Priority, PRIORITY));
+    let name = Arc::new(AtomicU64::new(0));
+    let told = name.clone();
+    let (thread, capability) = assert_ok!(thread::spawn_suspended(Some(own), move || {
+        supervise(seed, cpu, Partners::start(seed, partner), Capability(told.load(Ordering::SeqCst)));
+    }));
+    name.store(capability.0, Ordering::SeqCst);
     resume(capability);
     assert_ok!(thread.join());
 }

@@ -1,6 +1,5 @@
 //! A space of capabilities of two levels, and its copy: the same names mean the same.
 
-use alloc::vec::Vec;
 use rt::{
     abi::{ADDRESS_BITS, CapabilityInfo, Kind, Rights, guard},
     assert_ok,
@@ -110,12 +109,9 @@ impl Space {
 
     /// How many slots are full.
     pub fn count(&self) -> usize {
-        let nodes: Vec<_> = self.nodes.into_iter().chain([self.root]).collect();
-        nodes
-            .iter()
-            .flat_map(|&node| (0..SLOTS).map(move |index| read(slot(node, index))))
-            .filter(|info| info.kind != 0)
-            .count()
+        let nodes = self.nodes.into_iter().chain([self.root]);
+        let slots = nodes.flat_map(|node| (0..SLOTS).map(move |index| slot(node, index)));
+        slots.filter(|&place| read(place).kind != 0).count()
     }
 
     /// Gives up what this process has of it.
