@@ -97,7 +97,7 @@ pub fn entry() -> u64 {
 }
 
 /// Turns of the loop in which it does nothing, while it owes an answer.
-pub(crate) const IDLE_TURNS: u64 = 200;
+pub(crate) const IDLE_TURNS: u64 = 4000;
 pub(crate) const CANCELLED: u64 = abi::Error::Cancelled as u64;
 pub(crate) const NO_CALLER: u64 = abi::Error::NoCaller as u64;
 

@@ -216,8 +216,8 @@ impl Course {
     /// Saves it, ends it and rebuilds it: in that state, or wherever it is after a while.
     fn turn(&mut self, aim: Option<u64>) {
         match aim {
-            Some(_) => wait_until("the worker to do that", || self.worker.state() == aim),
-            None => let_run(&mut self.random),
+            Some(state) if state != RUNS => wait_until("the worker to do that", || self.worker.state() == aim),
+            _ => let_run(&mut self.random),
         }
         let looks = aim.is_some() || self.random.below(2) == 0;
         let registers = self.stop(looks);
