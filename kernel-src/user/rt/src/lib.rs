@@ -12,6 +12,8 @@
 //! | [`thread`], [`sync`] | threads of this process, and what they share |
 //! | [`testing`] | test cases, assertions, measurements |
 //! | [`protocol`] | what the first programs say to each other |
+//! | [`random`] | numbers that look like chance |
+//! | [`worker`] | a thread without memory, to be saved and rebuilt |
 //! | [`probe`] | what only tests do: look at raw registers, and break on purpose |
 #![cfg(target_os = "none")]
 #![no_std]
@@ -28,9 +30,11 @@ pub mod console;
 mod heap;
 pub mod probe;
 pub mod protocol;
+pub mod random;
 pub mod sync;
 pub mod testing;
 pub mod thread;
+pub mod worker;
 
 /// Names a program's main function, `fn(argument: u64) -> u32`: the exit status.
 #[macro_export]

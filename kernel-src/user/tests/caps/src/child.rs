@@ -2,9 +2,9 @@
 
 use crate::support::{Table, cpus, use_endpoint};
 use rt::{
-    abi::{Call, Error, Info, NO_CAPABILITY, Rights, guard},
+    abi::{ANY_SLOT, Call, Error, Info, NO_CAPABILITY, Rights, guard},
     assert_ok,
-    call::{self, Capability, Exit, Message, Place},
+    call::{self, Buffer, Capability, Exit, Message, Place},
     kernel_assert_eq, probe,
     protocol::RESOURCE,
     thread,
@@ -21,6 +21,8 @@ pub const REVOKER: u64 = 2 * ROLES;
 pub const ROOT_LOSER: u64 = 3 * ROLES;
 /// Takes a root that names itself, and takes that away.
 pub const SELF_NAMED_ROOT: u64 = 4 * ROLES;
+/// Keeps the capabilities that come with messages to slot 1, until that is taken away.
+pub const TAKER: u64 = 5 * ROLES;
 
 /// Status of a role that went as it should.
 pub const DONE: u32 = 0xD09E;
@@ -35,6 +37,10 @@ const CONTROL: Capability = Capability(1);
 const READ: u64 = 1000;
 /// Label that asks for a receive, which must fail.
 const RECEIVE: u64 = 1001;
+/// Labels of what a taker is sent, of what it is called with, and of the question how many capabilities it has.
+pub const SENT: u64 = 1002;
+pub const CALLED: u64 = 1003;
+pub const COUNT: u64 = 1004;
 /// Names of the CNode that a `ROOT_LOSER` takes, as it has them then.
 pub const LOSER_BITS: u32 = 6;
 
@@ -44,6 +50,7 @@ pub fn main(argument: u64) -> u32 {
         REVOKER => revoker(argument % ROLES),
         ROOT_LOSER => root_loser(),
         SELF_NAMED_ROOT => self_named_root(),
+        TAKER => taker(),
         _ => u32::MAX,
     }
 }
@@ -208,5 +215,30 @@ fn self_named_root() -> u32 {
     // The last that leads anywhere, root and all: nothing keeps the CNode then.
     assert_ok!(call::cap_delete(Capability(9)));
     kernel_assert_eq!(use_endpoint(Capability(8)), Error::NoCaller);
+    DONE
+}
+
+fn taker() -> u32 {
+    static PAGE: Buffer = Buffer::new();
+    assert_ok!(call::buffer_set(Some(&PAGE)));
+    PAGE.receive_at(0, ANY_SLOT);
+    // All but that of the endpoint.
+    let slots = || (0..64).map(Capability).filter(|&slot| slot != CONTROL);
+    let mut request = call::receive(CONTROL);
+    while let Ok(message) = request {
+        request = match message.info.label() {
+            COUNT => {
+                let count = slots().filter(|&slot| assert_ok!(call::cap_read(slot)).kind != 0).count();
+                call::reply_receive(CONTROL, Message::new(0, [count as u64; 8]))
+            }
+            label => {
+                // The last had no place.
+                if message.info.capabilities() == 0 {
+                    slots().for_each(|slot| _ = call::close(slot));
+                }
+                if label == SENT { call::receive(CONTROL) } else { call::reply_receive(CONTROL, Message::empty(0)) }
+            }
+        };
+    }
     DONE
 }

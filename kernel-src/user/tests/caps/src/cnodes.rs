@@ -1,12 +1,14 @@
 //! CNodes: sizes, nesting, guards, and what becomes of those who are on the way.
 
-use crate::support::{Random, Table, free_memory, gives_back_all, marked};
+use crate::support::{Table, free_memory, gives_back_all, marked};
 use alloc::vec::Vec;
 use rt::{
     abi::{Call, Error, Kind, OWN_QUOTA, Rights, guard},
     assert_err, assert_ok,
     call::{self, Capability, Place},
-    kernel_assert, kernel_assert_eq, test,
+    kernel_assert, kernel_assert_eq,
+    random::Random,
+    test,
 };
 
 test! {

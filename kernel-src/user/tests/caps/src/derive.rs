@@ -1,12 +1,14 @@
 //! Copies, mints, moves and deletions, one after the other.
 
-use crate::support::{Random, Table, facts, use_endpoint};
+use crate::support::{Table, facts, use_endpoint};
 use alloc::vec::Vec;
 use rt::{
     abi::{Error, Kind, Rights, guard},
     assert_err, assert_ok,
     call::{self, Capability, Message},
-    kernel_assert, kernel_assert_eq, test, thread,
+    kernel_assert, kernel_assert_eq,
+    random::Random,
+    test, thread,
 };
 
 test! {

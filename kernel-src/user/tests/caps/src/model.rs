@@ -1,12 +1,14 @@
 //! Operations by chance, and a model that says what each has to do.
 
-use crate::support::{Random, Table, cpus, facts, free_memory};
+use crate::support::{Table, cpus, facts, free_memory};
 use alloc::vec::Vec;
 use rt::{
     abi::{Error, Kind, Rights},
     assert_ok,
     call::{self, Place},
-    kernel_assert_eq, test, thread,
+    kernel_assert_eq,
+    random::Random,
+    test, thread,
 };
 
 /// A capability, as it has to be.

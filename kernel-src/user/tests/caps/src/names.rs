@@ -1,12 +1,13 @@
 //! Generations: names that stay good, and names that never become good again.
 
-use crate::support::{Random, Table, facts, free_memory, gives_back_all, marked, use_endpoint};
+use crate::support::{Table, facts, free_memory, gives_back_all, marked, use_endpoint};
 use rt::{
     abi::{ADDRESS_BITS, Error, Kind, OWN_QUOTA, Rights, guard},
     assert_err, assert_ok,
     call::{self, Capability, Message, Place},
     kernel_assert, kernel_assert_eq,
     protocol::RESOURCE,
+    random::Random,
     test,
 };
 

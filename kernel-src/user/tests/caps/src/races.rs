@@ -1,13 +1,15 @@
 //! Slots and objects that several CPUs fill, use, empty and end at once.
 
-use crate::support::{Random, Table, cpus, free_memory, use_endpoint, wait_until};
+use crate::support::{Table, cpus, free_memory, use_endpoint, wait_until};
 use alloc::{sync::Arc, vec::Vec};
 use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use rt::{
     abi::{Error, Kind, Rights, guard},
     assert_ok,
     call::{self, Capability, Message},
-    kernel_assert, kernel_assert_eq, test,
+    kernel_assert, kernel_assert_eq,
+    random::Random,
+    test,
     thread::{self, Thread},
 };
 

@@ -7,9 +7,9 @@ use crate::{
 use alloc::{sync::Arc, vec::Vec};
 use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use rt::{
-    abi::{Call, Error, Kind, Rights, copy_how},
+    abi::{Call, Error, Kind, MessageInfo, Rights, ThreadAction, copy_how},
     assert_err, assert_ok,
-    call::{self, Capability, Exit, Message, Place},
+    call::{self, Buffer, Capability, Exit, Message, Place, Until},
     kernel_assert, kernel_assert_eq, println, test, thread,
 };
 
@@ -413,5 +413,109 @@ test! {
                 }
             }
         }
+    }
+}
+
+/// Sends a capability over and over, in messages of that label, until that cannot be named any more.
+fn lend(to: Capability, label: u64, lent: Capability, page: &'static Buffer) -> Error {
+    assert_ok!(call::buffer_set(Some(page)));
+    page.give(0, lent);
+    let message = Message { info: MessageInfo::new(label, 0).with_capabilities(1), ..Message::empty(0) };
+    loop {
+        let sent = match label {
+            child::SENT => call::send(to, message, Until::Done),
+            _ => call::call(to, message).map(drop),
+        };
+        if let Err(error) = sent {
+            return error;
+        }
+    }
+}
+
+test! {
+    fn what_is_under_way_does_not_outlive_its_ancestor() requires("CAP-24 TST-23") {
+        // CASE-CAP-029: two send to another process, one with calls, while it is taken back.
+        static PAGES: [Buffer; 2] = [const { Buffer::new() }; 2];
+        let control = assert_ok!(call::endpoint_create());
+        let none = Capability::NONE;
+        let taker = child::start(child::TAKER, [none, control, none, none]);
+        let count = || assert_ok!(call::call(control, Message::empty(child::COUNT))).words[0];
+        for round in 0..40 {
+            let original = assert_ok!(call::endpoint_create());
+            let (parent, lent) = (Capability(40), Capability(41));
+            assert_ok!(call::cap_copy(parent, original));
+            assert_ok!(call::cap_copy(lent, parent));
+            let lenders = [(0, child::SENT), (1, child::CALLED)].map(|(number, label)| {
+                let page = &PAGES[number as usize];
+                assert_ok!(thread::spawn_on(number % cpus(), move || lend(control, label, lent, page)))
+            });
+            wait_until("a capability to arrive", || count() > 0);
+            rt::testing::spin(1 + round * 3_001);
+            assert_ok!(call::cap_revoke(original));
+            kernel_assert_eq!(count(), 0, "round {round}");
+            for lender in lenders {
+                kernel_assert_eq!(assert_ok!(lender.join()), Error::InvalidCapability);
+            }
+            kernel_assert_eq!(count(), 0, "round {round}");
+            assert_ok!(call::close(original));
+        }
+        assert_ok!(call::cap_revoke(control));
+        kernel_assert_eq!(assert_ok!(call::wait(taker)), Exit::Status(child::DONE));
+    }
+}
+
+test! {
+    fn a_thread_that_was_lent_is_its_owners_alone_again() requires("CAP-12 CAP-06") {
+        // CASE-CAP-031, of threads: another process uses it while it is taken back.
+        let (seen, ends) = (Arc::new(AtomicU64::new(0)), Arc::new(AtomicBool::new(false)));
+        let (counts, end) = (seen.clone(), ends.clone());
+        let (thread, own) = assert_ok!(thread::spawn_suspended(Some(cpus() - 1), move || {
+            while !end.load(Ordering::SeqCst) {
+                counts.fetch_add(1, Ordering::SeqCst);
+                call::yield_now();
+            }
+        }));
+        let lent = Capability(45);
+        assert_ok!(call::cap_copy(lent, own));
+        // It has what it is lent in its slot 0.
+        let agent = Agent::new(lent, Capability::NONE, Capability::NONE);
+        let uses = Arc::new(AtomicU64::new(0));
+        let used = uses.clone();
+        let user = assert_ok!(thread::spawn(move || {
+            for turn in 0.. {
+                let (action, value) = match turn % 3 {
+                    0 => (ThreadAction::Suspend, 0),
+                    1 => (ThreadAction::Priority, 100),
+                    _ => (ThreadAction::Resume, 0),
+                };
+                if let Err(error) = agent.call(Call::ThreadControl, [0, action as u64, value, 0, 0, 0]) {
+                    kernel_assert_eq!(error, Error::InvalidCapability);
+                    break;
+                }
+                used.fetch_add(1, Ordering::SeqCst);
+            }
+            agent
+        }));
+        wait_until("it to be used", || uses.load(Ordering::SeqCst) > 20);
+        assert_ok!(call::cap_revoke(own));
+        // Whatever the other left it as: from now on this is what counts.
+        let control = |action, value| assert_ok!(call::thread_control(own, action, value));
+        control(ThreadAction::Priority, 90);
+        wait_until("it to stop", || control(ThreadAction::Suspend, 0) == 6);
+        let registers = assert_ok!(call::thread_read(own));
+        let count = seen.load(Ordering::SeqCst);
+        let agent = assert_ok!(user.join());
+        for action in [ThreadAction::Resume, ThreadAction::Priority, ThreadAction::Kill] {
+            let refused = agent.call(Call::ThreadControl, [0, action as u64, 1, 0, 0, 0]);
+            assert_err!(refused, Error::InvalidCapability);
+        }
+        kernel_assert_eq!(assert_ok!(agent.read(Capability(0)))[0], 0);
+        kernel_assert_eq!(assert_ok!(call::thread_read(own)), registers);
+        kernel_assert_eq!((seen.load(Ordering::SeqCst), control(ThreadAction::Priority, 128)), (count, 90));
+        control(ThreadAction::Resume, 0);
+        wait_until("it to go on", || seen.load(Ordering::SeqCst) > count);
+        ends.store(true, Ordering::SeqCst);
+        assert_ok!(thread.join());
+        agent.end();
     }
 }

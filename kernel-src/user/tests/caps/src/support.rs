@@ -124,28 +124,3 @@ pub fn gives_back_all(mut run: impl FnMut()) {
     let after = (0..ROUNDS).fold(before, |_, _| round());
     kernel_assert!(after + SLACK >= before, "{before} bytes were free, {after} are");
 }
-
-/// Numbers that look like chance, the same in each run (xorshift64, Marsaglia 2003).
-pub struct Random(u64);
-
-impl Random {
-    pub const fn new(seed: u64) -> Self {
-        Self(seed.wrapping_mul(2).wrapping_add(1).wrapping_mul(0x9E37_79B9_7F4A_7C15))
-    }
-
-    pub fn word(&mut self) -> u64 {
-        self.0 ^= self.0 << 13;
-        self.0 ^= self.0 >> 7;
-        self.0 ^= self.0 << 17;
-        self.0
-    }
-
-    /// Below `limit`.
-    pub fn below(&mut self, limit: u64) -> u64 {
-        (self.word() >> 16) % limit
-    }
-
-    pub fn rights(&mut self) -> Rights {
-        Rights(self.below(Rights::ALL.0 + 1))
-    }
-}

@@ -10,8 +10,12 @@ extern crate alloc;
 mod control;
 mod faults;
 mod foreign;
+mod panics;
+mod partners;
+mod rebuilt;
 mod registers;
 mod roles;
+mod space;
 mod support;
 mod waits;
 

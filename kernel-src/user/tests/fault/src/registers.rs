@@ -2,13 +2,15 @@
 
 use crate::{
     roles,
-    support::{Counter, IS_STOPPED, Random, control, halt, info, other_cpu, resume, suspend},
+    support::{Counter, IS_STOPPED, control, halt, info, other_cpu, resume, suspend},
 };
 use rt::{
     abi::{Error, Info, Registers, Rights, ThreadAction},
     assert_err, assert_ok,
     call::{self, Capability, Exit},
-    kernel_assert, kernel_assert_eq, probe, test, thread,
+    kernel_assert, kernel_assert_eq, probe,
+    random::Random,
+    test, thread,
 };
 
 const SLOT: Capability = Capability(40);
@@ -101,7 +103,7 @@ test! {
 /// Numbers that come out of many registers.
 fn hash(rounds: u64, seed: u64) -> [u64; 6] {
     let mut random = Random::new(seed);
-    let mut words: [u64; 6] = core::array::from_fn(|_| random.next());
+    let mut words: [u64; 6] = core::array::from_fn(|_| random.word());
     for round in 0..rounds {
         let [a, b, c, d, e, f] = words;
         words = [

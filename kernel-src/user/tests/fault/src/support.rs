@@ -137,23 +137,3 @@ impl Counter {
 pub fn turns(cpu: u64) {
     assert_ok!(assert_ok!(thread::spawn_on(cpu, || (0..6).for_each(|_| call::yield_now()))).join());
 }
-
-/// A sequence of numbers that a seed determines (xorshift64, Marsaglia 2003).
-pub struct Random(u64);
-
-impl Random {
-    pub const fn new(seed: u64) -> Self {
-        Self(seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1)
-    }
-
-    pub fn next(&mut self) -> u64 {
-        self.0 ^= self.0 << 13;
-        self.0 ^= self.0 >> 7;
-        self.0 ^= self.0 << 17;
-        self.0
-    }
-
-    pub fn below(&mut self, limit: u64) -> u64 {
-        (self.next() >> 16) % limit
-    }
-}

@@ -1,8 +1,8 @@
 //! What waits, and is stopped, halted or cancelled meanwhile.
 
 use crate::support::{
-    IS_CALLING, RECEIVES, Random, SENDS, WAITS, WAITS_FOR_BITS, control, cpus, halt, in_state, info, other_cpu,
-    patience, resume, suspend, suspend_in, turns, wait_until,
+    IS_CALLING, RECEIVES, SENDS, WAITS, WAITS_FOR_BITS, control, cpus, halt, in_state, info, other_cpu, patience,
+    resume, suspend, suspend_in, turns, wait_until,
 };
 use alloc::{sync::Arc, vec::Vec};
 use core::sync::atomic::{AtomicU64, Ordering};
@@ -10,7 +10,9 @@ use rt::{
     abi::{Error, Info, Registers, ThreadAction},
     assert_err, assert_ok,
     call::{self, Capability, Message, Until},
-    kernel_assert, kernel_assert_eq, probe, test, thread,
+    kernel_assert, kernel_assert_eq, probe,
+    random::Random,
+    test, thread,
 };
 
 fn homes() -> [u64; 2] {

@@ -1,7 +1,7 @@
 //! Badges: who sent it, and what is left when one is taken back.
 
 use crate::{
-    help::{self, Random, filled, once_there, settled, vacant_slot},
+    help::{self, filled, once_there, settled, vacant_slot},
     roles::{self, Role, TOLD},
 };
 use alloc::{sync::Arc, vec::Vec};
@@ -12,6 +12,7 @@ use rt::{
     call::{self, Capability, Exit, Message, Until},
     kernel_assert, kernel_assert_eq,
     probe::raw_message,
+    random::Random,
     test,
     thread::{self, Thread},
 };

@@ -1,12 +1,14 @@
 //! Calls that wait until a time.
 
-use crate::help::{self, Random, numbered, once_there, settled, soon};
+use crate::help::{self, numbered, once_there, settled, soon};
 use alloc::vec::Vec;
 use rt::{
     abi::Error,
     assert_err, assert_ok,
     call::{self, Message, Until},
-    kernel_assert, kernel_assert_eq, test, thread,
+    kernel_assert, kernel_assert_eq,
+    random::Random,
+    test, thread,
 };
 
 test! {

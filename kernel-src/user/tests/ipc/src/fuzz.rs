@@ -1,7 +1,7 @@
 //! Calls at random: whatever a program does, the kernel answers.
 
 use crate::{
-    help::{self, Random},
+    help,
     roles::{self, DONE, Role},
 };
 use alloc::sync::Arc;
@@ -12,6 +12,7 @@ use rt::{
     call::{self, Buffer, Capability, Exit, Message, Until},
     kernel_assert, kernel_assert_eq,
     probe::{self, raw_call, raw_message},
+    random::Random,
     test, thread,
 };
 
@@ -73,13 +74,13 @@ fn argument(random: &mut Random) -> u64 {
     match random.below(12) {
         0 => 0,
         1 => u64::MAX,
-        2 => random.next(),
-        3 => random.next() >> random.below(64),
+        2 => random.word(),
+        3 => random.word() >> random.below(64),
         4 => 1 << random.below(64),
         // A name with a generation.
         5 => (1 + random.below(3)) << ADDRESS_BITS | random.below(70),
         6 => probe::image_start() + random.below(64),
-        7 => random.next() | 1 << 63,
+        7 => random.word() | 1 << 63,
         // Rights and depths of a slot.
         8 => random.below(32) | random.below(34) << 16 | random.below(34) << 24,
         _ => random.below(70),
@@ -91,19 +92,19 @@ fn step(random: &mut Random, page: &'static Buffer) {
     match random.below(8) {
         0..3 => {
             let flags = match random.below(8) {
-                0 => random.next() << 8,
+                0 => random.word() << 8,
                 _ => rt::abi::DEADLINE,
             };
             // A number with other flags is none, unless it has this one.
             let number = (Call::Call as u64 + random.below(5)) | flags | rt::abi::DEADLINE;
             let info = match random.below(4) {
-                0 => random.next(),
+                0 => random.word(),
                 1 => random.below(1 << 20) << 16 | random.below(5) << 10 | random.below(514),
                 _ => random.below(1 << 20) << 16 | random.below(10),
             };
             // Names of capabilities and of slots for them.
             (0..MESSAGE_WORDS).for_each(|index| page.set_word(index, argument(random)));
-            let words = core::array::from_fn(|_| random.next());
+            let words = core::array::from_fn(|_| random.word());
             let _ = raw_message(number, argument(random), deadline, info, words);
         }
         3 => {
@@ -117,7 +118,7 @@ fn step(random: &mut Random, page: &'static Buffer) {
         5 => {
             // Others' slots are to be filled, too.
             let to = Capability(4 + random.below(56));
-            let _ = call::cap_mint(to, Capability(random.below(60)), Rights(random.next()), argument(random));
+            let _ = call::cap_mint(to, Capability(random.below(60)), Rights(random.word()), argument(random));
         }
         _ => plain(random),
     }
@@ -125,7 +126,7 @@ fn step(random: &mut Random, page: &'static Buffer) {
 
 fn plain(random: &mut Random) {
     let number = match random.below(8) {
-        0 => random.next() >> random.below(60),
+        0 => random.word() >> random.below(60),
         _ => random.below(50),
     };
     let arguments: [u64; 6] = core::array::from_fn(|_| argument(random));

@@ -150,23 +150,3 @@ pub fn vacant_slot() -> Capability {
 pub const fn filled(slot: Capability, generation: u64) -> Capability {
     Capability(generation << rt::abi::ADDRESS_BITS | slot.address())
 }
-
-/// A sequence of numbers that a seed determines (xorshift).
-pub struct Random(u64);
-
-impl Random {
-    pub const fn new(seed: u64) -> Self {
-        Self(seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1)
-    }
-
-    pub fn next(&mut self) -> u64 {
-        self.0 ^= self.0 << 13;
-        self.0 ^= self.0 >> 7;
-        self.0 ^= self.0 << 17;
-        self.0.wrapping_mul(0x2545_F491_4F6C_DD1D)
-    }
-
-    pub fn below(&mut self, limit: u64) -> u64 {
-        (self.next() >> 16) % limit
-    }
-}

@@ -1,7 +1,7 @@
 //! Replies: the right to answer, once.
 
 use crate::{
-    help::{self, Random, filled, numbered, settled, vacant_slot, word},
+    help::{self, filled, numbered, settled, vacant_slot, word},
     roles::{self, DONE, Role, TOLD},
 };
 use alloc::vec::Vec;
@@ -9,7 +9,9 @@ use rt::{
     abi::{Error, Kind, Rights},
     assert_err, assert_ok,
     call::{self, Capability, Exit, Message, Place, Until},
-    kernel_assert, kernel_assert_eq, test, thread,
+    kernel_assert, kernel_assert_eq,
+    random::Random,
+    test, thread,
     thread::Thread,
 };
 

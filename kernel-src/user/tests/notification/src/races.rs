@@ -1,13 +1,15 @@
 //! Signals and waits on several CPUs at once.
 
-use crate::help::{self, Random, numbered, soon};
+use crate::help::{self, numbered, soon};
 use alloc::{sync::Arc, vec::Vec};
 use core::sync::atomic::{AtomicU64, Ordering};
 use rt::{
     abi::{Error, Info},
     assert_ok,
     call::{self, Capability, Until},
-    kernel_assert, kernel_assert_eq, test,
+    kernel_assert, kernel_assert_eq,
+    random::Random,
+    test,
     thread::{self, Thread},
 };
 

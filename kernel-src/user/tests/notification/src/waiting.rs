@@ -1,13 +1,15 @@
 //! Signal and wait.
 
-use crate::help::{self, Random, filled, settled, soon, vacant_slot};
+use crate::help::{self, filled, settled, soon, vacant_slot};
 use alloc::{sync::Arc, vec::Vec};
 use core::sync::atomic::{AtomicU64, Ordering};
 use rt::{
     abi::{Error, Rights},
     assert_err, assert_ok,
     call::{self, Capability, Until},
-    kernel_assert, kernel_assert_eq, test, thread,
+    kernel_assert, kernel_assert_eq,
+    random::Random,
+    test, thread,
 };
 
 const ALL: u64 = u64::MAX;
@@ -30,11 +32,11 @@ test! {
         let mut random = Random::new(5);
         let mut pending = 0;
         for _ in 0..300 {
-            let bits = random.next() & random.next() & random.next();
+            let bits = random.word() & random.word() & random.word();
             assert_ok!(call::signal(notification, bits));
             pending |= bits;
             if random.below(3) == 0 {
-                let mask = random.next();
+                let mask = random.word();
                 kernel_assert_eq!(poll(notification, mask).unwrap_or(0), pending & mask);
                 pending &= !mask;
             }

@@ -2,14 +2,16 @@
 
 use crate::{
     child,
-    support::{BYTES, OBJECTS, OWN, Random, World, cost_of, end_quota, new_quota, read, serve_one, used},
+    support::{BYTES, OBJECTS, OWN, World, cost_of, end_quota, new_quota, read, serve_one, used},
 };
 use alloc::vec::Vec;
 use rt::{
     abi::{Error, QUOTA_DEPTH_MAX, QuotaInfo, Rights},
     assert_err, assert_ok,
     call::{self, Capability, Exit, Message},
-    kernel_assert, kernel_assert_eq, test, thread,
+    kernel_assert, kernel_assert_eq,
+    random::Random,
+    test, thread,
 };
 
 /// What a quota takes of itself.

@@ -2,7 +2,7 @@
 
 use crate::{
     child,
-    support::{BYTES, OBJECTS, OWN, Random, cpus, end_quota, kind_in, new_quota, read, serve_one, settle, used},
+    support::{BYTES, OBJECTS, OWN, cpus, end_quota, kind_in, new_quota, read, serve_one, settle, used},
 };
 use alloc::{sync::Arc, vec::Vec};
 use core::sync::atomic::{AtomicU64, Ordering};
@@ -10,7 +10,9 @@ use rt::{
     abi::Error,
     assert_ok,
     call::{self, Capability, Message, Until},
-    kernel_assert, kernel_assert_eq, test,
+    kernel_assert, kernel_assert_eq,
+    random::Random,
+    test,
     thread::{self, Thread},
 };
 

@@ -119,20 +119,3 @@ pub fn cost_of(create: impl Fn(Capability) -> Capability) -> (u64, u64) {
     end_quota(quota);
     (after.0 - before.0, after.1 - before.1)
 }
-
-/// Numbers that look like chance, the same in each run (xorshift64, Marsaglia 2003).
-pub struct Random(u64);
-
-impl Random {
-    pub const fn new(seed: u64) -> Self {
-        Self(seed.wrapping_mul(2).wrapping_add(1).wrapping_mul(0x9E37_79B9_7F4A_7C15))
-    }
-
-    /// Below `limit`.
-    pub fn below(&mut self, limit: u64) -> u64 {
-        self.0 ^= self.0 << 13;
-        self.0 ^= self.0 >> 7;
-        self.0 ^= self.0 << 17;
-        (self.0 >> 16) % limit
-    }
-}

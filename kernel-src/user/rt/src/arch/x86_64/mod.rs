@@ -1,6 +1,7 @@
 //! x86_64: `syscall`; registers as the table in `abi` gives them.
 
 pub mod probe;
+pub mod worker;
 
 use abi::{Call, MESSAGE_WORDS, MessageInfo, Outcome};
 use core::arch::{asm, naked_asm};
