@@ -77,14 +77,17 @@ def test_the_gdb_stub_has_the_cpus_after_the_monitor(tmp_path: Path) -> None:
     with Session(QemuMachine(board, BootFiles(guest)), tmp_path / "console.log") as session:
         session.console.expect("xxx", WAIT_S)
         with session.gdb() as gdb:
+            before = []
             for cpu in range(2):
                 gdb.select(cpu)
                 assert gdb.read_register("mhartid") == 1 + cpu
-                gdb.write_register("s11", 0x1000 + cpu)
+                before.append(gdb.read_register("t6"))
+                gdb.write_register("t6", 0x1000 + cpu)
             for cpu in range(2):
                 gdb.select(cpu)
-                assert gdb.read_register("s11") == 0x1000 + cpu
-            with pytest.raises(MachineError, match="wanted CPU 2; .* shows 3 CPUs, of which the first 1 run no kernel"):
+                assert gdb.read_register("t6") == 0x1000 + cpu
+                gdb.write_register("t6", before[cpu])
+            with pytest.raises(MachineError, match=r"wanted CPU 2; .* shows 3 CPUs, of which the first 1 run no kernel"):
                 gdb.select(2)
             gdb.set_breakpoint(start)
             gdb.resume()
