@@ -48,7 +48,7 @@ def _attach(one: Running, *, only_print: bool) -> int:
         print(f"note: {refusal}")
     with attach.hold(one) as stub:
         process = Path(f"/proc/{one.pid}")
-        return hand_over(stub, one.arch, elf, slide, process.exists, only_print=only_print)
+        return hand_over(stub, one.arch, elf, slide, process.exists, one.monitor_cpus, only_print=only_print)
 
 
 def explained(one: Running) -> tuple[Path | None, int, str]:

@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -70,7 +70,8 @@ def under_gdb(machine: QemuMachine, elf: Path | None, slide: int, *, only_print:
     """Hand a machine that is on to gdb; without one, say how and wait for Ctrl-C."""
     path = machine.scratch / "gdb"
     machine.monitor(f"gdbserver unix:{path},server=on,wait=off")
-    return hand_over(path, machine.board.arch, elf, slide, lambda: machine.running, only_print=only_print)
+    board = machine.board
+    return hand_over(path, board.arch, elf, slide, lambda: machine.running, board.monitor_cpus, only_print=only_print)
 
 
 def find_gdb(arch: str) -> str | None:
@@ -86,16 +87,44 @@ def find_gdb(arch: str) -> str | None:
     return None
 
 
+def _attaching(path: Path, elf: Path | None, slide: int, processes: Mapping[int, bool]) -> Iterator[str]:
+    """gdb's commands to have all CPUs: each process of the stub's is an inferior, the kernel's with its symbols."""
+    several = len(processes) > 1
+    if several:
+        yield "set schedule-multiple on"  # or the CPUs of the other inferiors stand still
+    for inferior, (process, kernel) in enumerate(processes.items(), 1):
+        if inferior > 1:
+            yield from ("add-inferior", f"inferior {inferior}")
+        if kernel and elf is not None:
+            yield f"symbol-file -o {slide:#x} {elf}"
+        if inferior > 1:
+            yield f"attach {process}"
+        else:
+            yield f"target {'extended-remote' if several else 'remote'} {path}"
+
+
 def hand_over(
-    path: Path, arch: str, elf: Path | None, slide: int, alive: Callable[[], bool], *, only_print: bool
+    path: Path,
+    arch: str,
+    elf: Path | None,
+    slide: int,
+    alive: Callable[[], bool],
+    monitor_cpus: int,
+    *,
+    only_print: bool,
 ) -> int:
-    """Run gdb on a stub's socket; without one, say how and wait for Ctrl-C, as long as the machine is `alive`."""
-    words = ["-q", "-ex", f"set architecture {_ARCHITECTURES[arch]}"]
-    if elf is not None:
-        words += ["-ex", f"symbol-file -o {slide:#x} {elf}"]
-    words += ["-ex", f"target remote {path}"]
+    """Run gdb on a stub's socket; without one, say how and wait for Ctrl-C, as long as the machine is `alive`.
+
+    No kernel runs on the machine's first `monitor_cpus`.
+    """
+    from harness.machine import GdbStub
+
+    with GdbStub(path, arch, monitor_cpus) as stub:
+        processes = stub.processes()
+        stub.stay_stopped()
     gdb = find_gdb(arch)
-    command = [gdb or _GDBS[0], *words]
+    lines = [f"set architecture {_ARCHITECTURES[arch]}", *_attaching(path, elf, slide, processes)]
+    command = [gdb or _GDBS[0], "-q", *(word for line in lines for word in ("-ex", line))]
     print(f"gdb:    {shlex.join(command)}", flush=True)
     if only_print or gdb is None or not sys.stdin.isatty():
         ended = threading.Event()

@@ -37,7 +37,10 @@ _LOCK_S = 1.0
 
 @dataclass(frozen=True, slots=True)
 class Running:
-    """A machine that some process of this user has on. `log` is its console's; `since_s` counts from 1970."""
+    """A machine that some process of this user has on. `log` is its console's; `since_s` counts from 1970.
+
+    Its first `monitor_cpus` CPUs run no kernel.
+    """
 
     folder: Path
     board: str
@@ -48,6 +51,7 @@ class Running:
     kernel: Path | None
     log: Path
     since_s: float
+    monitor_cpus: int = 0
 
     def __str__(self) -> str:
         since = time.strftime("%H:%M:%S", time.localtime(self.since_s))

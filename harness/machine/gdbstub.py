@@ -1,11 +1,14 @@
 """A small client for QEMU's gdb stub, for planting faults and looking inside.
 
 It speaks the part of the GDB Remote Serial Protocol (GDB manual, appendix E)
-that suites need: memory, registers, breakpoints, continue, stop.
+that suites need: memory, registers, breakpoints, continue, stop. QEMU shows
+each cluster of CPUs as a process of its own (its docs, system/gdb); all of them
+are attached, and a CPU goes by its number alone.
 """
 
 from __future__ import annotations
 
+import itertools
 import re
 import socket
 import struct
@@ -33,22 +36,43 @@ class Register:
     bits: int
 
 
-class GdbStub:
-    """One connection. While it is stopped the machine is stopped; leaving it lets it run."""
+@dataclass(frozen=True, slots=True)
+class Thread:
+    """A CPU as the stub names it: its cluster's process, and its number among all CPUs, from 1."""
 
-    def __init__(self, path: Path, arch: str) -> None:
+    process: int
+    number: int
+
+    def __str__(self) -> str:
+        return f"p{self.process:x}.{self.number:x}"
+
+
+class GdbStub:
+    """One connection. While it is stopped the machine is stopped; leaving it lets it run.
+
+    CPUs count from 0, after the first `monitor_cpus` of the machine, on which no kernel runs; CPU 0 is selected.
+    """
+
+    def __init__(self, path: Path, arch: str, monitor_cpus: int = 0) -> None:
         self.arch = arch
+        self._monitors = monitor_cpus
         self._socket = socket.socket(socket.AF_UNIX)
         self._socket.settimeout(_TIMEOUT_S)
         self._socket.connect(str(path))
         self._buffer = b""
         self._registers: dict[str, Register] = {}
+        self._threads: list[Thread] = []
         self._running = False
         self._stays = False
         # Connecting stops a running machine, and QEMU reports that stop unasked.
-        answer = self._ask("qSupported:qXfer:features:read+;multiprocess-")
+        answer = self._ask("qSupported:multiprocess+;qXfer:features:read+")
         while answer[:1] in ("T", "S"):
             answer = self._receive()
+        # The first cluster is attached already.
+        for process in itertools.count(2):
+            if not self._ask(f"vAttach;{process:x}").startswith("T"):
+                break
+        self.select(0)
 
     def __enter__(self) -> GdbStub:
         return self
@@ -73,7 +97,9 @@ class GdbStub:
             if self._running:
                 self.interrupt()
             if not self._stays:
-                self._ask("D")
+                # With the last the machine goes on.
+                for process in self.processes():
+                    self._checked(f"D;{process:x}")
         except (OSError, MachineError):
             pass  # QEMU is gone, and with it everything that a detach would undo.
         finally:
@@ -134,7 +160,7 @@ class GdbStub:
 
     def select(self, cpu: int) -> None:
         """Choose the CPU, from 0, that registers and memory are read through."""
-        self._checked(f"Hg{cpu + 1:x}")
+        self._checked(f"Hg{self._thread(cpu)}")
 
     def read_register(self, name: str) -> int:
         """Value of a register, by GDB's name for it."""
@@ -172,6 +198,36 @@ class GdbStub:
             number += 1
         return number
 
+    # CPUs.
+
+    def processes(self) -> dict[int, bool]:
+        """The processes that clusters of CPUs are shown as, in order, and whether a kernel runs in each."""
+        threads = self._threads
+        return {
+            process: any(thread.process == process for thread in threads[self._monitors :])
+            for process in sorted({thread.process for thread in threads})
+        }
+
+    def _thread(self, cpu: int) -> Thread:
+        index = self._monitors + cpu
+        if index >= len(self._threads):  # nothing was asked yet, or it was plugged in since
+            self._threads = self._list()
+        if not self._monitors <= index < len(self._threads):
+            raise MachineError(
+                f"wanted CPU {cpu}; QEMU's gdb stub shows {len(self._threads)} CPUs, of which the first "
+                f"{self._monitors} run no kernel"
+            )
+        return self._threads[index]
+
+    def _list(self) -> list[Thread]:
+        """All CPUs of the machine, by number."""
+        threads, answer = [], self._ask("qfThreadInfo")
+        while answer.startswith("m"):
+            found = re.findall(r"p([0-9a-f]+)\.([0-9a-f]+)", answer)
+            threads += [Thread(int(process, 16), int(number, 16)) for process, number in found]
+            answer = self._ask("qsThreadInfo")
+        return sorted(threads, key=lambda thread: thread.number)
+
     # Running.
 
     def set_breakpoint(self, address: int) -> None:
@@ -181,8 +237,12 @@ class GdbStub:
         self._checked(f"z0,{address:x},4")
 
     def resume(self, cpus: Iterable[int] | None = None) -> None:
-        """Let all CPUs run, or these alone, from 0; the others stand still."""
-        self._send("c" if cpus is None else "".join(["vCont", *(f";c:{cpu + 1:x}" for cpu in cpus)]))
+        """Let all CPUs run, or these alone, from 0, and those of the machine's monitor; the others stand still."""
+        if cpus is None:
+            self._send("c")
+        else:
+            threads = [*self._threads[: self._monitors], *map(self._thread, cpus)]
+            self._send("".join(["vCont", *(f";c:{thread}" for thread in threads)]))
         self._running = True
 
     def wait_stop(self, timeout_s: float) -> str:

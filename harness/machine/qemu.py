@@ -277,7 +277,7 @@ class QemuMachine:
         board = self.board
         kernel = None if self.files.kernel is None else self.files.kernel.absolute()
         facts = (board.name, board.id, board.arch, self.pid, os.getpid(), kernel, log.absolute(), time.time())
-        record(Running(self.scratch, *facts))
+        record(Running(self.scratch, *facts, monitor_cpus=board.monitor_cpus))
 
     def command(self, binary: str | None = None) -> list[str]:
         """QEMU's command line, without the lab's own sockets: good for starting it by hand."""
@@ -561,7 +561,7 @@ class QemuMachine:
         answer = self.monitor(f"gdbserver unix:{path},server=on,wait=off")
         if not path.exists():
             raise MachineError(f"QEMU opened no gdb stub: {answer.strip() or 'no reason given'}")
-        self._stub = GdbStub(path, self.board.arch)
+        self._stub = GdbStub(path, self.board.arch, self.board.monitor_cpus)
         return self._stub
 
 

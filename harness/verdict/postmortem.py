@@ -302,8 +302,10 @@ def _look_inside(session: Session, images: Images) -> tuple[list[str], list[str]
                 frames = _backtrace(stub, cpu, explain)
                 # By name where there is one: another build has the same cause at another address.
                 top += [frame.partition(" ")[2].partition("+")[0].replace("?", frame) for frame in frames[:3]]
-                registers = session.qmp("human-monitor-command", **{"command-line": "info registers", "cpu-index": cpu})
-                frames_text = "\n".join(f"  #{number} {frame}" for number, frame in enumerate(frames))
+                number = session.board.monitor_cpus + cpu
+                line = {"command-line": "info registers", "cpu-index": number}
+                registers = session.qmp("human-monitor-command", **line)
+                frames_text = "\n".join(f"  #{depth} {frame}" for depth, frame in enumerate(frames))
                 texts.append(f"CPU {cpu}\n\n{frames_text}\n\n{str(registers).strip()}")
             # Detaching lets the machine run.
             stub.stay_stopped()

@@ -65,7 +65,7 @@ def quoin_gdb(session: Session) -> Iterator[tuple[subprocess.Popen[str], str]]:
 
 
 def stub_of(said: str) -> Path:
-    found = re.search(r"target remote (\S+?)'?$", said, re.MULTILINE)
+    found = re.search(r"target (?:extended-)?remote (/[^\s']+)", said)
     assert found, said
     return Path(found[1])
 
@@ -81,7 +81,7 @@ def test_gdb_attaches_to_a_machine_of_another_process_and_leaves_it_running(
         kernel = lab.kernel_elf(board)
         assert kernel is not None
         assert f"symbol-file -o 0x0 {kernel}" in said
-        with GdbStub(stub_of(said), board.arch) as stub:
+        with GdbStub(stub_of(said), board.arch, board.monitor_cpus) as stub:
             here = Symbols(kernel).place(stub.read_register(_COUNTER[board.arch]))
             stub.set_breakpoint(Symbols(kernel).address("syscall::log_read"))
             stub.stay_stopped()  # as a gdb that was killed

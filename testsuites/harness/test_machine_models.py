@@ -11,6 +11,7 @@ from harness.board import Board, BoardError, read_board
 from harness.build import build
 from harness.console import Session
 from harness.machine import BootFiles, ImageError, MachineError, QemuMachine
+from harness.machine.tiny_guest import Then, write_tiny_guest
 from harness.plugin.matrix import too_old
 from support.wired import TOP
 
@@ -66,6 +67,44 @@ def test_a_model_has_the_size_of_its_board_and_its_monitor_beside_it() -> None:
     assert raspi3b.variant(smp=4, memory="1G").id == "raspi3b-smp4"
     words = QemuMachine(sifive_u.variant(smp=2), BootFiles(None)).command()
     assert words[words.index("-smp") + 1] == "3"
+
+
+@pytest.mark.requirement("BLD-06", "OBS-09")
+def test_the_gdb_stub_has_the_cpus_after_the_monitor(tmp_path: Path) -> None:
+    board = model("sifive_u").variant(smp=2)
+    guest = write_tiny_guest(tmp_path / "guest", "x", Then.REPEAT)
+    start = 0x8020_0000 + 64
+    with Session(QemuMachine(board, BootFiles(guest)), tmp_path / "console.log") as session:
+        session.console.expect("xxx", WAIT_S)
+        with session.gdb() as gdb:
+            before = []
+            for cpu in range(2):
+                gdb.select(cpu)
+                assert gdb.read_register("mhartid") == 1 + cpu
+                before.append(gdb.read_register("t6"))
+                gdb.write_register("t6", 0x1000 + cpu)
+            for cpu in range(2):
+                gdb.select(cpu)
+                assert gdb.read_register("t6") == 0x1000 + cpu
+                gdb.write_register("t6", before[cpu])
+            with pytest.raises(MachineError, match=r"wanted CPU 2; .* shows 3 CPUs, of which the first 1 run no kernel"):
+                gdb.select(2)
+            gdb.set_breakpoint(start)
+            gdb.resume()
+            assert gdb.wait_stop(WAIT_S).startswith("T05")
+            assert gdb.read_register("pc") == start
+            runs = gdb.read_register("mhartid") - 1
+            gdb.clear_breakpoint(start)
+            gdb.resume([1 - runs])
+            with pytest.raises(TimeoutError):
+                gdb.wait_stop(0.3)
+            gdb.interrupt()
+            gdb.select(runs)
+            assert gdb.read_register("pc") == start, "it was to stand still"
+            # Left set, in both clusters: leaving takes it away, and lets the machine go on.
+            gdb.set_breakpoint(start)
+        assert session.machine.status() == "running"
+        session.console.expect("x" * 100, WAIT_S)
 
 
 @pytest.mark.requirement("BLD-06")

@@ -100,7 +100,8 @@ def test_assertion_panic_and_hang_leave_what_is_needed(board: Board, tmp_path: P
     machine = postmortem.reopen(found["test_hang"])
     try:
         for cpu in range(board.smp):
-            now = machine.qmp("human-monitor-command", **{"command-line": "info registers", "cpu-index": cpu})
+            line = {"command-line": "info registers", "cpu-index": board.monitor_cpus + cpu}
+            now = machine.qmp("human-monitor-command", **line)
             assert f"\n\n{now.strip()}\n".replace("\r", "") in hang, f"CPU {cpu}: {now}"
         assert machine.status() == "paused"
     finally:
@@ -132,7 +133,7 @@ def test_a_machine_is_reopened_for_gdb_and_closed_with_it(board: Board, tmp_path
             said += piece
         assert "timers" in said, "on RISC-V it says that timers are dead"
         assert f"symbol-file -o 0x0 {one.path / 'kernel.elf'}" in said
-        stub = Path(re.search(r"target remote (\S+?)'?$", said, re.MULTILINE)[1])  # type: ignore[index]
+        stub = Path(re.search(r"target (?:extended-)?remote (/[^\s']+)", said)[1])  # type: ignore[index]
         assert stub.is_socket()
         command = shlex.split(re.search(r"^gdb: +(.*)$", said, re.MULTILINE)[1])  # type: ignore[index]
         if shutil.which(command[0]):
