@@ -397,13 +397,8 @@ pub fn dispatch(thread: &Thread) {
 fn carry_out(thread: &Thread, number: u64) -> Option<Result<u64, Error>> {
     let argument = |index| thread.frame.with(|frame| frame.argument(index));
     match number {
-        // The thread has just become native.
-        n if n < abi::SIMPLE_CALLS => {
-            let [a, b, c, d, e, f] = core::array::from_fn(argument);
-            let outcome = SIMPLE[n as usize](a, b, c, d, e, f);
-            thread.frame.with(|frame| frame.set_result(outcome));
-            None
-        }
+        // The thread has just become native: its call starts again as such.
+        n if n < abi::SIMPLE_CALLS => or_restart(thread, Ok(None)),
         n if n == Call::Exit as u64 => {
             object::end_process(thread.process(), abi::exit_word(argument(0) as u32));
             None
