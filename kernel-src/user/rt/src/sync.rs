@@ -7,7 +7,11 @@ use core::{
     sync::atomic::{AtomicBool, Ordering},
 };
 
-/// Who finds it taken gives up the CPU and tries again: meant for short sections.
+/// About as long as the section of another takes.
+const PAUSE_NS: u64 = 20_000;
+
+/// Who finds it taken sleeps a little and tries again, since who has it may be less urgent, and of the same CPU: meant for
+/// short sections.
 pub struct Mutex<T> {
     taken: AtomicBool,
     value: UnsafeCell<T>,
@@ -24,7 +28,8 @@ impl<T> Mutex<T> {
 
     pub fn lock(&self) -> Guard<'_, T> {
         while self.taken.swap(true, Ordering::Acquire) {
-            call::yield_now();
+            // Waking early is no harm.
+            let _ = call::sleep_until(call::clock_ns() + PAUSE_NS);
         }
         Guard { mutex: self }
     }

