@@ -90,7 +90,7 @@ proptest! {
     #[test]
     fn lists_do_as_plain_queues_do(actions in prop::collection::vec(action(), 1..200)) {
         // They do not move while something is in them.
-        let mut lists: [Box<List<Share, Kind>>; LISTS] = Default::default();
+        let mut lists: [Box<List<Share, Kind>>; LISTS] = std::array::from_fn(|_| Box::new(List::new()));
         let mut models: [Model; LISTS] = Default::default();
         let mut items: Vec<Share> = Vec::new();
         let number = |taken: Option<Share>| taken.map(|share| share.0.number);
@@ -153,7 +153,7 @@ proptest! {
 #[test]
 fn an_item_moves_between_lists() {
     let item = Share(Rc::new(Item { number: 1, priority: Cell::new(0), link: Link::new() }));
-    let mut lists: [Box<List<Share, Kind>>; 2] = Default::default();
+    let mut lists: [Box<List<Share, Kind>>; 2] = std::array::from_fn(|_| Box::new(List::new()));
     for turn in 0..6 {
         let (here, there) = (turn % 2, 1 - turn % 2);
         lists[here].push(item.clone());
