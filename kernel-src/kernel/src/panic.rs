@@ -112,7 +112,7 @@ fn report(
 ) -> fmt::Result {
     write!(out, "PANIC cpu{cpu}: registers ")?;
     match percpu::all().get(cpu).and_then(|_| percpu::current()) {
-        Some(thread) => write!(out, "in thread {} of {}", thread.id(), thread.process().name())?,
+        Some(thread) => write!(out, "in thread {} of {}", thread.id, thread.process.name)?,
         None => write!(out, "with no thread")?,
     }
     writeln!(out, ", frame {frame:#x}")?;

@@ -64,7 +64,7 @@ fn info_value(kind: u64, index: u64) -> Result<u64, Error> {
         k if k == Info::Departures as u64 => cpu()?.left.load(Ordering::Relaxed),
         k if k == Info::HardwareId as u64 => cpu()?.hardware.0,
         k if k == Info::CurrentCpu as u64 => percpu::this().id.0 as u64,
-        k if k == Info::ThreadId as u64 => sched::current().id(),
+        k if k == Info::ThreadId as u64 => sched::current().id,
         k if k == Info::UserLimit as u64 => paging::user_limit().0 as u64,
         k if k == Info::Slide as u64 => init::slide() as u64,
         k if k == Info::CommandLine as u64 => cmdline::kept(index).ok_or(Error::NotFound)?,
@@ -75,7 +75,7 @@ fn info_value(kind: u64, index: u64) -> Result<u64, Error> {
 }
 
 fn own() -> &'static Process {
-    sched::current().process()
+    &sched::current().process
 }
 
 /// The caller's process, or the one of that name.
@@ -189,7 +189,7 @@ simple! {
         }
         let mut buffer = [0; DEBUG_WRITE_MAX];
         let text = UserBytes::new(start, size)?.read(&mut buffer)?;
-        log::user_write(sched::current().process().id(), text);
+        log::user_write(sched::current().process.id, text);
         Ok(text.len() as u64)
     }
 
@@ -372,7 +372,7 @@ simple! {
     QuotaRead = fn quota_read(quota, to) {
         let to = UserPtr::new(to)?;
         let quota = match quota {
-            OWN_QUOTA => own().quota(),
+            OWN_QUOTA => &own().quota,
             name => own().object::<Quota>(name, Rights::READ)?.0,
         };
         to.write(&quota.read()).map(|()| 0)
@@ -400,7 +400,7 @@ fn carry_out(thread: &Thread, number: u64) -> Option<Result<u64, Error>> {
         // The thread has just become native: its call starts again as such.
         n if n < abi::SIMPLE_CALLS => or_restart(thread, Ok(None)),
         n if n == Call::Exit as u64 => {
-            object::end_process(thread.process(), abi::exit_word(argument(0) as u32));
+            object::end_process(&thread.process, abi::exit_word(argument(0) as u32));
             None
         }
         n if n == Call::ThreadExit as u64 => {
@@ -459,8 +459,8 @@ fn thread_create(thread: &Thread, [entry, stack, argument, cpu, tls, quota]: [u6
         check_range(address, size)?;
     }
     let start = Start { entry, stack, argument, tls, home: home(cpu)?, suspended: false };
-    let process = thread.process();
-    Process::start_thread(process.payer(quota)?, &Ref::share(process), &start).map(|thread| thread.id())
+    let process = &thread.process;
+    Process::start_thread(process.payer(quota)?, &Ref::share(process), &start).map(|thread| thread.id)
 }
 
 /// The CPU of that number and 1, or any.
@@ -500,19 +500,19 @@ fn thread_control(caller: &Thread, name: u64, action: u64, value: u64) -> Result
 }
 
 fn spawn(thread: &Thread, resource: u64, request: u64) -> Result<u64, Error> {
-    let process = thread.process();
+    let process = &thread.process;
     process.object::<Resource>(resource, Rights::WRITE)?;
     let request = UserPtr::new(request)?.read()?;
     object::spawn_requested(process, &init::archive()?, &request)
 }
 
 fn wait(thread: &Thread, name: u64) -> Result<Option<u64>, Error> {
-    let (process, slot, found) = thread.process().object::<Process>(name, Rights::READ)?;
+    let (process, slot, found) = thread.process.object::<Process>(name, Rights::READ)?;
     process.wait(thread, slot, &found)
 }
 
 fn console_read(thread: &Thread, resource: u64, to: u64, size: u64) -> Result<Option<u64>, Error> {
-    thread.process().object::<Resource>(resource, Rights::READ)?;
+    thread.process.object::<Resource>(resource, Rights::READ)?;
     let to = UserBytes::new(to, size)?;
     let mut buffer = [0; DEBUG_WRITE_MAX];
     let room = to.size().min(buffer.len());
@@ -520,21 +520,21 @@ fn console_read(thread: &Thread, resource: u64, to: u64, size: u64) -> Result<Op
 }
 
 fn notification_signal(thread: &Thread, name: u64, bits: u64) -> Result<u64, Error> {
-    let (notification, slot, found) = thread.process().object::<Notification>(name, Rights::WRITE)?;
+    let (notification, slot, found) = thread.process.object::<Notification>(name, Rights::WRITE)?;
     notification.signal(Notification::allowed(bits, found.content.badge), slot, &found).map(|()| 0)
 }
 
 fn notification_wait(thread: &Thread) -> Option<Result<u64, Error>> {
     let name = thread.frame.with(|frame| frame.argument(0));
     thread
-        .process()
+        .process
         .object::<Notification>(name, Rights::READ)
         .and_then(|(notification, slot, found)| notification.wait(thread, slot, &found))
         .transpose()
 }
 
 fn message(thread: &Thread, number: u64) -> Result<(), Error> {
-    let process = thread.process();
+    let process = &thread.process;
     let name = thread.frame.with(|frame| frame.capability());
     if number == Call::Reply as u64 {
         let arrived = if name == abi::OWED {

@@ -54,18 +54,14 @@ pub fn fault(mut fault: Fault) -> ! {
 
 /// A fault of which nobody hears: the thread's process ends, nothing else does.
 pub fn unhandled(thread: &Thread, fault: &Fault) {
-    let process = thread.process();
+    let process = &thread.process;
     crate::log::locked(|out| {
         use core::fmt::Write;
         let address = fault.address.map_or(0, |address| address.0);
         writeln!(
             out,
             "fault: {}[{}] thread {}: {} at address {address:#x} pc {:#x}",
-            process.name(),
-            process.id(),
-            thread.id(),
-            fault.cause,
-            fault.pc.0
+            process.name, process.id, thread.id, fault.cause, fault.pc.0
         )?;
         writeln!(out, "fault:   cpu {} code {:#x}", percpu::this().id.0, fault.code)?;
         let mut registers = ArrayString::<REGISTERS_SIZE>::new();

@@ -20,7 +20,7 @@ use core::sync::atomic::Ordering;
 
 pub struct Endpoint {
     header: Header,
-    meeting: Meeting,
+    pub(super) meeting: Meeting,
 }
 
 crate::object!(Endpoint as Endpoint {
@@ -97,10 +97,6 @@ pub fn may_wait(thread: &Thread) -> Result<(), Error> {
 }
 
 impl Endpoint {
-    pub const fn meeting(&self) -> &Meeting {
-        &self.meeting
-    }
-
     pub fn new(payer: Payer<'_>) -> Result<Ref<Self>, Error> {
         Ref::new(payer, || Self { header: Header::new(), meeting: Queues::meeting() })
     }

@@ -75,12 +75,12 @@ fn learn(thread: Live, which: usize, rights: Rights) -> Option<()> {
     let (known, name) = unsafe { (&mut *thread.known[which].as_ptr(), (*thread.frame.as_ptr()).capability()) };
     *known = Known::NONE;
     let ways = tree::ways();
-    let slot = cnode::resolve(thread.process().names(), name, ADDRESS_BITS, Rights::NONE).ok()?;
+    let slot = cnode::resolve(thread.process.names(), name, ADDRESS_BITS, Rights::NONE).ok()?;
     let found = slot.look_up()?;
     let generation = name >> ADDRESS_BITS;
     let meeting = match which {
-        SENDS | RECEIVES => found.object::<Endpoint>()?.meeting(),
-        _ => found.object::<Notification>()?.meeting(),
+        SENDS | RECEIVES => &found.object::<Endpoint>()?.meeting,
+        _ => &found.object::<Notification>()?.meeting,
     };
     if generation != 0 && generation != found.generation() || !found.rights().have(rights) {
         return None;
@@ -395,7 +395,7 @@ pub fn tell_of<const WAY: usize>(cpu: Cpu, thread: Live, what: impl FnOnce(&Fram
         && let Some(endpoint) = found.object::<Endpoint>()
     {
         thread.via[WAY].set(&thread.handlers[WAY], &found, found.id());
-        known.meeting = Some(endpoint.meeting());
+        known.meeting = Some(&endpoint.meeting);
     }
     if known.meeting.is_some()
         && let Some((_, mut queues)) = lock(thread, WAY, known)

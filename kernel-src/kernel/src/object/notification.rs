@@ -13,7 +13,7 @@ use abi::{Error, Outcome};
 
 pub struct Notification {
     header: Header,
-    meeting: Meeting,
+    pub(super) meeting: Meeting,
 }
 
 crate::object!(Notification as Notification {
@@ -40,10 +40,6 @@ impl Notification {
     /// The bits that a capability with this badge sets: those of the badge, or all where it has none.
     pub const fn allowed(bits: u64, badge: u64) -> u64 {
         if badge == 0 { bits } else { bits & badge }
-    }
-
-    pub const fn meeting(&self) -> &Meeting {
-        &self.meeting
     }
 
     /// Sets bits: each goes to the first that waits for it, or stays.

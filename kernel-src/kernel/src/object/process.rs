@@ -34,11 +34,11 @@ struct Registered;
 
 pub struct Process {
     header: Header,
-    id: u64,
-    name: ArrayString<NAME_MAX>,
+    pub id: u64,
+    pub name: ArrayString<NAME_MAX>,
     /// What it is charged to, and what its calls charge where they name no other.
-    quota: Ref<Quota>,
-    root: PhysAddr,
+    pub quota: Ref<Quota>,
+    pub root: PhysAddr,
     space: Spin<Option<Space>>,
     /// Names start at the CNode in one of the two; no name leads here, so nothing is derived from what they hold.
     roots: [Slot; 2],
@@ -82,22 +82,6 @@ impl Process {
         let root = process.roots[0].claim().ok_or(Error::Occupied)?;
         tree::originate(CNode::new_root(payer)?, root, cnode::WHOLE_WAY, Rights::ALL);
         Ok(process)
-    }
-
-    pub const fn id(&self) -> u64 {
-        self.id
-    }
-
-    pub fn name(&self) -> &str {
-        &self.name
-    }
-
-    pub fn quota(&self) -> &Quota {
-        &self.quota
-    }
-
-    pub const fn root(&self) -> PhysAddr {
-        self.root
     }
 
     /// A share in one of its pages, as [`Space::share_page`].
@@ -292,7 +276,7 @@ pub fn reap(thread: Ref<Thread>) {
     wait::unlist(&thread);
     thread.buffer.set(None);
     thread.handlers.iter().for_each(delete_root);
-    let process = thread.process();
+    let process = &thread.process;
     let last = {
         let mut life = process.life.lock();
         life.threads.remove(&thread);

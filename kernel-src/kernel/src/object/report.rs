@@ -79,7 +79,7 @@ pub fn message(thread: &Thread, frame: &Frame, way: usize, fault: &Fault) -> (u6
     let address = fault.address.map_or(0, |address| address.0 as u64);
     let words = match way {
         FOREIGN => frame.foreign_call(),
-        _ => [fault.cause as u64, address, fault.code, fault.pc.0 as u64, thread.id(), 0, 0, 0],
+        _ => [fault.cause as u64, address, fault.code, fault.pc.0 as u64, thread.id, 0, 0, 0],
     };
     (MessageInfo::new(FAULT + way as u64, MESSAGE_WORDS).0, words)
 }
@@ -95,7 +95,7 @@ pub fn hand_over(thread: &Thread, handler: &Thread, badge: u64) -> usize {
 /// From now on the thread's faults, or its system calls, go to the endpoint that `name` means to the caller.
 pub fn set_handler(caller: &Thread, thread: &Thread, way: usize, name: u64) -> Result<(), Error> {
     let rights = Rights::WRITE.with(Rights::CALL);
-    let by = if name == abi::NO_CAPABILITY { None } else { Some(caller.process().object::<Endpoint>(name, rights)?) };
+    let by = if name == abi::NO_CAPABILITY { None } else { Some(caller.process.object::<Endpoint>(name, rights)?) };
     let slot = &thread.handlers[way];
     if way == FOREIGN && by.is_none() {
         thread.set_calls(None);

@@ -81,8 +81,8 @@ pub struct Thread {
     pub(crate) calls: AtomicPtr<()>,
     pub(crate) simple_calls: AtomicU64,
     header: Header,
-    id: u64,
-    process: Ref<Process>,
+    pub id: u64,
+    pub process: Ref<Process>,
     /// Of its tables: the process's, at hand.
     pub root: PhysAddr,
     pub priority: AtomicU8,
@@ -139,9 +139,9 @@ static NEXT_ID: AtomicU64 = AtomicU64::new(1);
 
 crate::object!(Thread as Thread {
     fn end_by_quota(&self) {
-        match self.process() {
+        match &self.process {
             // It says why it ends.
-            process if self.header.is_charged_to(process.quota()) => process::end_by_quota(process),
+            process if self.header.is_charged_to(&process.quota) => process::end_by_quota(process),
             _ if self.is_doomed() => {}
             _ => Self::doom(self),
         }
@@ -180,7 +180,7 @@ impl Thread {
             simple_calls: AtomicU64::new(SIMPLE_CALLS),
             header: Header::new(),
             id: NEXT_ID.fetch_add(1, Ordering::Relaxed),
-            root: process.root(),
+            root: process.root,
             process,
             priority: AtomicU8::new(DEFAULT_PRIORITY.min(limit)),
             limit: AtomicU8::new(limit),
@@ -205,14 +205,6 @@ impl Thread {
             waiting: Link::new(),
             member: Link::new(),
         })
-    }
-
-    pub const fn id(&self) -> u64 {
-        self.id
-    }
-
-    pub fn process(&self) -> &Process {
-        &self.process
     }
 
     /// It is about to wait by a capability. Under the lock of the object, if it is to be listed there.

@@ -38,7 +38,7 @@ pub fn check(sender: &Thread, info: MessageInfo, by: Rights) -> Result<(), Error
     if info.capabilities() != 0 && !by.have(Rights::GRANT) {
         return Err(Error::NoRight);
     }
-    if info.capabilities() == 0 { Ok(()) } else { check_sources(sender.process(), &buffer[..info.capabilities()]) }
+    if info.capabilities() == 0 { Ok(()) } else { check_sources(&sender.process, &buffer[..info.capabilities()]) }
 }
 
 #[inline(never)]
@@ -95,7 +95,7 @@ fn carry(sender: &Thread, receiver: &Thread, info: MessageInfo) -> MessageInfo {
     }
     match info.capabilities() {
         0 => info,
-        count => info.with_capabilities(pass_on(count, (sender.process(), from), (receiver.process(), to))),
+        count => info.with_capabilities(pass_on(count, (&sender.process, from), (&receiver.process, to))),
     }
 }
 

@@ -1,6 +1,6 @@
 //! A thread's registers, and the way back to them.
 
-use super::trap::exit_stage;
+use super::trap::{exit_stage, registers};
 use crate::{addr::VirtAddr, arch::risc::frame::write_registers, object::Thread, percpu::PerCpu};
 use abi::MESSAGE_WORDS;
 use core::{
@@ -90,9 +90,7 @@ pub extern "C" fn resume(thread: &Thread) -> ! {
         "ld t0, {pc}(a0)",
         "csrw sepc, t0",
         exit_stage!(),
-        ".irp n, 1,2,3,4,5,6,7,8,9,11,12,13,14,15,16,17,18,19,20,21,22,23,24,25,26,27,28,29,30,31",
-        "ld x\\n, (\\n - 1) * 8(a0)",
-        ".endr",
+        registers!("ld", "a0": "1,2,3,4,5,6,7,8,9,11,12,13,14,15,16,17,18,19,20,21,22,23,24,25,26,27,28,29,30,31"),
         "ld a0, 9 * 8(a0)",
         "sret",
         pc = const PC,
@@ -117,13 +115,9 @@ pub fn resume_with<const FINISHES: bool>(
             ".if {finishes}", "addi t3, t3, {CALL_SIZE}", ".endif",
             "csrw sepc, t3",
             exit_stage!(),
-            ".irp n, 6,7,12,13,14,15,16,17",
-            "ld x\\n, (\\n - 1) * 8(t5)",
-            ".endr",
+            registers!("ld", "t5": "6,7,12,13,14,15,16,17"),
             "fence rw, w", "sw zero, 0(t4)",
-            ".irp n, 1,2,3,4,8,9,18,19,20,21,22,23,24,25,26,27,28,29,30,31",
-            "ld x\\n, (\\n - 1) * 8(t6)",
-            ".endr",
+            registers!("ld", "t6": "1,2,3,4,8,9,18,19,20,21,22,23,24,25,26,27,28,29,30,31"),
             "sret",
             CALL_SIZE = const CALL_SIZE, finishes = const FINISHES as usize, pc = const PC,
             in("t6") core::ptr::from_ref(thread), in("t5") from, in("t4") lock,

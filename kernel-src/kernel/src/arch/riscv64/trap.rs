@@ -37,13 +37,20 @@ macro_rules! entry_stage {
     };
 }
 
+/// Saves or loads registers, by their numbers, in the `Frame` that `$frame` points at.
+macro_rules! registers {
+    ($instruction:literal, $frame:literal: $numbers:literal) => {
+        concat!(".irp n, ", $numbers, "\n", $instruction, " x\\n, (\\n - 1) * 8(", $frame, ")\n.endr")
+    };
+}
+
 /// Last stage of the way out: `sscratch` says "user mode". Here tables are switched when isolation is on.
 macro_rules! exit_stage {
     () => {
         "csrw sscratch, tp"
     };
 }
-pub(super) use exit_stage;
+pub(super) use {exit_stage, registers};
 
 /// Makes `entry` this CPU's only trap vector (Privileged 4.1.2, direct mode).
 pub fn install_vector() {
@@ -67,9 +74,7 @@ pub unsafe extern "C" fn entry() {
         "bgeu t0, t1, 2f",
 
         // A simple call.
-        ".irp n, 1,5,7,12,13,14,15,16,17,28,29,30,31",
-        "sd x\\n, (\\n - 1) * 8(sp)",
-        ".endr",
+        registers!("sd", "sp": "1,5,7,12,13,14,15,16,17,28,29,30,31"),
         "csrrw t1, sscratch, zero",
         "sd t1, {scratch} + 8(tp)",
         // A fault in a copy would overwrite it.
@@ -88,9 +93,7 @@ pub unsafe extern "C" fn entry() {
         "ld t1, {pc}(sp)",
         "csrw sepc, t1",
         exit_stage!(),
-        ".irp n, 1,5,6,7,12,13,14,15,16,17,28,29,30,31",
-        "ld x\\n, (\\n - 1) * 8(sp)",
-        ".endr",
+        registers!("ld", "sp": "1,5,6,7,12,13,14,15,16,17,28,29,30,31"),
         "ld sp, {scratch}(tp)",
         "ld tp, {scratch} + 8(tp)",
         "sret",
@@ -107,9 +110,7 @@ pub unsafe extern "C" fn entry() {
         "sd t1, {pc}(sp)",
         "lla t1, {from_user}",
         "4:",
-        ".irp n, 1,3,5,7,8,9,10,11,12,13,14,15,16,17,18,19,20,21,22,23,24,25,26,27,28,29,30,31",
-        "sd x\\n, (\\n - 1) * 8(sp)",
-        ".endr",
+        registers!("sd", "sp": "1,3,5,7,8,9,10,11,12,13,14,15,16,17,18,19,20,21,22,23,24,25,26,27,28,29,30,31"),
         "ld t0, {scratch}(tp)",
         "sd t0, 8(sp)",
         "csrrw t0, sscratch, zero",
@@ -145,18 +146,14 @@ pub unsafe extern "C" fn entry() {
         "sd t1, 8(sp)",
         "ld t0, {scratch} + 16(tp)",
         "ld t1, {saved}(tp)",
-        ".irp n, 1,3,4,5,6,7,8,9,10,11,12,13,14,15,16,17,18,19,20,21,22,23,24,25,26,27,28,29,30,31",
-        "sd x\\n, (\\n - 1) * 8(sp)",
-        ".endr",
+        registers!("sd", "sp": "1,3,4,5,6,7,8,9,10,11,12,13,14,15,16,17,18,19,20,21,22,23,24,25,26,27,28,29,30,31"),
         "csrr t0, sepc",
         "sd t0, {pc}(sp)",
         "mv a0, sp",
         "call {from_kernel}",
         "ld t0, {pc}(sp)",
         "csrw sepc, t0",
-        ".irp n, 1,3,4,5,6,7,8,9,10,11,12,13,14,15,16,17,18,19,20,21,22,23,24,25,26,27,28,29,30,31",
-        "ld x\\n, (\\n - 1) * 8(sp)",
-        ".endr",
+        registers!("ld", "sp": "1,3,4,5,6,7,8,9,10,11,12,13,14,15,16,17,18,19,20,21,22,23,24,25,26,27,28,29,30,31"),
         "ld sp, 8(sp)",
         "sret",
         scratch = const offset_of!(PerCpu, scratch),

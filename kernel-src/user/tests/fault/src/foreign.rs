@@ -3,9 +3,7 @@
 use crate::{
     faults::close_all,
     roles,
-    support::{
-        IS_CALLING, Random, SENDS, control, cpus, halt, info, other_cpu, patience, resume, suspend_in, wait_until,
-    },
+    support::{IS_CALLING, SENDS, control, cpus, halt, info, other_cpu, patience, resume, suspend_in, wait_until},
 };
 use alloc::vec::Vec;
 use core::sync::atomic::{AtomicU64, Ordering};
@@ -15,6 +13,7 @@ use rt::{
     call::{self, Capability, Exit, Message, Until},
     kernel_assert, kernel_assert_eq, probe,
     protocol::RESOURCE,
+    random::Random,
     test, thread,
 };
 
