@@ -7,9 +7,9 @@ use crate::support::{
 use alloc::{sync::Arc, vec::Vec};
 use core::sync::atomic::{AtomicU64, Ordering};
 use rt::{
-    abi::{Error, Info, Registers, ThreadAction},
+    abi::{BUFFER_WORDS, Error, Info, MESSAGE_WORDS, MessageInfo, Registers, ThreadAction},
     assert_err, assert_ok,
-    call::{self, Capability, Message, Until},
+    call::{self, Buffer, Capability, Message, Until},
     kernel_assert, kernel_assert_eq, probe,
     random::Random,
     test, thread,
@@ -313,5 +313,44 @@ test! {
         }
         kernel_assert_eq!(served.load(Ordering::SeqCst), CALLS * cpus());
         kernel_assert!(assert_ok!(call::wait_bits(notification, u64::MAX, Until::NOW)) != 0);
+    }
+}
+
+test! {
+    // A message that moves is whole, whoever halts its sender meanwhile: long ones, so that they move for a while.
+    fn a_call_halted_while_its_message_moves_arrives_whole() requires("PRC-32 PRC-04 IPS-02") needs("smp>=2") {
+        static PAGES: [Buffer; 2] = [const { Buffer::new() }; 2];
+        const TURNS: u64 = 20_000;
+        const STOP: u64 = 9;
+        let endpoint = assert_ok!(call::endpoint_create());
+        let long = Message { info: MessageInfo::new(1, BUFFER_WORDS), words: [7; MESSAGE_WORDS], badge: 0 };
+        let caller = other_cpu();
+        let serves = assert_ok!(thread::spawn_on(caller, move || {
+            assert_ok!(call::buffer_set(Some(&PAGES[0])));
+            let mut message = assert_ok!(call::receive(endpoint));
+            while message.info.label() != STOP {
+                kernel_assert_eq!(message, long);
+                message = assert_ok!(call::reply_receive(endpoint, Message::empty(2)));
+            }
+        }));
+        let ends = Arc::new(AtomicU64::new(0));
+        let end = ends.clone();
+        let (thread, capability) = assert_ok!(thread::spawn_suspended(Some(caller), move || {
+            assert_ok!(call::buffer_set(Some(&PAGES[1])));
+            while end.load(Ordering::SeqCst) == 0 {
+                let answer = call::call(endpoint, long);
+                kernel_assert!(matches!(answer, Ok(_) | Err(Error::Cancelled)), "{answer:?}");
+            }
+        }));
+        for _ in 0..TURNS {
+            resume(capability);
+            control(capability, ThreadAction::Halt);
+        }
+        ends.store(1, Ordering::SeqCst);
+        resume(capability);
+        assert_ok!(thread.join());
+        assert_ok!(call::send(endpoint, Message::empty(STOP), patience()));
+        assert_ok!(serves.join());
+        assert_ok!(call::close(capability));
     }
 }
