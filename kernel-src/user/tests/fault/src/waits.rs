@@ -7,9 +7,9 @@ use crate::support::{
 use alloc::{sync::Arc, vec::Vec};
 use core::sync::atomic::{AtomicU64, Ordering};
 use rt::{
-    abi::{BUFFER_WORDS, Error, Info, MESSAGE_WORDS, MessageInfo, Registers, ThreadAction},
+    abi::{Error, Info, MESSAGE_WORDS, Registers, ThreadAction},
     assert_err, assert_ok,
-    call::{self, Buffer, Capability, Message, Until},
+    call::{self, Capability, Message, Until},
     kernel_assert, kernel_assert_eq, probe,
     random::Random,
     test, thread,
@@ -317,34 +317,35 @@ test! {
 }
 
 test! {
-    // A message that moves is whole, whoever halts its sender meanwhile: long ones, so that they move for a while.
+    // A message that moves is whole, whoever halts its sender meanwhile: the caller's CPU moves it, and is neither the
+    // server's nor that of who halts it, where there are three.
     fn a_call_halted_while_its_message_moves_arrives_whole() requires("PRC-32 PRC-04 IPS-02") needs("smp>=2") {
-        static PAGES: [Buffer; 2] = [const { Buffer::new() }; 2];
         const TURNS: u64 = 20_000;
         const STOP: u64 = 9;
         let endpoint = assert_ok!(call::endpoint_create());
-        let long = Message { info: MessageInfo::new(1, BUFFER_WORDS), words: [7; MESSAGE_WORDS], badge: 0 };
+        let request = Message::new(1, [7; MESSAGE_WORDS]);
         let caller = other_cpu();
-        let serves = assert_ok!(thread::spawn_on(caller, move || {
-            assert_ok!(call::buffer_set(Some(&PAGES[0])));
+        let serves = assert_ok!(thread::spawn_on((caller + 1) % cpus(), move || {
             let mut message = assert_ok!(call::receive(endpoint));
             while message.info.label() != STOP {
-                kernel_assert_eq!(message, long);
+                kernel_assert_eq!(message, request);
                 message = assert_ok!(call::reply_receive(endpoint, Message::empty(2)));
             }
         }));
         let ends = Arc::new(AtomicU64::new(0));
         let end = ends.clone();
         let (thread, capability) = assert_ok!(thread::spawn_suspended(Some(caller), move || {
-            assert_ok!(call::buffer_set(Some(&PAGES[1])));
             while end.load(Ordering::SeqCst) == 0 {
-                let answer = call::call(endpoint, long);
+                let answer = call::call(endpoint, request);
                 kernel_assert!(matches!(answer, Ok(_) | Err(Error::Cancelled)), "{answer:?}");
             }
         }));
+        let mut random = Random::new(1);
         for _ in 0..TURNS {
             resume(capability);
+            rt::testing::spin(random.below(2000));
             control(capability, ThreadAction::Halt);
+            call::yield_now();
         }
         ends.store(1, Ordering::SeqCst);
         resume(capability);
