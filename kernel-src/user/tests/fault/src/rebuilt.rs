@@ -30,6 +30,8 @@ const _: () = assert!(3 * TURNS >= 1000);
 /// that of the heap: one who has been stopped may have it.
 const URGENT: u64 = 160;
 const PATIENCE_NS: u64 = 20_000_000_000;
+/// How long one turn waits for a state.
+const AIM_NS: u64 = 50_000_000;
 /// More than two workers take.
 const BYTES: u64 = 4 << 20;
 const OBJECTS: u64 = 40;
@@ -90,6 +92,14 @@ impl Worker {
 
     fn state(&self) -> Option<u64> {
         assert_ok!(call::thread_info(Some(self.process), 0)).map(|info| info.state)
+    }
+
+    /// Returns when it is in that state, or has not been seen there for a while.
+    fn run_until(&self, state: u64) {
+        let deadline = call::clock_ns() + AIM_NS;
+        while self.state() != Some(state) && call::clock_ns() < deadline {
+            assert_ok!(call::sleep_until(call::clock_ns() + 10_000));
+        }
     }
 
     /// Halts it, perhaps after a look at what it does, which then goes on. Its registers, and in which of the states it was
@@ -216,7 +226,7 @@ impl Course {
     /// Saves it, ends it and rebuilds it: in that state, or wherever it is after a while.
     fn turn(&mut self, aim: Option<u64>) {
         match aim {
-            Some(state) if state != RUNS => wait_until("the worker to do that", || self.worker.state() == aim),
+            Some(state) if state != RUNS => self.worker.run_until(state),
             _ => let_run(&mut self.random),
         }
         let looks = aim.is_some() || self.random.below(2) == 0;
