@@ -239,14 +239,14 @@ fn finish<const FINISHES: bool>(
             to.finish_call();
         }
         to.set_received(received[0], received[1], received[2]);
-        finish_slowly(cpu, [thread, next], queues, from)
+        finish_slowly(cpu, thread, next, queues, from)
     }
     arch::task::resume_with::<FINISHES>(cpu, next, from, queues.into_word(), received)
 }
 
 #[cold]
 #[inline(never)]
-fn finish_slowly(cpu: Cpu, [thread, next]: Switch, queues: Locked, from: *const Frame) -> ! {
+fn finish_slowly(cpu: Cpu, thread: Live, next: Live, queues: Locked, from: *const Frame) -> ! {
     // SAFETY: as above; as for the other registers, see there.
     let (to, from) = unsafe { (&mut *next.frame.as_ptr(), &*from) };
     to.set_words(from.message_words());
@@ -337,7 +337,7 @@ fn reply_receive<const FIRST: bool, const RARE: bool>(cpu: Cpu, server: Live, fr
         return None;
     }
     if !caller.end_wait_if(State::Replying) {
-        answer_report(cpu, [server, caller], known, meeting, queues)
+        answer_report(cpu, server, caller, known, meeting, queues)
     }
     // From here on there is no way back: the call is answered.
     if RARE {
@@ -422,7 +422,7 @@ pub fn tell_of<const WAY: usize>(cpu: Cpu, thread: Live, what: impl FnOnce(&Fram
 /// The answer to what was told of a thread, which goes on with its own registers.
 #[cold]
 #[inline(never)]
-fn answer_report(cpu: Cpu, [server, caller]: Switch, known: &Known, meeting: &Meeting, queues: Locked) -> ! {
+fn answer_report(cpu: Cpu, server: Live, caller: Live, known: &Known, meeting: &Meeting, queues: Locked) -> ! {
     // SAFETY: as in `carry_out`.
     let (info, words) = message_of(unsafe { &*server.frame.as_ptr() });
     if MessageInfo(info).label() != 0 || !caller.end_wait_if(State::Handled) {

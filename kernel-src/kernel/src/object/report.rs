@@ -55,6 +55,7 @@ pub fn answered(thread: Ref<Thread>, result: Result<&Thread, Error>) {
 }
 
 /// The thread, whose wait the caller has ended, goes on: a call with that result.
+#[inline(always)]
 pub fn go_on(thread: &Thread, result: u64) {
     if let Some((FOREIGN, _)) = thread.take_report() {
         thread.frame.with(|frame| frame.set_foreign_result(result));

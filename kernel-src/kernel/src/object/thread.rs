@@ -361,6 +361,7 @@ impl Thread {
 
     /// That is done, or not to be told any more: what it was. For whoever has ended its wait, and has its registers from
     /// here on: others are at them no more.
+    #[inline(always)]
     pub fn take_report(&self) -> Option<(usize, Fault)> {
         let _ = sched::while_at_rest(self, |_| ());
         let way = self.sends_by();

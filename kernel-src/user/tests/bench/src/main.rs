@@ -431,7 +431,7 @@ fn call_foreign() -> u32 {
         marker::<{ FOREIGN_CALL[0] }>();
         let result = probe::foreign_call(5000 + n, [n; 6]);
         marker::<{ FOREIGN_CALL[1] }>();
-        right += u64::from(result == 2 * n);
+        right += u64::from(result == 2 * (5000 + n));
     }
     if right == TIMES { testing::EXIT_PASSED } else { 0 }
 }
@@ -445,18 +445,15 @@ test! {
         assert_ok!(call::thread_control(THREAD, ThreadAction::Calls, endpoint.0));
         assert_ok!(call::thread_control(THREAD, ThreadAction::Resume, 0));
         let mut request = assert_ok!(call::receive(endpoint));
-        for n in 1..=TIMES {
-            let [number, argument, ..] = request.words;
-            kernel_assert_eq!((request.info.label(), number, argument), (abi::FOREIGN, 5000 + n, n));
-            let mut answer = Message::empty(0);
-            (answer.info, answer.words[0]) = (MessageInfo::new(0, 1), 2 * argument);
-            if n == TIMES {
-                assert_ok!(call::thread_control(THREAD, ThreadAction::Calls, NO_CAPABILITY));
-                assert_ok!(call::reply(answer));
-            } else {
-                request = assert_ok!(call::reply_receive(endpoint, answer));
-            }
+        let mut numbers = 0;
+        for _ in 1..TIMES {
+            numbers += request.words[0];
+            request = assert_ok!(call::reply_receive(endpoint, Message::new(0, request.words.map(|word| word * 2))));
         }
+        kernel_assert_eq!((request.info.label(), request.words[0]), (abi::FOREIGN, 5000 + TIMES));
+        kernel_assert_eq!(numbers, (1..TIMES).map(|n| 5000 + n).sum());
+        assert_ok!(call::thread_control(THREAD, ThreadAction::Calls, NO_CAPABILITY));
+        assert_ok!(call::reply(Message::new(0, request.words.map(|word| word * 2))));
         kernel_assert_eq!(assert_ok!(call::wait(process)), Exit::Status(testing::EXIT_PASSED));
         assert_ok!(call::close(THREAD));
         println!("guest: foreign calls {TIMES}");
