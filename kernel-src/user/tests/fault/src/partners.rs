@@ -7,7 +7,7 @@ use core::sync::atomic::{AtomicU64, Ordering};
 use rt::{
     abi::{Error, FAULT, Rights},
     assert_ok,
-    call::{self, Buffer, Capability, Message, Until},
+    call::{self, Capability, Message, Until},
     kernel_assert, kernel_assert_eq,
     random::Random,
     thread::{self, Thread},
@@ -136,18 +136,12 @@ fn echo(from: Capability, to: Capability, tally: &Tally, mut random: Random) {
 }
 
 /// Tells of a worker that has found something wrong, or was led astray.
-fn watch(endpoint: Capability, page: &'static Buffer) {
-    assert_ok!(call::buffer_set(Some(page)));
+fn watch(endpoint: Capability) {
     let report = assert_ok!(call::receive(endpoint));
     if report.info.label() == FAULT {
-        let registers = page.registers();
         let [cause, address, code, pc, ..] = report.words;
-        panic!(
-            "the worker: cause {cause}, code {code:#x}, address {address:#x}, {} bytes behind its entry, {:?}; {:x?}",
-            pc.wrapping_sub(worker::entry()),
-            worker::State::read(&registers),
-            registers.general,
-        );
+        let place = pc.wrapping_sub(worker::entry());
+        panic!("the worker: cause {cause}, code {code:#x}, address {address:#x}, {place} bytes behind its entry");
     }
     kernel_assert!(stops(&report), "{report:?}");
 }
@@ -173,7 +167,6 @@ const CALLS: Rights = Rights::WRITE.with(Rights::CALL);
 impl Partners {
     /// Starts them, each on a CPU of its own choice.
     pub fn start(seed: u64, cpu: impl Fn(u64) -> u64) -> Self {
-        static PAGE: Buffer = Buffer::new();
         let endpoint = || assert_ok!(call::endpoint_create());
         let notification = || assert_ok!(call::notification_create());
         let [server, listener, asker, faults] = core::array::from_fn(|_| endpoint());
@@ -188,7 +181,7 @@ impl Partners {
             thread::spawn_on(cpu(1), move || listen(listener, &b, random(2))),
             thread::spawn_on(cpu(2), move || ask(called, &c, random(3))),
             thread::spawn_on(cpu(3), move || echo(signals, waits, &d, random(4))),
-            thread::spawn_on(cpu(0), move || watch(faults, &PAGE)),
+            thread::spawn_on(cpu(0), move || watch(faults)),
         ];
         let threads = threads.into_iter().map(|thread| assert_ok!(thread)).collect();
         Self { server, listener, asker, signals, waits, faults, tallies, threads }
