@@ -68,7 +68,8 @@
 //!   `Thread::calls`
 //! - traps in kernel mode: fix-up of `copy_user`, or a panic through `panic::exception(Fault, frame pointer, &dyn Display of registers)`
 //!
-//! `risc` holds what AArch64 and RISC-V share: the device tree, its UART, and registers by number.
+//! `frame` has what is done to a `Frame` by the numbers of its registers; `risc` holds what AArch64 and RISC-V share: the
+//! device tree, and its UART.
 //!
 //! besides, `NAME: &str` here, and `irq::name()`, `timer::name()`: `impl Display`, what was found and is used;
 //! and a linker script `kernel.ld`, which defines `__build_id_start __build_id_end
@@ -80,6 +81,7 @@
 
 #[cfg(target_arch = "aarch64")]
 mod aarch64;
+mod frame;
 #[cfg(not(target_arch = "x86_64"))]
 mod risc;
 #[cfg(target_arch = "riscv64")]

@@ -10,7 +10,7 @@ use core::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 pub struct CNode {
     header: Header,
-    table: SlotTable,
+    pub(super) table: SlotTable,
     /// Only one process's threads, through its root, can have looked anything up here; or their partners while they move a
     /// message, when such a thread is in their hands and so has not ended.
     private: AtomicBool,
@@ -66,26 +66,18 @@ impl CNode {
         Ok(node)
     }
 
-    pub const fn bits(&self) -> u32 {
-        self.table.bits()
-    }
-
-    pub fn slots(&self) -> &[Slot] {
-        &self.table
-    }
-
     /// What stands for a guard as the badge of its capability, so that look-up need not work it out: in the lower half
     /// how many bits of an address it takes in all, in the upper half what those are where they choose slot 0.
     pub fn way(&self, guard: u64) -> Result<u64, Error> {
         let (bits, value) = (guard >> ADDRESS_BITS, guard & u64::from(u32::MAX));
-        let taken = bits + u64::from(self.bits());
+        let taken = bits + u64::from(self.table.bits());
         let fits = taken <= ADDRESS_BITS.into() && value >> bits == 0;
-        if fits { Ok(value << self.bits() << ADDRESS_BITS | taken) } else { Err(Error::InvalidArgument) }
+        if fits { Ok(value << self.table.bits() << ADDRESS_BITS | taken) } else { Err(Error::InvalidArgument) }
     }
 
     /// The guard that a way stands for.
     pub fn guard(&self, way: u64) -> u64 {
-        abi::guard(way as u32 - self.bits(), (way >> ADDRESS_BITS >> self.bits()) as u32)
+        abi::guard(way as u32 - self.table.bits(), (way >> ADDRESS_BITS >> self.table.bits()) as u32)
     }
 
     /// `owner` hears when the table and all that was in it are gone. False where others may keep it.
@@ -126,7 +118,7 @@ pub fn resolve(root: &Slot, address: u64, depth: u32, rights: Rights) -> Result<
         let index = (address ^ way) >> ADDRESS_BITS;
         address &= u64::from(u32::MAX);
         let taken = way as i32;
-        let Some(next) = node.slots().get(index as usize) else {
+        let Some(next) = node.table.get(index as usize) else {
             return Err(if taken > left { Error::DepthTooShort } else { Error::GuardMismatch });
         };
         slot = next;

@@ -142,7 +142,7 @@ impl Process {
         if !root.rights().have(Rights::WRITE) {
             return Err(Error::NoRight);
         }
-        let free = node.slots().iter().enumerate().find_map(|(index, slot)| Some((slot.claim()?, index)));
+        let free = node.table.iter().enumerate().find_map(|(index, slot)| Some((slot.claim()?, index)));
         let (claimed, index) = free.ok_or(Error::NoSlot)?;
         let name = claimed.generation() << ADDRESS_BITS | index as u64;
         Ok((claimed, name))
@@ -314,7 +314,7 @@ pub fn spawn(
     space.map_anonymous(stack, abi::STACK_SIZE as usize, MapFlags::KERNEL_DATA, &[])?;
     let process = Process::new(payer, name, space)?;
     if let Some(node) = process.names().look_up().and_then(|root| root.object::<CNode>()) {
-        give(node.slots())?;
+        give(&node.table)?;
     }
     ALL.lock().push(process.clone());
     let start = Start {

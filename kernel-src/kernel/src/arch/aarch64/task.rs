@@ -1,7 +1,7 @@
 //! A thread's registers in user mode, and the way back to it.
 
 use super::pairs;
-use crate::{addr::VirtAddr, arch::risc::frame::write_registers, object::Thread, percpu::PerCpu};
+use crate::{addr::VirtAddr, arch::frame::write_registers, object::Thread, percpu::PerCpu};
 use abi::MESSAGE_WORDS;
 use core::{
     arch::{asm, naked_asm},
@@ -24,12 +24,15 @@ pub const CALL_SIZE: u64 = 4;
 pub const NUMBER: usize = 10;
 /// The same by the convention of C.
 pub const FOREIGN_NUMBER: usize = 8;
-/// The first of six.
-pub const ARGUMENT: usize = 0;
+/// Of a plain call.
+pub const ARGUMENTS: [usize; 6] = [0, 1, 2, 3, 4, 5];
+pub const STATUS: usize = ARGUMENTS[0];
+pub const VALUE: usize = ARGUMENTS[1];
+pub const BADGE: usize = NUMBER;
 pub const DEADLINE: usize = 11;
 /// Payload words 0 to 7.
 pub const WORDS: [usize; MESSAGE_WORDS] = [2, 3, 4, 5, 6, 7, 8, 9];
-pub const NAMES: [&str; 31] = [
+pub(super) const NAMES: [&str; 31] = [
     "x0", "x1", "x2", "x3", "x4", "x5", "x6", "x7", "x8", "x9", "x10", "x11", "x12", "x13", "x14", "x15", "x16", "x17",
     "x18", "x19", "x20", "x21", "x22", "x23", "x24", "x25", "x26", "x27", "x28", "x29", "x30",
 ];
@@ -71,7 +74,7 @@ impl Frame {
 
 impl fmt::Display for Frame {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write_registers(f, &self.x)?;
+        write_registers(f, NAMES.iter().zip(&self.x))?;
         writeln!(f, "\n  sp ={:016x} pc ={:016x} pstate={:08x} tpidr={:016x}", self.sp, self.pc, self.state, self.tls)
     }
 }

@@ -15,7 +15,7 @@
 use super::{cpu::ArchCpu, irq, mm, pairs, read_register, task};
 use crate::{
     addr::VirtAddr,
-    arch::risc::frame::write_registers,
+    arch::frame::write_registers,
     config::KERNEL_STACK_SIZE,
     mm::user::UserBytes,
     object::Thread,
@@ -58,7 +58,7 @@ struct KernelFrame {
 
 impl fmt::Display for KernelFrame {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write_registers(f, &self.x)?;
+        write_registers(f, task::NAMES.iter().zip(&self.x))?;
         write!(
             f,
             "\n  sp ={:016x} pc ={:016x} pstate={:08x} esr={:08x} far={:016x}",

@@ -1,6 +1,5 @@
 //! What machines of AArch64 and RISC-V have in common: a device tree, and 31 registers.
 
-pub mod frame;
 pub mod uart;
 
 use crate::{

@@ -1,7 +1,7 @@
 //! A thread's registers, and the way back to them.
 
 use super::trap::{exit_stage, registers};
-use crate::{addr::VirtAddr, arch::risc::frame::write_registers, object::Thread, percpu::PerCpu};
+use crate::{addr::VirtAddr, arch::frame::write_registers, object::Thread, percpu::PerCpu};
 use abi::MESSAGE_WORDS;
 use core::{
     arch::{asm, naked_asm},
@@ -23,13 +23,16 @@ const S0: usize = 7;
 pub const NUMBER: usize = 4;
 /// `a7`: the same by the convention of C.
 pub const FOREIGN_NUMBER: usize = 16;
-/// `a0`, the first of six.
-pub const ARGUMENT: usize = 9;
+/// Of a plain call.
+pub const ARGUMENTS: [usize; 6] = [9, 10, 11, 12, 13, 14];
+pub const STATUS: usize = ARGUMENTS[0];
+pub const VALUE: usize = ARGUMENTS[1];
+pub const BADGE: usize = NUMBER;
 /// `t3`.
 pub const DEADLINE: usize = 27;
 /// Payload words 0 to 7: `a2` to `a7`, `t1`, `t2`.
 pub const WORDS: [usize; MESSAGE_WORDS] = [11, 12, 13, 14, 15, 16, 5, 6];
-pub const NAMES: [&str; 31] = [
+pub(super) const NAMES: [&str; 31] = [
     "ra", "sp", "gp", "tp", "t0", "t1", "t2", "s0", "s1", "a0", "a1", "a2", "a3", "a4", "a5", "a6", "a7", "s2", "s3",
     "s4", "s5", "s6", "s7", "s8", "s9", "s10", "s11", "t3", "t4", "t5", "t6",
 ];
@@ -48,7 +51,7 @@ const _: () = assert!(PC == 31 * 8 && size_of::<Frame>() == 256);
 impl Frame {
     pub fn new(entry: VirtAddr, stack: VirtAddr, argument: u64, tls: u64) -> Self {
         let mut x = [0; 31];
-        (x[SP], x[TP], x[ARGUMENT]) = (stack.0 as u64, tls, argument);
+        (x[SP], x[TP], x[ARGUMENTS[0]]) = (stack.0 as u64, tls, argument);
         Self { x, pc: entry.0 as u64 }
     }
 
@@ -71,7 +74,7 @@ impl Frame {
 
 impl fmt::Display for Frame {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write_registers(f, &self.x)?;
+        write_registers(f, NAMES.iter().zip(&self.x))?;
         writeln!(f, " pc ={:016x}", self.pc)
     }
 }

@@ -1,12 +1,13 @@
 //! A thread's registers in user mode, and the way back to it.
 
 use super::{cpu, trap};
-use crate::{addr::VirtAddr, object::Thread, percpu::PerCpu};
+use crate::{addr::VirtAddr, arch::frame::write_registers, object::Thread, percpu::PerCpu};
 use abi::MESSAGE_WORDS;
 use core::{
     arch::{asm, naked_asm},
     fmt,
     mem::offset_of,
+    ops::{Deref, DerefMut},
     sync::atomic::AtomicU32,
 };
 
@@ -18,7 +19,7 @@ const LOWER_HALF_BITS: usize = 47;
 /// Interrupts on; bit 1 is always set (SDM vol. 1, 3.4.3).
 const INITIAL_FLAGS: u64 = 1 << 9 | 1 << 1;
 /// Bytes of `syscall`.
-const CALL_SIZE: u64 = 2;
+pub const CALL_SIZE: u64 = 2;
 
 /// Flags that a program may set: CF, PF, AF, ZF, SF, DF, OF, AC, ID (SDM vol. 1, 3.4.3).
 const PROGRAM_FLAGS: u64 = 0x0024_0CD5;
@@ -37,10 +38,17 @@ const RSI: usize = 3;
 const RDI: usize = 4;
 const RBP: usize = 5;
 const NAMES: [&str; 13] = ["rax", "rbx", "rdx", "rsi", "rdi", "rbp", "r8", "r9", "r10", "r12", "r13", "r14", "r15"];
+/// Number of a call, and then its status.
+pub const NUMBER: usize = RAX;
+pub const STATUS: usize = RAX;
+pub const FOREIGN_NUMBER: usize = RAX;
+pub const VALUE: usize = RDX;
+pub const BADGE: usize = RDI;
+pub const DEADLINE: usize = RBX;
 /// Arguments 0 to 5 of a plain call: `rdi rsi rdx r10 r8 r9`.
-const ARGUMENTS: [usize; 6] = [RDI, RSI, RDX, 8, 6, 7];
+pub const ARGUMENTS: [usize; 6] = [RDI, RSI, RDX, 8, 6, 7];
 /// Payload words 0 to 7: `rdx r8 r9 r10 r12 r13 r14 r15`.
-const WORDS: [usize; MESSAGE_WORDS] = [RDX, 6, 7, 8, 9, 10, 11, 12];
+pub const WORDS: [usize; MESSAGE_WORDS] = [RDX, 6, 7, 8, 9, 10, 11, 12];
 
 /// Pushes the general registers that a system call keeps, so that they lie as in [`Registers`].
 macro_rules! push_kept {
@@ -63,16 +71,16 @@ pub(super) use {pop_kept, push_kept};
 #[derive(Default)]
 #[repr(C)]
 #[derive(Clone, Copy)]
-pub(super) struct Registers {
+pub struct Registers {
     /// Those that a system call keeps; places are above.
-    kept: [u64; 13],
+    pub x: [u64; 13],
     /// As they were at the last entry by a vector, like `r11`.
     pub rcx: u64,
     r11: u64,
     /// By which the kernel was entered, or [`BY_SYSCALL`].
     pub vector: u64,
     pub error: u64,
-    pub rip: u64,
+    pub pc: u64,
     pub cs: u64,
     pub rflags: u64,
     pub rsp: u64,
@@ -84,20 +92,16 @@ pub(super) const BY_SYSCALL: u64 = 256;
 
 impl Registers {
     pub const fn frame_pointer(&self) -> VirtAddr {
-        VirtAddr(self.kept[RBP] as usize)
+        VirtAddr(self.x[RBP] as usize)
     }
 }
 
 impl fmt::Display for Registers {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let kept = NAMES.iter().zip(&self.kept);
+        let general = NAMES.iter().zip(&self.x);
         let others = [(&"rcx", &self.rcx), (&"r11", &self.r11), (&"rsp", &self.rsp)];
-        for (index, (name, value)) in kept.chain(others).enumerate() {
-            let lead = if index % 4 == 0 { "  " } else { " " };
-            let end = if index % 4 == 3 { "\n" } else { "" };
-            write!(f, "{lead}{name:<3}={value:016x}{end}")?;
-        }
-        let Self { vector, error, rip, cs, rflags, ss, .. } = self;
+        write_registers(f, general.chain(others))?;
+        let Self { vector, error, pc: rip, cs, rflags, ss, .. } = self;
         write!(f, "  rip={rip:016x} rflags={rflags:08x} cs={cs:02x} ss={ss:02x} vector={vector} error={error:x}")
     }
 }
@@ -116,112 +120,47 @@ pub struct Frame {
 impl Frame {
     /// A thread that has not run: every register is set, those without a meaning to 0.
     pub const fn new(entry: VirtAddr, stack: VirtAddr, argument: u64, tls: u64) -> Self {
-        let mut kept = [0; 13];
-        kept[RDI] = argument;
-        let (rip, rsp) = (entry.0 as u64, stack.0 as u64);
+        let mut x = [0; 13];
+        x[ARGUMENTS[0]] = argument;
+        let (pc, rsp) = (entry.0 as u64, stack.0 as u64);
         let (cs, ss) = (cpu::USER_CODE as u64, cpu::USER_DATA as u64);
-        let registers =
-            Registers { kept, rcx: 0, r11: 0, vector: 0, error: 0, rip, cs, rflags: INITIAL_FLAGS, rsp, ss };
+        let registers = Registers { x, rcx: 0, r11: 0, vector: 0, error: 0, pc, cs, rflags: INITIAL_FLAGS, rsp, ss };
         Self { registers, fs_base: tls }
-    }
-
-    pub const fn call_number(&self) -> u64 {
-        self.registers.kept[RAX]
-    }
-
-    /// Argument `index`, 0 to 5, of a plain call.
-    pub const fn argument(&self, index: usize) -> u64 {
-        self.registers.kept[ARGUMENTS[index]]
-    }
-
-    pub const fn capability(&self) -> u64 {
-        self.registers.kept[RDI]
-    }
-
-    pub const fn info(&self) -> u64 {
-        self.registers.kept[RSI]
-    }
-
-    /// Number, arguments and pc of a system call by the convention of C.
-    pub fn foreign_call(&self) -> [u64; MESSAGE_WORDS] {
-        let [a, b, c, d, e, f] = ARGUMENTS.map(|register| self.registers.kept[register]);
-        [self.call_number(), a, b, c, d, e, f, self.registers.rip]
-    }
-
-    pub const fn set_foreign_result(&mut self, result: u64) {
-        self.registers.kept[RAX] = result;
-    }
-
-    pub fn message_words(&self) -> [u64; MESSAGE_WORDS] {
-        WORDS.map(|register| self.registers.kept[register])
-    }
-
-    pub const fn pc(&self) -> VirtAddr {
-        VirtAddr(self.registers.rip as usize)
-    }
-
-    pub const fn set_result(&mut self, outcome: abi::Outcome) {
-        self.registers.kept[RAX] = outcome.status;
-        self.registers.kept[RDX] = outcome.value;
-    }
-
-    /// What a receive gives, but for the words.
-    pub const fn set_received(&mut self, status: u64, badge: u64, info: u64) {
-        let kept = &mut self.registers.kept;
-        [kept[RAX], kept[RDI], kept[RSI]] = [status, badge, info];
-    }
-
-    pub fn set_words(&mut self, words: [u64; MESSAGE_WORDS]) {
-        WORDS.iter().zip(words).for_each(|(&register, word)| self.registers.kept[register] = word);
-    }
-
-    pub const fn clear_word(&mut self, index: usize) {
-        self.registers.kept[WORDS[index]] = 0;
-    }
-
-    pub fn set_message(&mut self, status: u64, badge: u64, info: u64, words: [u64; MESSAGE_WORDS]) {
-        self.set_received(status, badge, info);
-        self.set_words(words);
     }
 
     /// As [`abi::Registers`] has them.
     pub fn registers(&self) -> abi::Registers {
-        let Registers { kept, rcx, r11, rip, rflags, rsp, .. } = self.registers;
+        let Registers { x, rcx, r11, pc, rflags, rsp, .. } = self.registers;
         let mut general = [0; 32];
-        BY_NUMBER.iter().zip(kept).for_each(|(&number, value)| general[number] = value);
+        BY_NUMBER.iter().zip(x).for_each(|(&number, value)| general[number] = value);
         [general[RCX], general[RSP], general[R11]] = [rcx, rsp, r11];
-        abi::Registers { general, pc: rip, flags: rflags, tls: self.fs_base }
+        abi::Registers { general, pc, flags: rflags, tls: self.fs_base }
     }
 
     /// Flags that a program could not set itself stay as they are.
     pub fn set_registers(&mut self, to: &abi::Registers) {
         let own = &mut self.registers;
-        own.kept = BY_NUMBER.map(|number| to.general[number]);
+        own.x = BY_NUMBER.map(|number| to.general[number]);
         [own.rcx, own.rsp, own.r11] = [RCX, RSP, R11].map(|number| to.general[number]);
-        (own.rip, own.rflags) = (to.pc, to.flags & PROGRAM_FLAGS | INITIAL_FLAGS);
+        (own.pc, own.rflags) = (to.pc, to.flags & PROGRAM_FLAGS | INITIAL_FLAGS);
         // `rcx` and `r11` count.
         own.vector = 0;
         // Canonical, as `wrmsr` wants it.
         self.fs_base = to.tls & ((1 << LOWER_HALF_BITS) - 1);
     }
+}
 
-    pub const fn set_call_number(&mut self, number: u64) {
-        self.registers.kept[RAX] = number;
+impl Deref for Frame {
+    type Target = Registers;
+
+    fn deref(&self) -> &Registers {
+        &self.registers
     }
+}
 
-    /// Until when a message call waits.
-    pub const fn deadline(&self) -> u64 {
-        self.registers.kept[RBX]
-    }
-
-    /// Moves the pc behind the call instruction again.
-    pub const fn finish_call(&mut self) {
-        self.registers.rip += CALL_SIZE;
-    }
-
-    /// Moves the pc back onto the call instruction; the number is still in `rax`.
-    pub const fn restart_call(&mut self) {
-        self.registers.rip -= CALL_SIZE;
+impl DerefMut for Frame {
+    fn deref_mut(&mut self) -> &mut Registers {
+        &mut self.registers
     }
 }
 
@@ -283,7 +222,7 @@ pub fn resume_with<const FINISHES: bool>(
             "sysretq",
             RDX = const RDX, RBX = const RBX, RBP = const RBP, CALL_SIZE = const CALL_SIZE, finishes = const FINISHES as usize,
             lower_half = sym LOWER_HALF, msr_fs_base = const cpu::MSR_FS_BASE, bad_pc_with = sym bad_pc_with,
-            rip = const offset_of!(Registers, rip), rflags = const offset_of!(Registers, rflags),
+            rip = const offset_of!(Registers, pc), rflags = const offset_of!(Registers, rflags),
             rsp = const offset_of!(Registers, rsp), fs_base = const offset_of!(Frame, fs_base),
             in("r11") core::ptr::from_ref(thread), in("r10") status, in("r9") from, in("r8") lock,
             in("rdi") badge, in("rsi") info,
@@ -308,7 +247,7 @@ unsafe extern "C" fn bad_pc_with() -> ! {
         "mov rsp, gs:[{stack_top}]",
         "call {bad_pc}",
         "ud2",
-        rip = const offset_of!(Registers, rip), kept = const offset_of!(Registers, rcx),
+        rip = const offset_of!(Registers, pc), kept = const offset_of!(Registers, rcx),
         stack_top = const offset_of!(PerCpu, stack_top), bad_pc = sym trap::bad_pc,
     )
 }
@@ -350,7 +289,7 @@ unsafe extern "C" fn leave(frame: *const Frame) -> ! {
         "ud2",
         lower_half_bits = const LOWER_HALF_BITS, msr_fs_base = const cpu::MSR_FS_BASE, by_syscall = const BY_SYSCALL,
         rcx = const offset_of!(Registers, rcx), vector = const offset_of!(Registers, vector),
-        rip = const offset_of!(Registers, rip), rflags = const offset_of!(Registers, rflags),
+        rip = const offset_of!(Registers, pc), rflags = const offset_of!(Registers, rflags),
         rsp = const offset_of!(Registers, rsp), fs_base = const offset_of!(Frame, fs_base),
         stack_top = const offset_of!(PerCpu, stack_top), bad_pc = sym trap::bad_pc,
     )

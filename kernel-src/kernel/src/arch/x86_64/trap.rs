@@ -173,7 +173,7 @@ unsafe extern "C" fn common() {
         msr_gs_base = const cpu::MSR_GS_BASE,
         scratch = const offset_of!(PerCpu, scratch),
         vector = const offset_of!(Registers, vector),
-        rip = const offset_of!(Registers, rip),
+        rip = const offset_of!(Registers, pc),
         from_user = sym from_user,
         from_kernel = sym from_kernel,
     )
@@ -231,7 +231,7 @@ pub unsafe extern "C" fn syscall_entry() {
         stack_top = const offset_of!(PerCpu, stack_top),
         rcx = const offset_of!(Registers, rcx),
         vector = const offset_of!(Registers, vector),
-        rip = const offset_of!(Registers, rip),
+        rip = const offset_of!(Registers, pc),
         rflags = const offset_of!(Registers, rflags),
         rsp = const offset_of!(Registers, rsp),
         by_syscall = const BY_SYSCALL,
@@ -251,7 +251,7 @@ extern "C" fn from_user(vector: u64, error: u64) -> ! {
     if vector == NMI && panic::stop_requested() {
         panic::stopped();
     }
-    let pc = sched::current().frame.with(|frame| frame.pc());
+    let pc = VirtAddr(sched::current().frame.with(|frame| frame.pc) as usize);
     let cause = match vector {
         GENERAL_PROTECTION if error == 0 && is_privileged(pc) => Cause::PrivilegedInstruction,
         _ => cause(vector, error),
@@ -277,18 +277,18 @@ fn machine_check_restartable() -> bool {
 
 /// A pc that no instruction can have: of a thread that is about to leave the kernel.
 pub extern "C" fn bad_pc() -> ! {
-    let pc = sched::current().frame.with(|frame| frame.pc());
+    let pc = VirtAddr(sched::current().frame.with(|frame| frame.pc) as usize);
     trap::fault(Fault { cause: Cause::FetchFault, address: Some(pc), pc, code: code(GENERAL_PROTECTION, 0) })
 }
 
 extern "C" fn from_kernel(registers: &mut Registers) {
-    let pc = VirtAddr(registers.rip as usize);
+    let pc = VirtAddr(registers.pc as usize);
     match registers.vector {
         FIRST_INTERRUPT.. => return irq::dispatch(registers.vector as u8),
         NMI if panic::stop_requested() => panic::stopped(),
         PAGE_FAULT | GENERAL_PROTECTION => {
             if let Some(next) = mm::fixup(pc.0) {
-                registers.rip = next as u64;
+                registers.pc = next as u64;
                 return;
             }
         }
