@@ -204,7 +204,7 @@ pub const FOREIGN: u64 = 2;
 
 /// Everything that can go wrong, in every call.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, TryFromBytes)]
-#[repr(u64)]
+#[repr(u8)]
 pub enum Error {
     /// No system call has this number.
     InvalidCall = 1,
@@ -257,7 +257,8 @@ pub enum Error {
 impl Error {
     /// The error of a status word, if it is one.
     pub fn from_status(status: u64) -> Option<Self> {
-        try_transmute!(status.wrapping_neg()).ok()
+        let number = u8::try_from(status.wrapping_neg()).ok()?;
+        try_transmute!(number).ok()
     }
 
     /// The status word of this error.
