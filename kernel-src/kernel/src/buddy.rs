@@ -46,7 +46,7 @@ pub struct Buddy<'a> {
     first_frame: usize,
     /// First block of each order's list.
     lists: [u32; MAX_ORDER + 1],
-    free_frames: usize,
+    pub free_frames: usize,
 }
 
 impl<'a> Buddy<'a> {
@@ -111,10 +111,6 @@ impl<'a> Buddy<'a> {
         let entry = frame.checked_sub(self.first_frame).and_then(|index| self.info.get_mut(index));
         let Some(entry) = entry.filter(|entry| entry.state == State::Allocated(0)) else { return false };
         change(entry.sharers).map(|sharers| entry.sharers = sharers).is_some()
-    }
-
-    pub fn free_frames(&self) -> usize {
-        self.free_frames
     }
 
     /// Frees a block, together with its buddy if that is free as a whole, and so on upwards.

@@ -173,7 +173,7 @@ pub fn while_at_rest<R>(thread: &Thread, act: impl FnOnce(&mut Frame) -> R) -> R
 pub fn suspend(thread: &Thread, how: u32) -> u64 {
     let state = thread.ask(how);
     if how & HALTED != 0 {
-        object::cancel(thread, None);
+        object::cancel(thread, false);
     }
     let mut queues = queue_of(thread);
     match queues.withdraw(thread) {
@@ -275,7 +275,9 @@ pub fn timer_fired() {
 #[inline(always)]
 pub fn take_next(cpu: &PerCpu) -> Option<Ref<Thread>> {
     let mut queues = cpu.queue.queues.lock();
-    let next = queues.ready[usize::from(queues.highest()?)].front().filter(|next| next.is_clear());
+    let next = queues.ready[usize::from(queues.highest()?)]
+        .front()
+        .filter(|next| next.listed.get().is_none() && !next.is_asked());
     let next = next.is_some().then(|| queues.pop()).flatten();
     let shared = queues.highest().is_some();
     drop(queues);
@@ -362,6 +364,7 @@ fn settle_current(cpu: &PerCpu) {
 
 /// Does what is asked of a thread that is in no queue, and runs on this CPU no more.
 fn put_aside(cpu: &PerCpu, thread: Ref<Thread>) {
+    object::hear(&thread);
     if thread.is_doomed() {
         // Its tables may go with it.
         activate(cpu, paging::kernel_root());

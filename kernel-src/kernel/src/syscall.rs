@@ -488,7 +488,7 @@ fn thread_control(caller: &Thread, name: u64, action: u64, value: u64) -> Result
         a if a == ThreadAction::Resume as u64 => sched::resume(thread),
         a if a == ThreadAction::Suspend as u64 => return Ok(sched::suspend(thread, SUSPENDED)),
         a if a == ThreadAction::Halt as u64 => return Ok(sched::suspend(thread, SUSPENDED | HALTED)),
-        a if a == ThreadAction::Cancel as u64 => return Ok(object::cancel(thread, Some(Error::Cancelled)).into()),
+        a if a == ThreadAction::Cancel as u64 => return Ok(object::cancel(thread, true).into()),
         a if a == ThreadAction::Kill as u64 => Thread::doom(thread),
         a if a == ThreadAction::Priority as u64 => return Ok(sched::set_priority(thread, priority()?).into()),
         a if a == ThreadAction::Limit as u64 => return Ok(thread.limit.swap(priority()?, Ordering::Relaxed).into()),

@@ -15,11 +15,11 @@ fn all_that_was_added_can_be_allocated_once() {
     let mut buddy = Buddy::new(&mut info, FIRST);
     assert_eq!(buddy.allocate(0), None);
     assert!(buddy.add(FIRST..FIRST + FRAMES));
-    assert_eq!(buddy.free_frames(), FRAMES);
+    assert_eq!(buddy.free_frames, FRAMES);
     let mut frames: Vec<_> = std::iter::from_fn(|| buddy.allocate(0)).collect();
     frames.sort_unstable();
     assert_eq!(frames, (FIRST..FIRST + FRAMES).collect::<Vec<_>>());
-    assert_eq!(buddy.free_frames(), 0);
+    assert_eq!(buddy.free_frames, 0);
 }
 
 #[test]
@@ -29,11 +29,11 @@ fn frames_out_of_reach_or_given_twice_are_refused_whole() {
     assert!(!buddy.add(99..101) && !buddy.add(160..165) && !buddy.add(0..usize::MAX));
     assert!(buddy.add(110..120) && buddy.add(130..130));
     assert!(!buddy.add(119..125) && !buddy.add(105..111) && !buddy.add(112..114));
-    assert_eq!(buddy.free_frames(), 10);
+    assert_eq!(buddy.free_frames, 10);
     let frame = buddy.allocate(0).unwrap();
     assert!(!buddy.add(frame..frame + 1), "an allocated frame is not new either");
     assert!(buddy.add(120..125));
-    assert_eq!(buddy.free_frames(), 14);
+    assert_eq!(buddy.free_frames, 14);
 }
 
 #[test]
@@ -49,7 +49,7 @@ fn wrong_frees_are_detected_and_change_nothing() {
     }
     assert!(buddy.free(block, 2));
     assert!(!buddy.free(block, 2), "freed twice");
-    assert_eq!(buddy.free_frames(), 48);
+    assert_eq!(buddy.free_frames, 48);
     assert_eq!(buddy.allocate(MAX_ORDER + 1), None);
     assert_eq!(buddy.allocate(usize::MAX), None);
 }
@@ -128,17 +128,17 @@ proptest! {
                 }
                 Step::Free(_) => {}
             }
-            prop_assert_eq!(buddy.free_frames(), size - model.values().map(|order| 1 << order).sum::<usize>());
+            prop_assert_eq!(buddy.free_frames, size - model.values().map(|order| 1 << order).sum::<usize>());
         }
         for (frame, order) in model {
             prop_assert!(buddy.free(frame, order));
         }
-        prop_assert_eq!(buddy.free_frames(), size);
+        prop_assert_eq!(buddy.free_frames, size);
         // All is joined: the greatest blocks that fit are there, and nothing else.
         for (order, count) in tiles(start, end).into_iter().rev() {
             let blocks = (0..count).map(|_| buddy.allocate(order)).collect::<Option<Vec<_>>>();
             prop_assert!(blocks.is_some(), "{} blocks of order {}", count, order);
         }
-        prop_assert_eq!(buddy.free_frames(), 0);
+        prop_assert_eq!(buddy.free_frames, 0);
     }
 }

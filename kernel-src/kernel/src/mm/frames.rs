@@ -89,7 +89,8 @@ fn top_of(free: &Ranges, size: usize, info: &BootInfo) -> PhysRange {
     highest_below(top.saturating_sub(LOG_BELOW_TOP)).or_else(|| highest_below(top)).expect("memory for the log ring")
 }
 
-fn allocate(order: usize) -> Result<PhysAddr, abi::Error> {
+/// A zeroed block, such as a page for a program; see [`allocate_kernel`].
+pub fn allocate(order: usize) -> Result<PhysAddr, abi::Error> {
     let frame = FRAMES.lock().as_mut().and_then(|buddy| buddy.allocate(order)).ok_or(abi::Error::NoMemory)?;
     let address = PhysAddr(frame << PAGE_SHIFT);
     // SAFETY: the block is free memory that the direct map reaches, and ours alone now.
@@ -131,11 +132,6 @@ pub fn free_kernel(block: PhysAddr, order: usize) {
     release(block, order);
 }
 
-/// A zeroed page for a user program.
-pub fn allocate_user() -> Result<PhysAddr, abi::Error> {
-    allocate(0)
-}
-
 fn change_sharers(page: PhysAddr, change: impl FnOnce(u16) -> Option<u16>) -> bool {
     FRAMES.lock().as_mut().is_some_and(|buddy| buddy.change_sharers(page.page_number(), change))
 }
@@ -173,7 +169,7 @@ pub struct Usage {
 pub fn usage() -> Usage {
     Usage {
         total: TOTAL.load(Ordering::Relaxed),
-        free: FRAMES.lock().as_ref().map_or(0, |buddy| buddy.free_frames() << PAGE_SHIFT),
+        free: FRAMES.lock().as_ref().map_or(0, |buddy| buddy.free_frames << PAGE_SHIFT),
         kernel: KERNEL.load(Ordering::Relaxed),
         given_back: GIVEN_BACK.load(Ordering::Relaxed),
     }

@@ -45,7 +45,7 @@ impl Space {
         let first = start.page_down();
         let end = start.add(size).page_up();
         for page in (first.0..end.0).step_by(PAGE_SIZE).map(VirtAddr) {
-            let frame = self.tables.charged(frames::allocate_user)?;
+            let frame = self.tables.charged(|| frames::allocate(0))?;
             let range = PhysRange::new(frame.0, PAGE_SIZE);
             if let Err(error) = self.tables.map(page, range, MapFlags { user: true, ..flags }, 0) {
                 frames::free_user(frame);

@@ -169,7 +169,9 @@ impl Endpoint {
             receiver.listed.set(&self.meeting);
             drop(queues);
             // A signal after the first look saw nobody wait; one from here on sees this thread.
-            if bound.is_none_or(|bound| !bound.has_bits()) || !receiver.end_wait_as(State::Receiving as u32) {
+            if bound.is_none_or(|bound| bound.meeting.lock().bits == 0)
+                || !receiver.end_wait_as(State::Receiving as u32)
+            {
                 return Ok(());
             }
             wait::unlist(receiver);

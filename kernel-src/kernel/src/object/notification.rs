@@ -91,10 +91,6 @@ impl Notification {
         Ok(None)
     }
 
-    pub fn has_bits(&self) -> bool {
-        self.meeting.lock().bits != 0
-    }
-
     /// All bits that are set, which then are not; None where there are none.
     pub fn take_all(&self) -> Option<u64> {
         let bits = core::mem::take(&mut self.meeting.lock().bits);

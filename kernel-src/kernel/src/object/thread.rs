@@ -59,6 +59,9 @@ pub const HALTED: u32 = 1 << 5;
 pub const STOPPED: u32 = 1 << 6;
 /// What [`abi::ThreadInfo`] tells of that.
 pub const IS_STOPPED: u64 = 6;
+/// Its wait was ended before its time, and its CPU is to end its call; which had been received.
+pub const CANCELLED: u32 = 1 << 7;
+pub const UNANSWERED: u32 = 1 << 8;
 
 /// The right to answer a call, once.
 pub struct Owed {
@@ -213,11 +216,6 @@ impl Thread {
             self.via[which].set(slot, found, found.id());
             self.known[which].with(|known| *known = Known::NONE);
         }
-    }
-
-    /// It is listed nowhere where it waits no more, and nothing is asked of it.
-    pub fn is_clear(&self) -> bool {
-        self.listed.get().is_none() && !self.is_asked()
     }
 
     #[inline(always)]
@@ -383,14 +381,19 @@ impl Thread {
         Self::told(self.state.fetch_or(bits, Ordering::SeqCst))
     }
 
-    /// Nothing is asked of it any more but to end: whether it was stopped. Under the lock of its CPU's queue.
+    /// It is to stop no more: whether it was stopped. Under the lock of its CPU's queue.
     pub fn release(&self) -> bool {
-        self.state.fetch_and(STATE | DOOMED, Ordering::SeqCst) & STOPPED != 0
+        self.state.fetch_and(!(SUSPENDED | HALTED | STOPPED), Ordering::SeqCst) & STOPPED != 0
+    }
+
+    /// What its CPU is to do because its wait was cancelled, which from here on is done.
+    pub fn take_cancel(&self) -> u32 {
+        self.state.fetch_and(!(CANCELLED | UNANSWERED), Ordering::SeqCst)
     }
 
     /// It stops, if it is to; for whoever has taken it out of its queue or off its CPU.
     pub fn stop(&self) -> bool {
-        let stopped = |word| (word & (SUSPENDED | DOOMED) == SUSPENDED).then_some(word & !HALTED | STOPPED);
+        let stopped = |word| (word & (SUSPENDED | DOOMED | CANCELLED) == SUSPENDED).then_some(word & !HALTED | STOPPED);
         self.state.fetch_update(Ordering::SeqCst, Ordering::Relaxed, stopped).is_ok()
     }
 
@@ -407,7 +410,7 @@ impl Thread {
         if word & DOOMED != 0 {
             sched::wake(thread);
         } else if word & HALTED != 0 {
-            wait::cancel(&thread, None);
+            wait::cancel(&thread, false);
         }
     }
 

@@ -2,7 +2,7 @@
 
 use super::{
     endpoint, report,
-    thread::{State, Thread},
+    thread::{CANCELLED, State, Thread, UNANSWERED},
 };
 use crate::{
     arch, sched,
@@ -120,24 +120,29 @@ pub fn dismiss(meeting: &Meeting) -> bool {
     taken.map(|thread| fail(&thread, Error::PartnerGone)).is_some()
 }
 
-/// Ends a wait before its time: with that error, or so that the call starts again, unless its answer was due, which nobody
-/// gives any more. False where the thread does not wait.
-pub fn cancel(thread: &Thread, error: Option<Error>) -> bool {
+/// Ends a wait before its time: the call fails, or starts again unless it `ends` or its answer was due, which nobody gives
+/// any more. False where the thread does not wait.
+pub fn cancel(thread: &Thread, ends: bool) -> bool {
     let Some(state) = thread.interrupt() else { return false };
-    // What is told of a thread is told again.
-    if report::take_back(thread) {
-        sched::ready(Ref::share(thread));
-        return true;
-    }
     let is_due = state == State::Replying as u32;
-    if is_due {
+    // What is told of a thread is told again. Else its CPU may just move its words to a partner: it alone touches its
+    // registers.
+    if !report::take_back(thread) && (ends || is_due) {
+        thread.ask(if is_due { CANCELLED | UNANSWERED } else { CANCELLED });
+    }
+    sched::ready(Ref::share(thread));
+    true
+}
+
+/// The call of a thread of this CPU ends, if its wait was cancelled.
+pub fn hear(thread: &Thread) {
+    let word = thread.take_cancel();
+    if word & UNANSWERED != 0 {
         thread.frame.with(arch::task::Frame::restart_call);
     }
-    match error.or(is_due.then_some(Error::Cancelled)) {
-        Some(error) => fail(thread, error),
-        None => sched::ready(Ref::share(thread)),
+    if word & CANCELLED != 0 {
+        end_call(thread, Error::Cancelled);
     }
-    true
 }
 
 /// A thread that waits at an object takes another place there: its call starts again.
@@ -153,8 +158,13 @@ pub fn requeue(thread: &Thread) {
 fn fail(thread: &Thread, error: Error) {
     if thread.reports() {
         report::unanswered(thread);
-        return sched::ready(Ref::share(thread));
+    } else {
+        end_call(thread, error);
     }
+    sched::ready(Ref::share(thread));
+}
+
+fn end_call(thread: &Thread, error: Error) {
     thread.frame.with(|frame| {
         frame.finish_call();
         let status = error.status();
@@ -165,5 +175,4 @@ fn fail(thread: &Thread, error: Error) {
             _ => frame.set_result(abi::Outcome { status, value: 0 }),
         }
     });
-    sched::ready(Ref::share(thread));
 }

@@ -21,8 +21,8 @@ const NANOS_PER_SECOND: u64 = 1_000_000_000;
 const FACTOR_SHIFT: u32 = 32;
 const ENABLE: u64 = 1;
 
-struct Timer {
-    interrupt: u32,
+pub(super) struct Timer {
+    pub interrupt: u32,
     /// Nanoseconds a tick, and ticks a nanosecond.
     tick_nanos: u64,
     nano_ticks: u64,
@@ -32,7 +32,7 @@ static TIMER: Once<Timer> = Once::new();
 /// The virtual counter when the kernel was entered.
 pub(super) static BEGAN: AtomicU64 = AtomicU64::new(0);
 
-fn timer() -> &'static Timer {
+pub(super) fn timer() -> &'static Timer {
     TIMER.get().expect("`init` comes before any use")
 }
 
@@ -65,12 +65,7 @@ pub fn init(_info: &BootInfo) {
 
 pub fn init_cpu() {
     set_control(0);
-    irq::enable(irq::Line { number: interrupt(), edge: false });
-}
-
-/// The interrupt number of the timer in use.
-pub(super) fn interrupt() -> u32 {
-    timer().interrupt
+    irq::enable(irq::Line { number: timer().interrupt, edge: false });
 }
 
 /// Nanoseconds since boot, the same on all CPUs.
