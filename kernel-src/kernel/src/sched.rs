@@ -175,13 +175,15 @@ pub fn suspend(thread: &Thread, how: u32) -> u64 {
     if how & HALTED != 0 {
         object::cancel(thread, false);
     }
-    let mut queues = queue_of(thread);
-    match queues.withdraw(thread) {
-        Some(ready) if ready.stop() => return IS_STOPPED,
-        Some(ready) => queues.push(ready),
-        None => {}
+    let ready = queue_of(thread).withdraw(thread);
+    if let Some(ready) = ready {
+        // Who looks through a list where it may still be looks at its registers.
+        object::unlist(&ready);
+        if ready.stop() {
+            return IS_STOPPED;
+        }
+        enqueue(ready);
     }
-    drop(queues);
     // Who waits is looked at when its wait ends; an interrupt for nothing would put that CPU's timer off.
     if state == State::Runnable as u64 {
         prod(thread.home);

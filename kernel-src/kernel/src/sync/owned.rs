@@ -39,8 +39,8 @@ impl<T> Owned<T> {
 /// Where something is, while it is there: the object that holds it has not ended, or has its memory still.
 ///
 /// Who puts something into an object sets the anchor, and who takes it out lets it go, both under the object's lock. The
-/// object is one that look-ups find, so its memory outlasts every stay in the kernel that began before it ended. Only the
-/// CPU that sets the anchor follows it.
+/// object is one that look-ups find, so its memory outlasts every stay in the kernel that began before it ended. Only who
+/// has in hand what is there follows it: its CPU, or who has taken it out of that one's queue.
 pub struct Anchor<T> {
     at: AtomicPtr<T>,
     held: PhantomData<T>,
