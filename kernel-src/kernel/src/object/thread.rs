@@ -316,11 +316,9 @@ impl Thread {
     pub fn interrupt(&self) -> Option<u32> {
         let state = self.state.load(Ordering::SeqCst) & STATE;
         let is_due = state == State::Replying as u32 || state == State::Handled as u32;
-        if state == State::Runnable as u32 || is_due && !self.end_any_call() {
-            return None;
-        }
+        let ends = state != State::Runnable as u32 && (!is_due || self.end_any_call());
         // Who has ended the wait meanwhile may have made another of it, and looks at what is asked then.
-        self.end_wait_as(state).then_some(state)
+        (ends && self.end_wait_as(state)).then_some(state)
     }
 
     /// Its time is up, on its home CPU: whether that ended its wait. A call whose answer is due has that as its result;
