@@ -68,8 +68,8 @@ impl fmt::Display for KernelFrame {
 }
 
 macro_rules! first_stages {
-    ($($to:literal),+) => {
-        concat!($(".balign 0x80\nstp x29, x30, [sp, #-{call_frame}]!\nb ", $to, "\n"),+)
+    ($($way_on:literal),+) => {
+        concat!($(".balign 0x80\nstp x29, x30, [sp, #-{call_frame}]!\n", $way_on, "\n"),+)
     };
 }
 
@@ -119,31 +119,32 @@ global_asm!(
     // From EL1.
     kernel_entries!("sync", "irq", "fiq", "serror"),
     // From EL0.
-    first_stages!("user_sync_entry", "user_irq_entry", "user_fiq_entry", "user_serror_entry"),
+    first_stages!("mrs x29, esr_el1"),
+    "lsr x29, x29, #26",
+    "cmp x29, #{svc}",
+    "b.ne user_other_entry",
+    "cmp x10, #{last_simple}",
+    "b.hi user_call_entry",
+    "b user_simple_entry",
+    first_stages!("b user_irq_entry", "b user_fiq_entry", "b user_serror_entry"),
     // From EL0 in AArch32.
     kernel_entries!("unused", "unused", "unused", "unused"),
     ".balign 0x80",
     ".previous",
     call_frame = const CALL_FRAME, scratch = const offset_of!(PerCpu, scratch),
     sync = const VECTOR_SYNC, irq = const VECTOR_IRQ, fiq = const VECTOR_FIQ, serror = const VECTOR_SERROR,
-    unused = const VECTOR_UNUSED,
+    unused = const VECTOR_UNUSED, svc = const CLASS_SVC, last_simple = const abi::SIMPLE_CALLS - 1,
 );
 
 // The second stage, from user mode.
 global_asm!(
     ".section .text.user_entry, \"ax\"",
     ".balign 64",
-    "user_sync_entry:",
-    "mrs x29, esr_el1",
-    "lsr x29, x29, #26",
-    "cmp x29, #{svc}",
-    "b.ne 3f",
-    "cmp x10, #{last_simple}",
-    "b.hi 2f",
+    "user_simple_entry:",
     "mrs x30, tpidr_el1",
     "ldr x30, [x30, #{current}]",
     "ldr x29, [x30, #{simple_calls}]",
-    "cbz x29, 2f",
+    "cbz x29, user_call_entry",
     // A call that is a C function. Its results stay in x0 and x1; what it left in other registers is put back.
     pairs!("stp", "sp": 2 3, 4 5, 6 7, 8 9, 10 11, 12 13, 14 15, 16 17),
     "str x18, [sp, #144]",
@@ -157,11 +158,11 @@ global_asm!(
     "ldr x18, [sp, #144]",
     "ldp x29, x30, [sp], #{call_frame}",
     "eret",
-    "2:",
+    "user_call_entry:",
     save_user!(),
     "ldr x4, [x3, #{calls}]",
     "br x4",
-    "3:",
+    "user_other_entry:",
     save_user!(),
     "mrs x0, esr_el1",
     "mrs x1, far_el1",
@@ -177,8 +178,6 @@ global_asm!(
     "mrs x0, esr_el1",
     "b {user_serror}",
     ".previous",
-    svc = const CLASS_SVC,
-    last_simple = const abi::SIMPLE_CALLS - 1,
     call_frame = const CALL_FRAME,
     current = const offset_of!(PerCpu, current),
     no_words = const offset_of!(PerCpu, no_words),

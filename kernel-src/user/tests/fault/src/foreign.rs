@@ -303,29 +303,34 @@ test! {
         const CALLS: u64 = 300;
         const STOP: u64 = 1 << 20;
         static LEFT: AtomicU64 = AtomicU64::new(0);
+        static BEGUN: AtomicU64 = AtomicU64::new(0);
+        static MAY_CALL: AtomicU64 = AtomicU64::new(0);
         let endpoint = assert_ok!(call::endpoint_create());
         LEFT.store(cpus(), Ordering::SeqCst);
+        [&BEGUN, &MAY_CALL].iter().for_each(|word| word.store(0, Ordering::SeqCst));
         let mut threads = Vec::new();
         let mut names = [Capability::NONE; 4];
         for cpu in 0..cpus() {
             let (thread, capability) = assert_ok!(thread::spawn_suspended(Some(cpu), move || {
+                // What a thread of this program calls at its start is not foreign.
+                BEGUN.fetch_add(1, Ordering::SeqCst);
+                while MAY_CALL.load(Ordering::SeqCst) == 0 {
+                    core::hint::spin_loop();
+                }
                 (0..CALLS).find(|&n| probe::foreign_call(5000 + n, [cpu; 6]) != n << 8 | cpu)
                     .or_else(|| (probe::foreign_call(STOP, [cpu; 6]) != 1).then_some(CALLS))
             }));
-            serve(capability, endpoint, cpu);
+            resume(capability);
             names[cpu as usize] = capability;
             threads.push(thread);
         }
+        wait_until("threads to begin", || BEGUN.load(Ordering::SeqCst) == cpus());
+        (0..cpus()).for_each(|cpu| serve(names[cpu as usize], endpoint, cpu));
         let servers: Vec<_> = (0..cpus()).map(|cpu| {
             assert_ok!(thread::spawn_on(cpu, move || {
                 let mut next = assert_ok!(call::receive(endpoint));
                 while next.info.label() == FOREIGN {
                     let [number, who, ..] = next.words;
-                    if number < 5000 {
-                        // It waits for a lock that every thread of this process takes at its start.
-                        next = assert_ok!(call::reply_receive(endpoint, result(0)));
-                        continue;
-                    }
                     kernel_assert_eq!((who, next.words[6]), (next.badge, next.badge));
                     let word = if number == STOP { 1 } else { (number - 5000) << 8 | who };
                     if number == STOP {
@@ -348,7 +353,7 @@ test! {
                 call::yield_now();
             }
         }));
-        names[..cpus() as usize].iter().for_each(|&name| resume(name));
+        MAY_CALL.store(1, Ordering::SeqCst);
         for thread in threads {
             kernel_assert_eq!(assert_ok!(thread.join()), None);
             LEFT.fetch_sub(1, Ordering::SeqCst);
