@@ -352,10 +352,10 @@ fn settle_current(cpu: &PerCpu) {
     } else if reschedule {
         let mut queues = cpu.queue.queues.lock();
         queues.place_incoming();
-        object::charge(cpu, thread);
-        if queues.highest().is_some_and(|highest| highest >= thread.urgency()) {
+        let (_, urgency) = object::backing(thread);
+        if queues.highest().is_some_and(|highest| highest >= urgency) {
             if let Some(thread) = percpu::set_current(None) {
-                queues.push(thread);
+                queues.place(thread, urgency);
             }
         } else {
             drop(queues);

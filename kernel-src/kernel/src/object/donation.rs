@@ -4,7 +4,7 @@
 //! callers on its CPU that owe in their turn. They are looked at where a CPU decides who runs, and nowhere else, so
 //! whatever ends a call (an answer, a time-out, a cancel, a death) has ended the gift.
 
-use super::thread::Thread;
+use super::{fast::works_for_nobody, thread::Thread};
 use crate::{arch, config::CHAIN_MAX, percpu::PerCpu, sync::Ref};
 use core::sync::atomic::Ordering;
 
@@ -15,8 +15,9 @@ pub fn backing(thread: &Thread) -> (Option<Ref<Thread>>, u8) {
     let (mut head, mut urgency) = (None::<Ref<Thread>>, thread.priority());
     for _ in 0..CHAIN_MAX {
         let worker = head.as_deref().unwrap_or(thread);
-        let due = worker.owed.with(|owed| owed.as_ref().filter(|owed| owed.is_due()).map(|owed| owed.caller.clone()));
-        let Some(caller) = due else { break };
+        let due =
+            || worker.owed.with(|owed| owed.as_ref().filter(|owed| owed.is_due()).map(|owed| owed.caller.clone()));
+        let Some(caller) = (!works_for_nobody(worker)).then(due).flatten() else { break };
         if caller.home != thread.home {
             // It has called the slow way, and noted it.
             return (head, urgency.max(caller.urgency.load(Ordering::Relaxed)));

@@ -98,10 +98,10 @@ fn may_run(cpu: &PerCpu, thread: &Thread, next: &Thread) -> bool {
     next.is_direct(cpu) && next.priority() >= thread.priority()
 }
 
-/// Whether a thread runs on its own time, and is as urgent as its priority says.
+/// Whether a thread, of which [`donation::backing`] may be asked, has its own time, and is as urgent as its priority says.
 #[inline(always)]
-fn works_for_nobody(thread: Live) -> bool {
-    // SAFETY: what it owes is its own while it runs.
+pub fn works_for_nobody(thread: &Thread) -> bool {
+    // SAFETY: nobody else writes what it owes.
     unsafe { (*thread.owed.as_ptr()).is_none() }
 }
 
