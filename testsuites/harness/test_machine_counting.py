@@ -20,7 +20,7 @@ SPIN, CALLS, SLEEP = (1, 2), (3, 4), (5, 6)
 # Nanoseconds of a tick of the clock that programs read, where an instruction takes one:
 # the time-stamp counter, CNTVCT at 62.5 MHz, and RISC-V's `time` at 10 MHz (QEMU 7.2).
 TICK = {"x86_64": 1, "aarch64": 16, "riscv64": 100}
-SLEEP_LIMIT = 1_000
+SLEEP_LIMIT = 2_000
 
 Count = Callable[..., Counted]
 
