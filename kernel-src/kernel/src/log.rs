@@ -7,7 +7,7 @@ use crate::{
     arch,
     config::CONSOLE_INPUT_SIZE,
     mm::ring::Ring,
-    object::{State, Thread, WaitList},
+    object::{Meeting, Queues, State, Thread},
     sync::{Rank, Spin},
 };
 use arrayvec::ArrayVec;
@@ -144,28 +144,24 @@ pub fn read_ring(offset: usize, to: &mut [u8]) -> usize {
 }
 
 /// Bytes of input, and the threads that wait for them.
-struct Input {
-    bytes: ArrayVec<u8, CONSOLE_INPUT_SIZE>,
-    waiting: WaitList,
-}
-
-static INPUT: Spin<Input> = Spin::new(Rank::Wait, Input { bytes: ArrayVec::new_const(), waiting: WaitList::new() });
+static INPUT: Spin<ArrayVec<u8, CONSOLE_INPUT_SIZE>> = Spin::new(Rank::Object, ArrayVec::new_const());
+static READERS: Meeting = Queues::meeting();
 
 /// A byte came in. When nobody reads for long, the newest are lost, as on any UART.
 pub fn received(byte: u8) {
     let mut input = INPUT.lock();
-    let _ = input.bytes.try_push(byte);
-    input.waiting.wake_all();
+    let _ = input.try_push(byte);
+    READERS.lock().receivers.wake_all();
 }
 
 /// Takes what is there; with nothing there, `reader` waits and its call starts again.
 pub fn take_input(to: &mut [u8], reader: &Thread) -> Option<usize> {
     let mut input = INPUT.lock();
-    if input.bytes.is_empty() {
-        input.waiting.wait(reader, State::Other);
+    if input.is_empty() {
+        READERS.lock().receivers.wait(reader, State::Other, &READERS);
         return None;
     }
-    let count = input.bytes.len().min(to.len());
-    to.iter_mut().zip(input.bytes.drain(..count)).for_each(|(slot, byte)| *slot = byte);
+    let count = input.len().min(to.len());
+    to.iter_mut().zip(input.drain(..count)).for_each(|(slot, byte)| *slot = byte);
     Some(count)
 }

@@ -292,8 +292,10 @@ pub fn take_next(cpu: &PerCpu) -> Option<Ref<Thread>> {
 /// Queues a thread of this CPU that works for nobody, and goes on with another at once.
 #[inline(always)]
 pub fn put_off(cpu: &PerCpu, thread: Ref<Thread>) {
+    let mut queues = cpu.queue.queues.lock();
     let urgency = thread.priority();
-    cpu.queue.queues.lock().place(thread, urgency);
+    queues.place(thread, urgency);
+    drop(queues);
     share(cpu);
 }
 
@@ -352,7 +354,8 @@ fn settle_current(cpu: &PerCpu) {
     } else if reschedule {
         let mut queues = cpu.queue.queues.lock();
         queues.place_incoming();
-        let (_, urgency) = object::backing(thread);
+        object::charge(cpu, thread);
+        let urgency = thread.urgency();
         if queues.highest().is_some_and(|highest| highest >= urgency) {
             if let Some(thread) = percpu::set_current(None) {
                 queues.place(thread, urgency);

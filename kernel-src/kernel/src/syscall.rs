@@ -398,7 +398,10 @@ fn carry_out(thread: &Thread, number: u64) -> Option<Result<u64, Error>> {
     let argument = |index| thread.frame.with(|frame| frame.argument(index));
     match number {
         // The thread has just become native: its call starts again as such.
-        n if n < abi::SIMPLE_CALLS => or_restart(thread, Ok(None)),
+        n if n < abi::SIMPLE_CALLS => {
+            thread.frame.with(arch::task::Frame::restart_call);
+            None
+        }
         n if n == Call::Exit as u64 => {
             object::end_process(&thread.process, abi::exit_word(argument(0) as u32));
             None
@@ -411,13 +414,11 @@ fn carry_out(thread: &Thread, number: u64) -> Option<Result<u64, Error>> {
             percpu::this().reschedule.set(true);
             Some(Ok(0))
         }
-        n if n == Call::Sleep as u64 => or_restart(thread, Ok(sleep(thread, Nanos(argument(0))))),
+        n if n == Call::Sleep as u64 => sleep(thread, Nanos(argument(0))).map(Ok),
         n if n == Call::ThreadCreate as u64 => Some(thread_create(thread, array::from_fn(argument))),
         n if n == Call::Spawn as u64 => Some(spawn(thread, argument(0), argument(1))),
-        n if n == Call::Wait as u64 => or_restart(thread, wait(thread, argument(0))),
-        n if n == Call::ConsoleRead as u64 => {
-            or_restart(thread, console_read(thread, argument(0), argument(1), argument(2)))
-        }
+        n if n == Call::Wait as u64 => wait(thread, argument(0)).transpose(),
+        n if n == Call::ConsoleRead as u64 => console_read(thread, argument(0), argument(1), argument(2)).transpose(),
         n if n == Call::ThreadControl as u64 => Some(thread_control(thread, argument(0), argument(1), argument(2))),
         n if n == Call::NotificationSignal as u64 => Some(notification_signal(thread, argument(0), argument(1))),
         n => match object::call_of(n) {
@@ -434,14 +435,6 @@ fn carry_out(thread: &Thread, number: u64) -> Option<Result<u64, Error>> {
             _ => Some(Err(Error::InvalidCall)),
         },
     }
-}
-
-/// What came of a call; where that is nothing yet, the thread waits, and when it runs again its call starts again.
-fn or_restart(thread: &Thread, done: Result<Option<u64>, Error>) -> Option<Result<u64, Error>> {
-    if done == Ok(None) {
-        thread.frame.with(arch::task::Frame::restart_call);
-    }
-    done.transpose()
 }
 
 fn sleep(thread: &Thread, deadline: Nanos) -> Option<u64> {

@@ -75,7 +75,6 @@ pub fn unhandled(thread: &Thread, fault: &Fault) {
 /// An interrupt came in user mode, and was served.
 pub extern "C" fn interrupted() -> ! {
     crate::jitter::pause();
-    object::charge(percpu::this(), sched::current());
     sched::leave()
 }
 

@@ -116,8 +116,7 @@ impl Endpoint {
         sender.come_by(sender.sends_by(), slot, found);
         let Some(receiver) = queues.receivers.take_first() else {
             may_wait(sender)?;
-            queues.senders.wait(sender, State::Sending);
-            sender.listed.set(&self.meeting);
+            queues.senders.wait(sender, State::Sending, &self.meeting);
             return Ok(());
         };
         drop(queues);
@@ -165,8 +164,7 @@ impl Endpoint {
                 return Ok(());
             }
             may_wait(receiver)?;
-            queues.receivers.wait(receiver, State::Receiving);
-            receiver.listed.set(&self.meeting);
+            queues.receivers.wait(receiver, State::Receiving, &self.meeting);
             drop(queues);
             // A signal after the first look saw nobody wait; one from here on sees this thread.
             if bound.is_none_or(|bound| bound.meeting.lock().bits == 0)
@@ -227,7 +225,7 @@ pub fn answer(owed: Owed, result: Result<&Thread, Error>) -> Result<usize, Error
 /// The same, of a call that nobody else answers any more.
 pub fn answer_ended(caller: Ref<Thread>, result: Result<&Thread, Error>) -> Result<usize, Error> {
     // Who was to end waits no more, though its call was not answered: it is not in this CPU's hands.
-    if !caller.end_wait() {
+    if !caller.end_wait_as(report::state_of(&caller) as u32) {
         return Err(Error::PartnerGone);
     }
     if caller.reports() {

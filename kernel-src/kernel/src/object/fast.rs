@@ -327,10 +327,10 @@ fn reply_receive<const FIRST: bool, const RARE: bool>(cpu: Cpu, server: Live, fr
     }
     // SAFETY: what it owes is its own while it runs, and so is a share in the caller.
     let owing = unsafe { &mut *server.owed.as_ptr() };
-    let Owed { caller, token } = owing.as_ref()?;
+    let &Owed { ref caller, token } = owing.as_ref()?;
     // SAFETY: as above.
     let caller: Live = unsafe { &*core::ptr::from_ref::<Thread>(caller) };
-    if !may_run(cpu, server, caller) || caller.token.load(Ordering::Relaxed) != *token {
+    if !may_run(cpu, server, caller) || caller.token.load(Ordering::Relaxed) != token {
         return None;
     }
     if !queues.senders.is_empty() || server.bound.get().is_some() {
@@ -339,7 +339,8 @@ fn reply_receive<const FIRST: bool, const RARE: bool>(cpu: Cpu, server: Live, fr
     if !caller.end_wait_if(State::Replying) {
         answer_report(cpu, server, caller, known, meeting, queues)
     }
-    // From here on there is no way back: the call is answered.
+    // From here on there is no way back: the call is answered, and by nobody who comes late with its number.
+    caller.token.store(token + 1, Ordering::Relaxed);
     if RARE {
         // SAFETY: its wait was ended here, so nobody else has its registers until it runs.
         transfer::deliver((server, frame), (caller, unsafe { &mut *caller.frame.as_ptr() }), 0, 0);
@@ -430,6 +431,7 @@ fn answer_report(cpu: Cpu, server: Live, caller: Live, known: &Known, meeting: &
         not_received::<false>(server)
     }
     // From here on there is no way back: the thread goes on.
+    let _ = caller.end_any_call();
     report::go_on(caller, words[0]);
     receive_on(cpu, [server, caller], known, meeting, queues)
 }

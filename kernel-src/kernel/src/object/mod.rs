@@ -23,4 +23,4 @@ pub use reply::{Reply, may_copy};
 pub use report::{set_handler, unserved};
 pub use resource::Resource;
 pub use thread::{FAULTS, FOREIGN, HALTED, IS_STOPPED, Queued, SUSPENDED, Start, State, Thread};
-pub use wait::{WaitList, cancel, hear, requeue, unlist};
+pub use wait::{Meeting, Queues, cancel, hear, requeue, unlist};

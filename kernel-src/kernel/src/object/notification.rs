@@ -86,8 +86,7 @@ impl Notification {
         }
         endpoint::may_wait(thread)?;
         thread.come_by(WAITS, slot, found);
-        queues.receivers.wait(thread, State::Notified);
-        thread.listed.set(&self.meeting);
+        queues.receivers.wait(thread, State::Notified, &self.meeting);
         Ok(None)
     }
 

@@ -4,7 +4,7 @@ use super::{
     cnode::{self, CNode},
     endpoint, notification, reply,
     thread::{Member, Start, State, Thread},
-    wait::{self, WaitList},
+    wait::{self, Meeting, Queues},
 };
 use crate::{
     addr::{PhysAddr, VirtAddr},
@@ -26,7 +26,6 @@ struct Life {
     ended: Option<u64>,
     /// All threads are gone, and all memory is given back.
     reaped: bool,
-    waiting: WaitList,
 }
 
 /// The queue kind of all processes.
@@ -45,6 +44,8 @@ pub struct Process {
     /// How often the root was set: the lowest bit says which of the two it is.
     roots_set: AtomicUsize,
     life: Spin<Life>,
+    /// Threads that wait for its end.
+    waiting: Meeting,
     registered: Link<Process, Registered>,
 }
 
@@ -64,7 +65,7 @@ crate::sync::linked!(Process, Registered, registered);
 
 impl Process {
     fn new(payer: Payer<'_>, name: &str, space: Space) -> Result<Ref<Self>, Error> {
-        let life = Life { threads: List::new(), count: 0, ended: None, reaped: false, waiting: WaitList::new() };
+        let life = Life { threads: List::new(), count: 0, ended: None, reaped: false };
         let name = ArrayString::from(name).map_err(|_| Error::InvalidArgument)?;
         let quota = payer.share()?;
         let process = Ref::new(payer, || Self {
@@ -77,6 +78,7 @@ impl Process {
             roots: [Slot::default(), Slot::default()],
             roots_set: AtomicUsize::new(0),
             life: Spin::new(Rank::Process, life),
+            waiting: Queues::meeting(),
             registered: Link::new(),
         })?;
         let root = process.roots[0].claim().ok_or(Error::Occupied)?;
@@ -187,14 +189,14 @@ impl Process {
     /// The exit word, once all threads are gone and have given back what was theirs; until then `waiter` waits, and its
     /// call starts again. `InvalidCapability` where the capability is gone by which it asks.
     pub fn wait(&self, waiter: &Thread, slot: &Slot, found: &Found) -> Result<Option<u64>, Error> {
-        let mut life = self.life.lock();
+        let life = self.life.lock();
         if !slot.still(found) {
             return Err(Error::InvalidCapability);
         }
         Ok(match life.ended {
             Some(word) if life.reaped => Some(word),
             _ => {
-                life.waiting.wait(waiter, State::Other);
+                self.waiting.lock().receivers.wait(waiter, State::Other, &self.waiting);
                 None
             }
         })
@@ -247,7 +249,7 @@ impl Process {
     pub fn released(&self) {
         let mut life = self.life.lock();
         life.reaped = true;
-        life.waiting.wake_all();
+        self.waiting.lock().receivers.wake_all();
     }
 
     fn close_roots(&self) {

@@ -264,6 +264,10 @@ impl Thread {
     /// The current thread waits from here on; it leaves its CPU when the kernel does. Whoever wakes it finds it through
     /// a list whose lock the caller holds.
     pub fn begin_wait(&self, state: State) {
+        // Not later: others may have its registers then.
+        if state == State::Other {
+            self.frame.with(Frame::restart_call);
+        }
         percpu::this().blocked.set(true);
         self.wait_on(state);
     }
@@ -314,9 +318,11 @@ impl Thread {
     /// Ends its wait before what it waits for has come; what that was. None where it does not wait, or somebody else has
     /// ended that.
     pub fn interrupt(&self) -> Option<u32> {
+        // Before the state: or it might be that of a later call.
+        let token = self.token.load(Ordering::SeqCst);
         let state = self.state.load(Ordering::SeqCst) & STATE;
         let is_due = state == State::Replying as u32 || state == State::Handled as u32;
-        let ends = state != State::Runnable as u32 && (!is_due || self.end_any_call());
+        let ends = state != State::Runnable as u32 && (!is_due || self.end_call(token));
         // Who has ended the wait meanwhile may have made another of it, and looks at what is asked then.
         (ends && self.end_wait_as(state)).then_some(state)
     }

@@ -23,7 +23,9 @@ impl WaitList {
     }
 
     /// Lists the current thread, which from here on waits. The caller holds the lock that guards this list.
-    pub fn wait(&mut self, thread: &Thread, state: State) {
+    pub fn wait(&mut self, thread: &Thread, state: State, at: &Meeting) {
+        // First: who ends the wait, and has the thread in hand before it is listed, waits for the lock in `unlist`.
+        thread.listed.set(at);
         thread.begin_wait(state);
         // Who sends came the slow way, and noted it; who waits for others works for nobody, or is passed over here.
         self.push(Ref::share(thread), if state == State::Sending { Thread::urgency } else { Thread::priority });
@@ -48,8 +50,8 @@ impl WaitList {
     }
 
     pub fn wake_all(&mut self) {
-        while let Some(thread) = self.0.pop() {
-            sched::wake(thread);
+        while let Some(thread) = self.take_first() {
+            sched::ready(thread);
         }
     }
 
@@ -148,8 +150,7 @@ pub fn hear(thread: &Thread) {
 /// A thread that waits at an object takes another place there: its call starts again.
 pub fn requeue(thread: &Thread) {
     let ends = |state: &State| thread.end_wait_as(*state as u32);
-    if [State::Sending, State::Receiving, State::Notified].iter().any(ends) {
-        report::take_back(thread);
+    if !thread.reports() && [State::Sending, State::Receiving, State::Notified].iter().any(ends) {
         sched::ready(Ref::share(thread));
     }
 }

@@ -1,15 +1,18 @@
 //! What waits, and is stopped, halted or cancelled meanwhile.
 
-use crate::support::{
-    IS_CALLING, RECEIVES, SENDS, WAITS, WAITS_FOR_BITS, control, cpus, halt, in_state, info, other_cpu, patience,
-    resume, suspend, suspend_in, turns, wait_until,
+use crate::{
+    roles,
+    support::{
+        IS_CALLING, RECEIVES, SENDS, WAITS, WAITS_FOR_BITS, control, cpus, halt, in_state, info, other_cpu, patience,
+        resume, suspend, suspend_in, turns, wait_until,
+    },
 };
 use alloc::{sync::Arc, vec::Vec};
 use core::sync::atomic::{AtomicU64, Ordering};
 use rt::{
     abi::{Error, Info, MESSAGE_WORDS, Registers, ThreadAction},
     assert_err, assert_ok,
-    call::{self, Capability, Message, Until},
+    call::{self, Capability, Exit, Message, Until},
     kernel_assert, kernel_assert_eq, probe,
     random::Random,
     test, thread,
@@ -353,5 +356,42 @@ test! {
         assert_ok!(call::send(endpoint, Message::empty(STOP), patience()));
         assert_ok!(serves.join());
         assert_ok!(call::close(capability));
+    }
+}
+
+test! {
+    // Two wait for the end of a process: one is halted and starts again, is cancelled, and waits elsewhere; then it ends.
+    fn a_wait_for_a_process_ends_before_its_time() requires("PRC-32 PRC-05 IPS-12 TST-23") {
+        const SLOT: Capability = Capability(60);
+        for cpu in homes() {
+            let process = roles::start_suspended(roles::END, SLOT, [Capability::NONE; 3]);
+            let endpoint = assert_ok!(call::endpoint_create());
+            let (other, other_name) = in_state(WAITS, cpu, move || assert_ok!(call::wait(process)));
+            let (waiter, name) = in_state(WAITS, cpu, move || {
+                let cancelled = call::wait(process);
+                let received = assert_ok!(call::receive(endpoint)).info.label();
+                (cancelled, received, assert_ok!(call::wait(process)))
+            });
+            for _ in 0..20 {
+                halt(name);
+                resume(name);
+                suspend_in(name, WAITS);
+                resume(name);
+            }
+            kernel_assert_eq!(control(name, ThreadAction::Cancel), 1);
+            suspend_in(name, RECEIVES);
+            resume(name);
+            assert_ok!(call::send(endpoint, Message::empty(7), patience()));
+            suspend_in(name, WAITS);
+            resume(name);
+            resume(SLOT);
+            kernel_assert_eq!(assert_ok!(other.join()), Exit::Status(0));
+            let (cancelled, received, end) = assert_ok!(waiter.join());
+            assert_err!(cancelled, Error::Cancelled);
+            kernel_assert_eq!((received, end), (7, Exit::Status(0)));
+            for capability in [name, other_name, endpoint, process, SLOT] {
+                assert_ok!(call::close(capability));
+            }
+        }
     }
 }
