@@ -431,7 +431,9 @@ fn answer_report(cpu: Cpu, server: Live, caller: Live, known: &Known, meeting: &
         not_received::<false>(server)
     }
     // From here on there is no way back: the thread goes on.
-    let _ = caller.end_any_call();
+    // Even, whether or not somebody has ended the call too late.
+    let token = caller.token.load(Ordering::Relaxed) | 1;
+    caller.token.store(token + 1, Ordering::Relaxed);
     report::go_on(caller, words[0]);
     receive_on(cpu, [server, caller], known, meeting, queues)
 }
