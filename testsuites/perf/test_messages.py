@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import pytest
 
-from harness.machine.counting import totals
+from harness.machine.counting import Instructions, totals
 from harness.measure.plugin import Metric
 from harness.plugin.counting import Counted
 
@@ -26,20 +26,32 @@ TIMES = 256
 # Between two cases the machine is idle, and its clock must not jump to the next timer: for RISC-V's comparator that
 # is the end of time.
 AWAKE = ("-icount", "shift=0,align=off,sleep=on")
+Count = Callable[..., Counted]
+
+
+def run(count: Count, *cases: str, smp: int = 1) -> Counted:
+    """A machine on which these cases of the benchmark have run."""
+    counted = count(smp=smp, icount=True, args=AWAKE)
+    for case in cases:
+        counted.run(f"bench:{case}")
+    return counted
+
+
+def spent(counted: Counted, pair: tuple[int, int], least_user: int = 8) -> list[Instructions]:
+    """What each of the things between two markers has taken: both its sides are in it, and more of the kernel's."""
+    spans = [totals(span) for span in counted.spans(*pair)]
+    assert len(spans) == TIMES
+    assert all(span.user > least_user and span.kernel > span.user for span in spans)
+    return spans
 
 
 @pytest.mark.needs("release")
 @pytest.mark.requirement("TST-11", "TST-14", "TST-15", "TST-16")
-def test_cost_of_a_message_and_of_a_switch(count: Callable[..., Counted], metric: Metric) -> None:
-    counted = count(smp=1, icount=True, args=AWAKE)
-    counted.run("bench:a_message_goes_to_another_process_and_back")
-    counted.run("bench:two_threads_switch_by_yield")
+def test_cost_of_a_message_and_of_a_switch(count: Count, metric: Metric) -> None:
+    counted = run(count, "a_message_goes_to_another_process_and_back", "two_threads_switch_by_yield")
     on = counted.session.board
 
-    trips = [totals(span) for span in counted.spans(*ROUND_TRIP)]
-    assert len(trips) == TIMES
-    # Both sides are in it: each trip enters the kernel from the caller and from the server.
-    assert all(trip.user > 8 and trip.kernel > trip.user for trip in trips)
+    trips = spent(counted, ROUND_TRIP)
     metric.samples("ipc.round_trip", [trip.total for trip in trips], unit="instructions", board=on)
     metric.samples("ipc.round_trip.kernel", [trip.kernel for trip in trips], unit="instructions", board=on)
 
@@ -52,15 +64,9 @@ def test_cost_of_a_message_and_of_a_switch(count: Callable[..., Counted], metric
 
 @pytest.mark.needs("release")
 @pytest.mark.requirement("TST-14", "IPS-03", "IPS-14", "PRF-07")
-def test_cost_of_a_call_and_its_reply_by_size(count: Callable[..., Counted], metric: Metric) -> None:
-    counted = count(smp=1, icount=True, args=AWAKE)
-    counted.run("bench:a_call_of_each_size_and_its_reply")
-    costs = {}
-    for name, marks in CALLS.items():
-        calls = [totals(span) for span in counted.spans(*marks)]
-        assert len(calls) == TIMES
-        assert all(call.user > 8 and call.kernel > call.user for call in calls)
-        costs[name] = [call.total for call in calls]
+def test_cost_of_a_call_and_its_reply_by_size(count: Count, metric: Metric) -> None:
+    counted = run(count, "a_call_of_each_size_and_its_reply")
+    costs = {name: [call.total for call in spent(counted, marks)] for name, marks in CALLS.items()}
     on = counted.session.board
     metric.samples("ipc.call.words_0", costs["ipc.call.words_0"], unit="instructions", board=on)
     metric.samples("ipc.call.words_4", costs["ipc.call.words_4"], unit="instructions", board=on)
@@ -71,13 +77,9 @@ def test_cost_of_a_call_and_its_reply_by_size(count: Callable[..., Counted], met
 
 @pytest.mark.needs("release")
 @pytest.mark.requirement("TST-11", "TST-14", "TST-16", "PRF-07")
-def test_cost_of_a_capability_and_of_an_object(count: Callable[..., Counted], metric: Metric) -> None:
-    counted = count(smp=1, icount=True, args=AWAKE)
-    counted.run("bench:capabilities_come_and_go")
-    copies, endpoints = ([totals(span) for span in counted.spans(*pair)] for pair in (COPY, ENDPOINT))
-    for spans in (copies, endpoints):
-        assert len(spans) == TIMES
-        assert all(span.user > 8 and span.kernel > span.user for span in spans)
+def test_cost_of_a_capability_and_of_an_object(count: Count, metric: Metric) -> None:
+    counted = run(count, "capabilities_come_and_go")
+    copies, endpoints = (spent(counted, pair) for pair in (COPY, ENDPOINT))
     on = counted.session.board
     metric.samples("caps.copy_delete", [span.total for span in copies], unit="instructions", board=on)
     metric.samples("caps.endpoint_create_delete", [span.total for span in endpoints], unit="instructions", board=on)
@@ -85,7 +87,7 @@ def test_cost_of_a_capability_and_of_an_object(count: Callable[..., Counted], me
 
 @pytest.mark.needs("release")
 @pytest.mark.requirement("TST-14", "TST-16", "CAP-02", "PRF-07")
-def test_cost_of_a_level_of_look_up(count: Callable[..., Counted], metric: Metric) -> None:
+def test_cost_of_a_level_of_look_up(count: Count, metric: Metric) -> None:
     counted = count(smp=1, icount=True, args=AWAKE)
     printed = counted.run("bench:a_name_leads_through_cnodes")
     levels = int(next(line for line in printed if "guest: levels " in line).split()[-1])
@@ -98,13 +100,9 @@ def test_cost_of_a_level_of_look_up(count: Callable[..., Counted], metric: Metri
 
 @pytest.mark.needs("release")
 @pytest.mark.requirement("TST-14", "TST-16", "NTF-01", "PRF-07")
-def test_cost_of_a_signal(count: Callable[..., Counted], metric: Metric) -> None:
-    counted = count(smp=1, icount=True, args=AWAKE)
-    counted.run("bench:signals_go_to_another_process_and_back")
-    signals, rounds = ([totals(span) for span in counted.spans(*pair)] for pair in (SIGNAL, PING_PONG))
-    for spans in (signals, rounds):
-        assert len(spans) == TIMES
-        assert all(span.user > 4 and span.kernel > span.user for span in spans)
+def test_cost_of_a_signal(count: Count, metric: Metric) -> None:
+    counted = run(count, "signals_go_to_another_process_and_back")
+    signals, rounds = (spent(counted, pair, least_user=4) for pair in (SIGNAL, PING_PONG))
     on = counted.session.board
     metric.samples("notification.signal", [span.total for span in signals], unit="instructions", board=on)
     metric.samples("notification.ping_pong", [span.total for span in rounds], unit="instructions", board=on)
@@ -112,26 +110,19 @@ def test_cost_of_a_signal(count: Callable[..., Counted], metric: Metric) -> None
 
 @pytest.mark.needs("release")
 @pytest.mark.requirement("TST-14", "TST-16", "NTF-01", "SCH-39", "PRF-07")
-def test_cost_of_a_signal_to_a_more_urgent_thread(count: Callable[..., Counted], metric: Metric) -> None:
-    counted = count(smp=1, icount=True, args=AWAKE)
-    counted.run("bench:a_signal_lets_a_more_urgent_thread_run")
-    signals = [totals(span) for span in counted.spans(*PREEMPT)]
-    assert len(signals) == TIMES
-    # Both threads are in it: the other comes back from its wait, looks at the bits and waits again.
-    assert all(signal.user > 8 and signal.kernel > signal.user for signal in signals)
+def test_cost_of_a_signal_to_a_more_urgent_thread(count: Count, metric: Metric) -> None:
+    counted = run(count, "a_signal_lets_a_more_urgent_thread_run")
+    # The other thread comes back from its wait, looks at the bits and waits again.
+    signals = spent(counted, PREEMPT)
     on = counted.session.board
     metric.samples("notification.preempt", [signal.total for signal in signals], unit="instructions", board=on)
 
 
 @pytest.mark.needs("release")
 @pytest.mark.requirement("TST-14", "TST-16", "IPS-12", "INT-01", "PRF-07")
-def test_cost_of_a_fault_that_is_handled(count: Callable[..., Counted], metric: Metric) -> None:
-    counted = count(smp=1, icount=True, args=AWAKE)
-    counted.run("bench:a_handler_mends_faults_of_another_process")
-    faults, again = ([totals(span) for span in counted.spans(*pair)] for pair in (FAULT, FAULT_AGAIN))
-    for spans in (faults, again):
-        assert len(spans) == TIMES
-        assert all(fault.user > 8 and fault.kernel > fault.user for fault in spans)
+def test_cost_of_a_fault_that_is_handled(count: Count, metric: Metric) -> None:
+    counted = run(count, "a_handler_mends_faults_of_another_process")
+    faults, again = (spent(counted, pair) for pair in (FAULT, FAULT_AGAIN))
     on = counted.session.board
     # With the handler's calls that read and write all registers; and a fault, its message and the answer alone.
     metric.samples("fault.handled", [fault.total for fault in faults], unit="instructions", board=on)
@@ -140,24 +131,18 @@ def test_cost_of_a_fault_that_is_handled(count: Callable[..., Counted], metric: 
 
 @pytest.mark.needs("release")
 @pytest.mark.requirement("TST-14", "TST-16", "IPS-12", "SYS-07", "PRF-07")
-def test_cost_of_a_foreign_call(count: Callable[..., Counted], metric: Metric) -> None:
-    counted = count(smp=1, icount=True, args=AWAKE)
-    counted.run("bench:calls_of_a_foreign_process_are_served")
-    calls = [totals(span) for span in counted.spans(*FOREIGN_CALL)]
-    assert len(calls) == TIMES
-    assert all(call.user > 8 and call.kernel > call.user for call in calls)
+def test_cost_of_a_foreign_call(count: Count, metric: Metric) -> None:
+    counted = run(count, "calls_of_a_foreign_process_are_served")
+    calls = spent(counted, FOREIGN_CALL)
     metric.samples("ipc.foreign_call", [call.total for call in calls], unit="instructions", board=counted.session.board)
 
 
 @pytest.mark.needs("release", "smp>=2")
 @pytest.mark.requirement("TST-14", "TST-16", "IPS-02", "PRF-07")
-def test_cost_of_a_call_to_another_cpu(count: Callable[..., Counted], metric: Metric) -> None:
+def test_cost_of_a_call_to_another_cpu(count: Count, metric: Metric) -> None:
     """Of both CPUs together, but for the time that they sleep, and for what firmware does."""
-    counted = count(smp=2, icount=True, args=AWAKE)
-    counted.run("bench:a_call_goes_to_another_cpu_and_back")
-    calls = [totals(span) for span in counted.spans(*CROSS)]
-    assert len(calls) == TIMES
-    assert all(call.user > 8 and call.kernel > call.user for call in calls)
-    costs = [call.user + call.kernel for call in calls]  # the firmware's part of an interrupt is not ours
+    counted = run(count, "a_call_goes_to_another_cpu_and_back", smp=2)
+    # The firmware's part of an interrupt is not ours.
+    costs = [call.user + call.kernel for call in spent(counted, CROSS)]
     # One host thread runs both CPUs in turn, and where it changes decides which of them finds the other asleep.
     metric.samples("ipc.call.other_cpu", costs, unit="instructions", noise=0.05, board=counted.session.board)

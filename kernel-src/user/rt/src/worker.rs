@@ -6,7 +6,7 @@
 //! failed as `docs/abi.md` says that it may: a call that was `Cancelled`, and a receive before which it has lost the
 //! caller whom it owed (`NoCaller`). At anything else that is not as it should be it executes an undefined instruction.
 //!
-//! The rounds are written once, below, in macros that each architecture has for its assembler.
+//! The rounds are written once, below, in macros that each architecture has for its assembler and gives to `rounds!`.
 
 use crate::{arch::worker, call::Capability};
 use abi::{MESSAGE_WORDS, MessageInfo, Registers};
@@ -104,8 +104,10 @@ pub(crate) const NO_CALLER: u64 = abi::Error::NoCaller as u64;
 /// The rounds. `w_number A, B` takes the number of the round, doubled where A is 1, and B more; `w_shift` makes that the
 /// first word of an answer; `w_words` makes a message of it; `w_expect` goes to 9 unless it has come.
 macro_rules! rounds {
-    () => {
-        r"
+    ($macros:literal) => {
+        core::arch::naked_asm!(
+            $macros,
+            r"
 2:      w_number 0, 0
         w_words
         w_info {asks}
@@ -178,7 +180,26 @@ macro_rules! rounds {
         w_goto 4b
 
 9:      w_trap
-        "
+        ",
+            call = const abi::Call::Call as u64,
+            send = const abi::Call::Send as u64,
+            receive = const abi::Call::Receive as u64,
+            reply = const abi::Call::Reply as u64,
+            reply_receive = const abi::Call::ReplyReceive as u64,
+            signal = const abi::Call::NotificationSignal as u64,
+            wait = const abi::Call::NotificationWait as u64,
+            null = const abi::Call::Null as u64,
+            clock = const abi::Call::Clock as u64,
+            asks = const $crate::worker::info($crate::worker::ASKS),
+            answered = const $crate::worker::info($crate::worker::ANSWERED),
+            tells = const $crate::worker::info($crate::worker::TELLS),
+            is_asked = const $crate::worker::info($crate::worker::IS_ASKED),
+            answers = const $crate::worker::info($crate::worker::ANSWERS),
+            caller = const $crate::worker::CALLER,
+            turns = const $crate::worker::IDLE_TURNS,
+            cancelled = const $crate::worker::CANCELLED,
+            no_caller = const $crate::worker::NO_CALLER,
+        )
     };
 }
 pub(crate) use rounds;

@@ -1,8 +1,6 @@
 //! The rounds of [`crate::worker`]: what it knows is in `x19` to `x21`.
 
-use crate::worker::{self, rounds};
-use abi::Call;
-use core::arch::naked_asm;
+use crate::worker;
 
 /// The registers that hold what it knows, by their numbers.
 pub const STATE: [usize; 3] = [19, 20, 21];
@@ -11,7 +9,7 @@ pub const KEPT: &[usize] = &[11, 12, 13, 14, 15, 18, 22, 23, 24, 25, 26, 27, 28,
 
 #[unsafe(naked)]
 pub extern "C" fn run() -> ! {
-    naked_asm!(
+    worker::rounds!(
         r"
 .macro w_constant register, value
         movz \register, #(\value & 0xffff)
@@ -129,25 +127,6 @@ pub extern "C" fn run() -> ! {
 .macro w_trap
         udf #0
 .endm
-        ",
-        rounds!(),
-        call = const Call::Call as u64,
-        send = const Call::Send as u64,
-        receive = const Call::Receive as u64,
-        reply = const Call::Reply as u64,
-        reply_receive = const Call::ReplyReceive as u64,
-        signal = const Call::NotificationSignal as u64,
-        wait = const Call::NotificationWait as u64,
-        null = const Call::Null as u64,
-        clock = const Call::Clock as u64,
-        asks = const worker::info(worker::ASKS),
-        answered = const worker::info(worker::ANSWERED),
-        tells = const worker::info(worker::TELLS),
-        is_asked = const worker::info(worker::IS_ASKED),
-        answers = const worker::info(worker::ANSWERS),
-        caller = const worker::CALLER,
-        turns = const worker::IDLE_TURNS,
-        cancelled = const worker::CANCELLED,
-        no_caller = const worker::NO_CALLER,
+        "
     )
 }

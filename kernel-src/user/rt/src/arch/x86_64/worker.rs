@@ -1,9 +1,7 @@
 //! The rounds of [`crate::worker`]: what it knows is in `rbx`, `rbp` and `rsp`, which alone a message call leaves as they
 //! are.
 
-use crate::worker::{self, rounds};
-use abi::Call;
-use core::arch::naked_asm;
+use crate::worker;
 
 /// The registers that hold what it knows, by their numbers.
 pub const STATE: [usize; 3] = [3, 5, 4];
@@ -12,7 +10,7 @@ pub const KEPT: &[usize] = &[];
 
 #[unsafe(naked)]
 pub extern "C" fn run() -> ! {
-    naked_asm!(
+    worker::rounds!(
         r"
 .macro w_number twice, more
         mov ecx, ebx
@@ -131,25 +129,6 @@ pub extern "C" fn run() -> ! {
 .macro w_trap
         ud2
 .endm
-        ",
-        rounds!(),
-        call = const Call::Call as u64,
-        send = const Call::Send as u64,
-        receive = const Call::Receive as u64,
-        reply = const Call::Reply as u64,
-        reply_receive = const Call::ReplyReceive as u64,
-        signal = const Call::NotificationSignal as u64,
-        wait = const Call::NotificationWait as u64,
-        null = const Call::Null as u64,
-        clock = const Call::Clock as u64,
-        asks = const worker::info(worker::ASKS),
-        answered = const worker::info(worker::ANSWERED),
-        tells = const worker::info(worker::TELLS),
-        is_asked = const worker::info(worker::IS_ASKED),
-        answers = const worker::info(worker::ANSWERS),
-        caller = const worker::CALLER,
-        turns = const worker::IDLE_TURNS,
-        cancelled = const worker::CANCELLED,
-        no_caller = const worker::NO_CALLER,
+        "
     )
 }
