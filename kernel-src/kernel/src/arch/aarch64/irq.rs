@@ -7,13 +7,12 @@
 
 use super::{bcm2836, cpu, read_register, stub, timer, write_register};
 use crate::{
-    addr::{CpuId, HardwareId, PhysRange, VirtAddr},
+    addr::{CpuId, PhysRange, VirtAddr},
     arch::risc::{Once, Registers, tree},
     bootinfo::BootInfo,
     fdt::{Cells, Node},
     irq, mm, panic, percpu,
 };
-use arrayvec::ArrayVec;
 use core::{
     arch::asm,
     fmt,
@@ -100,14 +99,9 @@ impl Line {
 
 struct Gic {
     distributor: Registers,
-    cpus: CpuSide,
+    /// What each CPU has of a GICv2; a GICv3 has system registers, and redistributors.
+    interface: Option<Registers>,
     stops_by_fiq: bool,
-}
-
-/// What CPUs have of the controller.
-enum CpuSide {
-    V2 { interface: Registers },
-    V3 { redistributors: ArrayVec<(VirtAddr, usize), 8> },
 }
 
 static GIC: Once<Gic> = Once::new();
@@ -128,20 +122,18 @@ pub fn init(_info: &BootInfo) {
     let mut ranges = node.reg();
     let mut next = || ranges.next().expect("the interrupt controller's registers in the device tree");
     let distributor = Registers(mm::map_device(next()));
-    let cpus = match v3 {
-        Some(_) => CpuSide::V3 { redistributors: redistributors(node) },
-        None => CpuSide::V2 { interface: Registers(mm::map_device(next())) },
-    };
+    let interface = if v3.is_none() { Some(Registers(mm::map_device(next()))) } else { None };
     distributor.write(CONTROL, 0_u32);
     let words = (distributor.read::<u32>(TYPE) & 0x1F) as usize + 1;
     for word in 1..words {
         distributor.write(CLEAR_ENABLE + 4 * word, u32::MAX);
-        set_group_one(&cpus, distributor, word, u32::MAX);
+        set_group_one(v3.is_some(), distributor, word, u32::MAX);
     }
     for word in 8..8 * words {
         distributor.write(PRIORITY + 4 * word, ALL_NORMAL);
     }
     let stops_by_fiq = if v3.is_some() {
+        find_redistributors(node);
         distributor.write(CONTROL, V3_ENABLE);
         wait_while(distributor, CONTROL, V3_WRITE_PENDING);
         distributor.read::<u32>(CONTROL) & V3_SECURITY_OFF != 0 || is_secure()
@@ -152,7 +144,7 @@ pub fn init(_info: &BootInfo) {
         distributor.write(CONTROL, if has_groups { 3_u32 } else { 1 });
         has_groups
     };
-    GIC.call_once(|| Gic { distributor, cpus, stops_by_fiq });
+    GIC.call_once(|| Gic { distributor, interface, stops_by_fiq });
 }
 
 fn wait_while(registers: Registers, register: usize, bit: u32) {
@@ -168,34 +160,28 @@ fn is_secure() -> bool {
 
 /// Puts lines of a word into group 1, the others into group 0. In the secure state of a GICv3 that is secure group 1,
 /// which a second register makes out of group 0 (IHI 0069, GICD_IGRPMODR).
-fn set_group_one(cpus: &CpuSide, registers: Registers, word: usize, lines: u32) {
-    let is_secure = matches!(cpus, CpuSide::V3 { .. }) && is_secure();
+fn set_group_one(is_v3: bool, registers: Registers, word: usize, lines: u32) {
+    let is_secure = is_v3 && is_secure();
     registers.write(GROUP + 4 * word, if is_secure { 0 } else { lines });
     if is_secure {
         registers.write(GROUP_MODIFIER + 4 * word, lines);
     }
 }
 
-/// No more of a region than the tree's CPUs can have is mapped: it may be made for hundreds.
-fn redistributors(node: Node<'_>) -> ArrayVec<(VirtAddr, usize), 8> {
+/// Tells every CPU where the redistributor of its affinity is. No more of a region than the tree's CPUs can have is mapped:
+/// it may be made for hundreds.
+fn find_redistributors(node: Node<'_>) {
     let regions = node.property("#redistributor-regions").and_then(|count| count.u32()).unwrap_or(1) as usize;
-    let most = tree().cpus().count() * R_FRAMES_V4;
-    let part = |range: PhysRange| PhysRange { size: range.size.min(most), ..range };
-    let parts = node.reg().skip(1).take(regions.min(8)).map(part);
-    parts.map(|range| (mm::map_device(range), range.size)).collect()
-}
-
-/// The redistributor whose affinity is this CPU's.
-fn redistributor(regions: &[(VirtAddr, usize)], hardware: HardwareId) -> Option<Registers> {
-    // Aff3 to Aff0 in one word, as `GICR_TYPER` has them.
-    let affinity = hardware.0 >> 8 & 0xFF00_0000 | hardware.0 & 0xFF_FFFF;
-    for &(start, size) in regions {
-        let mut offset = 0;
+    for PhysRange { start, size } in node.reg().skip(1).take(regions) {
+        let size = size.min(tree().cpus().count() * R_FRAMES_V4);
+        let (start, mut offset) = (mm::map_device(PhysRange { start, size }), 0);
         while offset + R_FRAMES <= size {
-            let registers = Registers(start.add(offset));
-            let kind = registers.read::<u64>(R_TYPE);
-            if kind >> 32 == affinity {
-                return Some(registers);
+            let at = start.add(offset);
+            let kind = Registers(at).read::<u64>(R_TYPE);
+            // Aff3 to Aff0 stand in one word there.
+            let affinity = |cpu: u64| cpu >> 8 & 0xFF00_0000 | cpu & 0xFF_FFFF;
+            if let Some(cpu) = percpu::all().iter().find(|cpu| affinity(cpu.hardware.0) == kind >> 32) {
+                cpu.arch.gic.store(at.0, Ordering::Relaxed);
             }
             if kind & R_LAST != 0 {
                 break;
@@ -203,7 +189,6 @@ fn redistributor(regions: &[(VirtAddr, usize)], hardware: HardwareId) -> Option<
             offset += if kind & R_VIRTUAL_LPIS != 0 { R_FRAMES_V4 } else { R_FRAMES };
         }
     }
-    None
 }
 
 /// Lets interrupts through to this CPU.
@@ -213,30 +198,27 @@ fn redistributor(regions: &[(VirtAddr, usize)], hardware: HardwareId) -> Option<
 pub fn init_cpu() {
     let this = percpu::this();
     let Some(gic) = GIC.get() else { return bcm2836::init_cpu() };
-    match &gic.cpus {
-        CpuSide::V2 { interface } => {
-            // The first eight targets read as this CPU's own bit (IHI 0048, 4.3.12).
-            this.arch.gic.store(gic.distributor.read::<u8>(TARGETS) as usize, Ordering::Relaxed);
-            init_private(gic, gic.distributor);
-            interface.write(C_PRIORITY_MASK, ALL_PASS);
-            interface.write(C_CONTROL, if gic.stops_by_fiq { C_BOTH_GROUPS } else { 1 });
-        }
-        CpuSide::V3 { redistributors } => {
-            let own = redistributor(redistributors, this.hardware).expect("a redistributor of this CPU's affinity");
-            this.arch.gic.store(own.0.0, Ordering::Relaxed);
-            own.write(R_WAKER, own.read::<u32>(R_WAKER) & !R_SLEEP);
-            wait_while(own, R_WAKER, R_ASLEEP);
-            init_private(gic, Registers(own.0.add(R_SECOND_FRAME)));
-            wait_while(own, R_CONTROL, R_WRITE_PENDING);
-            init_system_registers(gic.stops_by_fiq);
-        }
+    if let Some(interface) = gic.interface {
+        // The first eight targets read as this CPU's own bit (IHI 0048, 4.3.12).
+        this.arch.gic.store(gic.distributor.read::<u8>(TARGETS) as usize, Ordering::Relaxed);
+        init_private(gic, gic.distributor);
+        interface.write(C_PRIORITY_MASK, ALL_PASS);
+        interface.write(C_CONTROL, if gic.stops_by_fiq { C_BOTH_GROUPS } else { 1 });
+    } else {
+        let own = Registers(VirtAddr(this.arch.gic.load(Ordering::Relaxed)));
+        assert!(own.0.0 != 0, "a GICv3 without a redistributor of this CPU's affinity");
+        own.write(R_WAKER, own.read::<u32>(R_WAKER) & !R_SLEEP);
+        wait_while(own, R_WAKER, R_ASLEEP);
+        init_private(gic, Registers(own.0.add(R_SECOND_FRAME)));
+        wait_while(own, R_CONTROL, R_WRITE_PENDING);
+        init_system_registers(gic.stops_by_fiq);
     }
 }
 
 /// The 32 numbers that each CPU has for itself; only software-generated ones are on.
 fn init_private(gic: &Gic, registers: Registers) {
     registers.write(CLEAR_ENABLE, u32::MAX << FIRST_PRIVATE);
-    set_group_one(&gic.cpus, registers, 0, if gic.stops_by_fiq { !(1 << STOP) } else { u32::MAX });
+    set_group_one(gic.interface.is_none(), registers, 0, if gic.stops_by_fiq { !(1 << STOP) } else { u32::MAX });
     for word in 0..8 {
         registers.write(PRIORITY + 4 * word, ALL_NORMAL);
     }
@@ -270,14 +252,14 @@ pub(super) fn enable(line: Line) {
     let (this, number) = (percpu::this(), line.number as usize);
     let own = this.arch.gic.load(Ordering::Relaxed);
     let shared = line.number >= FIRST_SHARED;
-    let registers = match gic.cpus {
-        CpuSide::V3 { .. } if !shared => Registers(VirtAddr(own + R_SECOND_FRAME)),
+    let registers = match gic.interface {
+        None if !shared => Registers(VirtAddr(own + R_SECOND_FRAME)),
         _ => gic.distributor,
     };
     if shared {
-        match gic.cpus {
-            CpuSide::V2 { .. } => registers.write(TARGETS + number, own as u8),
-            CpuSide::V3 { .. } => registers.write(ROUTE + 8 * number, this.hardware.0),
+        match gic.interface {
+            Some(_) => registers.write(TARGETS + number, own as u8),
+            None => registers.write(ROUTE + 8 * number, this.hardware.0),
         }
         // Two bits a line; the upper one is edge.
         let at = CONFIGURATION + 4 * (number / 16);
@@ -297,10 +279,10 @@ pub(super) fn set_console(line: Line) {
 
 /// Keeps all interrupts from this CPU.
 pub(super) fn silence() {
-    match GIC.get().map(|gic| &gic.cpus) {
-        Some(CpuSide::V2 { interface }) => interface.write(C_CONTROL, 0_u32),
+    match GIC.get().map(|gic| gic.interface) {
+        Some(Some(interface)) => interface.write(C_CONTROL, 0_u32),
         // SAFETY: masks every priority on this CPU.
-        Some(CpuSide::V3 { .. }) => unsafe { write_register!("S3_0_C4_C6_0", 0u64) },
+        Some(None) => unsafe { write_register!("S3_0_C4_C6_0", 0u64) },
         None => bcm2836::silence(),
     }
     barrier();
@@ -310,9 +292,9 @@ pub(super) fn silence() {
 pub(super) fn dispatch() {
     let Some(gic) = GIC.get() else { return bcm2836::dispatch() };
     loop {
-        let word = match &gic.cpus {
-            CpuSide::V2 { interface } => interface.read::<u32>(C_ACKNOWLEDGE),
-            CpuSide::V3 { .. } => read_register!("S3_0_C12_C12_0") as u32, // ICC_IAR1_EL1
+        let word = match gic.interface {
+            Some(interface) => interface.read::<u32>(C_ACKNOWLEDGE),
+            None => read_register!("S3_0_C12_C12_0") as u32, // ICC_IAR1_EL1
         };
         barrier();
         // In GICv2 the sender of a software-generated interrupt stands above the number.
@@ -332,10 +314,10 @@ pub(super) fn dispatch() {
             // Nothing else is let through; what a device pulled and took back is no fault.
             _ => {}
         }
-        match &gic.cpus {
-            CpuSide::V2 { interface } => interface.write(C_END, word),
+        match gic.interface {
+            Some(interface) => interface.write(C_END, word),
             // SAFETY: ends the interrupt that was acknowledged above.
-            CpuSide::V3 { .. } => unsafe { write_register!("S3_0_C12_C12_1", word) }, // ICC_EOIR1_EL1
+            None => unsafe { write_register!("S3_0_C12_C12_1", word) }, // ICC_EOIR1_EL1
         }
     }
 }
@@ -345,22 +327,19 @@ fn send(number: u32, to: CpuId) {
     let target = percpu::all()[to.0];
     barrier();
     let Some(gic) = GIC.get() else { return bcm2836::send(number, to) };
-    match gic.cpus {
-        CpuSide::V2 { .. } => {
-            gic.distributor.write(SOFTWARE, (target.arch.gic.load(Ordering::Relaxed) as u32) << 16 | number);
-        }
-        CpuSide::V3 { .. } => {
-            let affinity = target.hardware.0;
-            let (range, bit) = (affinity >> 4 & 0xF, affinity & 0xF);
-            let upper = (affinity >> 32 & 0xFF) << 48 | (affinity >> 16 & 0xFF) << 32 | (affinity >> 8 & 0xFF) << 16;
-            let word = upper | range << 44 | u64::from(number) << 24 | 1 << bit;
-            // SAFETY: interrupts another CPU, which is what the caller wants.
-            unsafe {
-                if number == STOP && gic.stops_by_fiq {
-                    write_register!("S3_0_C12_C11_7", word); // ICC_SGI0R_EL1
-                } else {
-                    write_register!("S3_0_C12_C11_5", word); // ICC_SGI1R_EL1
-                }
+    if gic.interface.is_some() {
+        gic.distributor.write(SOFTWARE, (target.arch.gic.load(Ordering::Relaxed) as u32) << 16 | number);
+    } else {
+        let affinity = target.hardware.0;
+        let (range, bit) = (affinity >> 4 & 0xF, affinity & 0xF);
+        let upper = (affinity >> 32 & 0xFF) << 48 | (affinity >> 16 & 0xFF) << 32 | (affinity >> 8 & 0xFF) << 16;
+        let word = upper | range << 44 | u64::from(number) << 24 | 1 << bit;
+        // SAFETY: interrupts another CPU, which is what the caller wants.
+        unsafe {
+            if number == STOP && gic.stops_by_fiq {
+                write_register!("S3_0_C12_C11_7", word); // ICC_SGI0R_EL1
+            } else {
+                write_register!("S3_0_C12_C11_5", word); // ICC_SGI1R_EL1
             }
         }
     }
@@ -377,7 +356,7 @@ pub fn send_stop(to: CpuId) {
 
 impl fmt::Display for Gic {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let version = if matches!(self.cpus, CpuSide::V2 { .. }) { 2 } else { 3 };
+        let version = if self.interface.is_some() { 2 } else { 3 };
         let stop = if self.stops_by_fiq { "FIQ" } else { "IRQ" };
         write!(f, "GICv{version}, CPUs stop by {stop}, entered at EL{}", stub::entry_level())
     }
