@@ -89,6 +89,13 @@ mod riscv64;
 #[cfg(target_arch = "x86_64")]
 mod x86_64;
 
+/// What the boot CPU alone writes, before another CPU runs or an interrupt comes.
+#[repr(transparent)]
+struct Shared<T>(T);
+
+// SAFETY: everything of this type is written by the boot CPU while nobody else is there, and only read from then on.
+unsafe impl<T> Sync for Shared<T> {}
+
 #[cfg(target_arch = "aarch64")]
 pub use aarch64::*;
 #[cfg(target_arch = "riscv64")]

@@ -28,7 +28,6 @@ const FIRMWARE_MAX: usize = 4 << 20;
 static DIRECT_BASE: AtomicUsize = AtomicUsize::new(0);
 static USER_LIMIT: AtomicUsize = AtomicUsize::new(0);
 static KERNEL_ROOT: AtomicUsize = AtomicUsize::new(0);
-static SLIDE: AtomicUsize = AtomicUsize::new(0);
 /// Distance of the image's virtual from its physical addresses.
 static IMAGE_OFFSET: AtomicUsize = AtomicUsize::new(0);
 /// The next free address of the window for devices and stacks; what is handed out stays so.
@@ -82,7 +81,7 @@ pub fn image_size() -> usize {
 
 /// Distance of the image from its link address.
 pub fn slide() -> usize {
-    SLIDE.load(Ordering::Relaxed)
+    symbol!(__image_start) - IMAGE_BASE
 }
 
 /// Writes every address in the image that lies at `image`, for one that runs at `runs_at`, by the relocation table from
@@ -110,7 +109,6 @@ pub fn image_address(address: usize) -> PhysAddr {
 
 /// Makes addresses known, before anything else of this module.
 pub fn set_layout(info: &BootInfo) {
-    SLIDE.store(symbol!(__image_start) - IMAGE_BASE, Ordering::Relaxed);
     IMAGE_OFFSET.store(symbol!(__image_start).wrapping_sub(info.image.start.0), Ordering::Relaxed);
     DIRECT_BASE.store(info.direct_base.0, Ordering::Relaxed);
     USER_LIMIT.store(info.user_limit.0, Ordering::Relaxed);

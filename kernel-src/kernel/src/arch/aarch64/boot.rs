@@ -4,10 +4,10 @@
 //! runs with caches on. Then the tree is read, boot tables for the high half
 //! are made, and the image is relocated to where they put it.
 
-use super::{mm, read_register, stub, timer};
+use super::{mm, read_register, stub};
 use crate::{
     addr::{HardwareId, PhysAddr, PhysRange, VirtAddr},
-    arch::risc::{Shared, enter, tree_at},
+    arch::risc::{Shared, clock, enter, tree_at},
     cmdline,
     config::{DEVICE_TREE_MAX, IMAGE_BASE, MAX_RANGES, SLIDE_ALIGN},
     fdt::Fdt,
@@ -37,7 +37,8 @@ struct Builder {
 }
 
 #[unsafe(link_section = ".init.bss")]
-static BUILDER: Shared<Builder> = Shared(UnsafeCell::new(Builder { tables: [[0; ENTRIES]; TABLE_COUNT], used: 0 }));
+static BUILDER: Shared<UnsafeCell<Builder>> =
+    Shared(UnsafeCell::new(Builder { tables: [[0; ENTRIES]; TABLE_COUNT], used: 0 }));
 
 impl Builder {
     /// The address of a new, empty table. Where none is left, the boot CPU stops: nothing could be printed yet.
@@ -127,7 +128,7 @@ extern "C" fn place(image: usize, tree: usize) -> Placement {
 /// Makes the hand-over, in the high half.
 #[unsafe(link_section = ".init.text")]
 extern "C" fn hand_over(tree: usize, image: usize, level: u64, began: u64) -> ! {
-    timer::BEGAN.store(began, Ordering::Relaxed);
+    clock::BEGAN.store(began, Ordering::Relaxed);
     stub::ENTRY_LEVEL.store(level, Ordering::Relaxed);
     let (direct_base, user_limit) = (VirtAddr(DIRECT_BASE), VirtAddr(USER_LIMIT));
     let boot_cpu = HardwareId(read_register!("mpidr_el1") & AFFINITY);

@@ -305,7 +305,7 @@ pub(super) fn dispatch() {
         match number {
             IPI => irq::ipi(),
             STOP if panic::stop_requested() => panic::stopped(),
-            number if number == timer::timer().interrupt => {
+            number if number == timer::interrupt() => {
                 // Takes the line down, which stays up as long as the deadline is past.
                 timer::arm(None);
                 irq::timer();

@@ -1,5 +1,6 @@
 //! What machines of AArch64 and RISC-V have in common: a device tree, and 31 registers.
 
+pub mod clock;
 pub mod uart;
 
 use crate::{
@@ -11,10 +12,11 @@ use crate::{
     mm::paging::image_size,
 };
 use arrayvec::ArrayVec;
-use core::cell::UnsafeCell;
 
 /// What the boot CPU finds out once; from then on it is only read.
 pub use spin::Once;
+
+pub(super) use super::Shared;
 
 /// A device's registers.
 #[derive(Clone, Copy)]
@@ -31,13 +33,6 @@ impl Registers {
         unsafe { ((self.0.0 + offset) as *mut T).write_volatile(value) };
     }
 }
-
-/// What the boot CPU alone touches, before another CPU runs, one function after the other.
-#[repr(transparent)]
-pub struct Shared<T>(pub UnsafeCell<T>);
-
-// SAFETY: as above.
-unsafe impl<T> Sync for Shared<T> {}
 
 static TREE: Once<Fdt<'static>> = Once::new();
 

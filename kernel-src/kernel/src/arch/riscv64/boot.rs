@@ -8,7 +8,7 @@
 use super::{cpu, mm, timer, trap};
 use crate::{
     addr::{HardwareId, PhysAddr},
-    arch::risc::{self, Shared, tree, tree_at},
+    arch::risc::{self, Shared, clock, tree, tree_at},
     cmdline,
     config::{IMAGE_BASE, KERNEL_STACK_SIZE},
     fdt::Fdt,
@@ -19,7 +19,7 @@ use core::{
     arch::{asm, naked_asm},
     cell::UnsafeCell,
     mem::{MaybeUninit, offset_of},
-    sync::atomic::AtomicU32,
+    sync::atomic::{AtomicU32, Ordering},
 };
 
 /// GiBs that the boot tables map, at their own addresses and in the direct map. In Sv39 more would run into
@@ -37,7 +37,7 @@ struct BootMemory {
 }
 
 #[unsafe(link_section = ".init.bss")]
-static BOOT: Shared<BootMemory> = Shared(UnsafeCell::new(BootMemory {
+static BOOT: Shared<UnsafeCell<BootMemory>> = Shared(UnsafeCell::new(BootMemory {
     tables: [[0; ENTRIES]; 3],
     stack: [0; KERNEL_STACK_SIZE],
     early: MaybeUninit::zeroed(),
@@ -169,7 +169,7 @@ unsafe extern "C" fn start() -> ! {
 /// there; gives the place. A tree or slide that is refused here is refused again in `init::main`'s reach, where it can be told.
 #[unsafe(link_section = ".init.text")]
 unsafe extern "C" fn map(tree: usize, image: usize) -> usize {
-    timer::note_start();
+    clock::BEGAN.store(timer::ticks(), Ordering::Relaxed);
     // SAFETY: by the boot protocol `a1` is the tree, or nothing.
     let tree = unsafe { tree_at(0, tree) }.ok().map(|(tree, _)| tree);
     let slide = tree.and_then(Fdt::command_line).and_then(|line| cmdline::slide(line).ok()).unwrap_or(0);

@@ -15,19 +15,13 @@ pub mod trap;
 /// As in the names of targets.
 pub const NAME: &str = "x86_64";
 
+use super::Shared;
 use crate::{
     acpi,
     addr::{PhysAddr, PhysRange},
     bootinfo::BootInfo,
 };
 use spin::Once;
-
-/// What the boot CPU alone writes, before another CPU runs or an interrupt comes.
-#[repr(transparent)]
-struct Shared<T>(T);
-
-// SAFETY: everything of this type is written by the boot CPU while nobody else is there, and only read from then on.
-unsafe impl<T> Sync for Shared<T> {}
 
 static MACHINE: Once<acpi::Machine> = Once::new();
 
