@@ -20,15 +20,11 @@ const TRAILER: &str = "TRAILER!!!";
 #[derive(Clone, Copy, Debug)]
 pub struct Archive<'a>(&'a [u8]);
 
-/// A regular file of the archive.
+/// A file of the archive.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Member<'a> {
     pub name: &'a str,
     pub data: &'a [u8],
-}
-
-struct Entry<'a> {
-    member: Member<'a>,
     regular: bool,
     next: usize,
 }
@@ -37,8 +33,8 @@ impl<'a> Archive<'a> {
     /// None where a member is malformed, or the trailer is missing.
     pub fn parse(bytes: &'a [u8]) -> Option<Self> {
         let (archive, mut at) = (Self(bytes), 0);
-        while let Some(entry) = archive.entry(at)? {
-            at = entry.next;
+        while let Some(member) = archive.member(at)? {
+            at = member.next;
         }
         Some(archive)
     }
@@ -47,12 +43,12 @@ impl<'a> Archive<'a> {
     pub fn members(&self) -> impl Iterator<Item = Member<'a>> + use<'a> {
         let archive = *self;
         let mut at = 0;
-        let entries = core::iter::from_fn(move || {
-            let entry = archive.entry(at)??;
-            at = entry.next;
-            Some(entry)
+        let members = core::iter::from_fn(move || {
+            let member = archive.member(at)??;
+            at = member.next;
+            Some(member)
         });
-        entries.filter(|entry| entry.regular).map(|entry| entry.member)
+        members.filter(|member| member.regular)
     }
 
     /// The first regular file of this name.
@@ -61,7 +57,7 @@ impl<'a> Archive<'a> {
     }
 
     /// The member at `at`, or none for the trailer. None where it is malformed.
-    fn entry(self, at: usize) -> Option<Option<Entry<'a>>> {
+    fn member(self, at: usize) -> Option<Option<Member<'a>>> {
         let header = self.0.get(at..)?.get(..HEADER_SIZE)?.strip_prefix(MAGIC)?;
         let field = |field: usize| digits(&header[8 * field..8 * field + 8]);
         let (0, name) = self.0[at + HEADER_SIZE..].get(..field(NAME_SIZE)?)?.split_last()? else { return None };
@@ -69,8 +65,8 @@ impl<'a> Archive<'a> {
         let start = (at + HEADER_SIZE + name.len() + 1).next_multiple_of(4);
         let data = self.0.get(start..)?.get(..field(FILE_SIZE)?)?;
         let regular = field(MODE)? & TYPE_MASK == REGULAR;
-        let entry = Entry { member: Member { name, data }, regular, next: (start + data.len()).next_multiple_of(4) };
-        Some((name != TRAILER).then_some(entry))
+        let next = (start + data.len()).next_multiple_of(4);
+        Some((name != TRAILER).then_some(Member { name, data, regular, next }))
     }
 }
 
