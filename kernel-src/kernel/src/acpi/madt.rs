@@ -20,39 +20,30 @@ pub(super) fn read(madt: &Table<'_>, machine: &mut Machine) -> Result<(), AcpiEr
     while offset < madt.bytes.len() {
         let kind = madt.number::<1>(offset)? as u8;
         let size = madt.number::<1>(offset + 1)?;
-        // Never less than the two bytes that every entry begins with.
-        let smallest = match kind {
-            LOCAL_APIC => 8,
-            OVERRIDE => 10,
-            IO_APIC | LOCAL_APIC_ADDRESS => 12,
-            LOCAL_X2APIC => 16,
-            _ => 2,
-        };
         let wrong = AcpiError::MadtEntry { offset, kind, size };
-        let entry = madt.bytes.get(offset..offset + size).filter(|_| size >= smallest).ok_or(wrong)?;
-        read_entry(kind, entry, machine);
+        let entry = madt.bytes.get(offset..offset + size).ok_or(wrong)?;
+        let word = |offset: usize| little_endian(&entry[offset..offset + 4]) as u32;
+        // What finds no room is left out.
+        match (kind, size) {
+            (LOCAL_APIC, 8..) if entry[3] == BROADCAST => {}
+            (LOCAL_APIC, 8..) => add_cpu(machine, entry[3].into(), word(4)),
+            (LOCAL_X2APIC, 16..) => add_cpu(machine, word(4), word(8)),
+            (IO_APIC, 12..) => {
+                let io_apic = IoApic { address: PhysAddr(word(4) as usize), gsi_base: word(8) };
+                let _ = machine.io_apics.try_push(io_apic);
+            }
+            (OVERRIDE, 10..) => {
+                let flags = little_endian(&entry[8..10]) as u16;
+                let _ = machine.overrides.try_push(Override { irq: entry[3], gsi: word(4), flags });
+            }
+            (LOCAL_APIC_ADDRESS, 12..) => machine.local_apic = PhysAddr(little_endian(&entry[4..12])),
+            // Every entry begins with the two bytes that were read.
+            (LOCAL_APIC | LOCAL_X2APIC | IO_APIC | OVERRIDE | LOCAL_APIC_ADDRESS, _) | (_, ..2) => return Err(wrong),
+            _ => {}
+        }
         offset += size;
     }
     Ok(())
-}
-
-/// An entry of at least its type's size. What finds no room is left out.
-fn read_entry(kind: u8, entry: &[u8], machine: &mut Machine) {
-    let word = |offset: usize| little_endian(&entry[offset..offset + 4]) as u32;
-    match kind {
-        LOCAL_APIC if entry[3] != BROADCAST => add_cpu(machine, entry[3].into(), word(4)),
-        LOCAL_X2APIC => add_cpu(machine, word(4), word(8)),
-        IO_APIC => {
-            let io_apic = IoApic { address: PhysAddr(word(4) as usize), gsi_base: word(8) };
-            let _ = machine.io_apics.try_push(io_apic);
-        }
-        OVERRIDE => {
-            let flags = little_endian(&entry[8..10]) as u16;
-            let _ = machine.overrides.try_push(Override { irq: entry[3], gsi: word(4), flags });
-        }
-        LOCAL_APIC_ADDRESS => machine.local_apic = PhysAddr(little_endian(&entry[4..12])),
-        _ => {}
-    }
 }
 
 /// A CPU may be listed as xAPIC and as x2APIC; it is one. Firmware lists many slots that nothing is plugged into: they
