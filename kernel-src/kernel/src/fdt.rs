@@ -52,10 +52,8 @@ pub struct Cpu<'a> {
 pub enum FdtError {
     /// wanted {wanted:#x} bytes, found {found:#x}
     Truncated { wanted: usize, found: usize },
-    /// wanted magic {MAGIC:#x}, found {found:#x}
-    Magic { found: u32 },
-    /// wanted a total size of {HEADER_SIZE:#x} to {DEVICE_TREE_MAX:#x} bytes, found {found:#x}
-    TotalSize { found: usize },
+    /// wanted magic {MAGIC:#x} and {HEADER_SIZE:#x} to {DEVICE_TREE_MAX:#x} bytes, found {magic:#x} and {size:#x}
+    Header { magic: u32, size: usize },
     /// wanted a sound tree: {0}
     Malformed(FdtParseError),
     /// wanted at most {MAX_DEPTH} levels of nodes, found more
@@ -67,8 +65,7 @@ impl<'a> Fdt<'a> {
     pub fn total_size(header: &[u8; HEADER_SIZE]) -> Result<usize, FdtError> {
         match (cell(header, 0).unwrap_or(0), cell(header, 4).unwrap_or(0) as usize) {
             (MAGIC, size @ HEADER_SIZE..=DEVICE_TREE_MAX) => Ok(size),
-            (MAGIC, found) => Err(FdtError::TotalSize { found }),
-            (found, _) => Err(FdtError::Magic { found }),
+            (magic, size) => Err(FdtError::Header { magic, size }),
         }
     }
 
