@@ -42,11 +42,8 @@ fn cpu() -> usize {
 
 #[panic_handler]
 fn on_panic(info: &PanicInfo<'_>) -> ! {
-    let frame = arch::cpu::frame_pointer();
-    match info.location() {
-        Some(place) => end(&format_args!("{} at {place}", info.message()), None, None, frame),
-        None => end(&info.message(), None, None, frame),
-    }
+    let place: &dyn Display = info.location().map_or(&"an unknown place", |place| place);
+    end(&format_args!("{} at {place}", info.message()), None, None, arch::cpu::frame_pointer())
 }
 
 /// An exception in kernel mode that no fix-up covers, or one of the machine's. `frame` is the frame pointer where it was.

@@ -122,7 +122,6 @@ impl Uart {
         let (registers, offset) = self.at(register);
         match self.width {
             4 => registers.read(offset),
-            2 => registers.read::<u16>(offset).into(),
             _ => registers.read::<u8>(offset).into(),
         }
     }
@@ -131,7 +130,6 @@ impl Uart {
         let (registers, offset) = self.at(register);
         match self.width {
             4 => registers.write(offset, value),
-            2 => registers.write(offset, value as u16),
             _ => registers.write(offset, value as u8),
         }
     }
