@@ -1,7 +1,7 @@
 //! What every boot protocol converges on.
 
 use crate::{
-    addr::{HardwareId, PhysAddr, PhysRange, VirtAddr},
+    addr::{HardwareId, PhysAddr, PhysRange},
     config::MAX_RANGES,
 };
 use arrayvec::ArrayVec;
@@ -10,12 +10,6 @@ use arrayvec::ArrayVec;
 pub struct BootInfo {
     /// The image with its `.bss`, in physical memory.
     pub image: PhysRange,
-    /// Where physical address 0 is seen in the kernel.
-    pub direct_base: VirtAddr,
-    /// Physical memory that the direct map of the boot tables reaches, from 0.
-    pub direct_boot_limit: PhysAddr,
-    /// First address that user programs cannot have.
-    pub user_limit: VirtAddr,
     /// Memory that may be used, before `reserved` is taken out.
     pub ram: ArrayVec<PhysRange, MAX_RANGES>,
     /// What firmware, tables and modules hold; may overlap.

@@ -9,6 +9,7 @@
 //!   again to `IMAGE_BASE + slide`, makes a `BootInfo`, calls `init::main`.
 //!   All that is needed only until then is in `.init.text`, `.init.data`,
 //!   `.init.bss`, given back afterwards.
+//! - `DIRECT_LIMIT: PhysAddr`: how far the direct map of the boot tables reaches, from 0
 //!
 //! `console` (usable before anything else is set up)
 //! - `early_init(&BootInfo)`: finds the UART in the machine's tables, through the direct map
@@ -35,6 +36,7 @@
 //! - dispatches to `irq::timer()`, `irq::ipi()`, `irq::console_input()`, acknowledging by itself
 //!
 //! `mm`
+//! - `layout() -> (VirtAddr, VirtAddr)`: where the direct map begins, and the first address that programs cannot have
 //! - `levels() -> usize`; `SHARED_ROOT: bool`: a user's root table holds the kernel's half too
 //! - `leaf(PhysAddr, MapFlags, level) -> u64`, `table(PhysAddr) -> u64`, `is_leaf(u64, level)`,
 //!   `address(u64) -> PhysAddr`, `flags(u64) -> MapFlags` (level 0 is the 4 KiB leaf)

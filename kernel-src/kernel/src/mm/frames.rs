@@ -2,6 +2,7 @@
 
 use crate::{
     addr::{PhysAddr, PhysRange},
+    arch::boot::DIRECT_LIMIT,
     bootinfo::BootInfo,
     buddy::{Buddy, FrameInfo},
     config::{LOG_BELOW_TOP, MAX_RANGES, PAGE_SHIFT, PAGE_SIZE},
@@ -34,6 +35,17 @@ fn subtract(ranges: &Ranges, hole: PhysRange) -> Option<Ranges> {
     Some(left)
 }
 
+/// Takes `size` bytes out of `free` that end as high as they can, at `limit` at most.
+fn take(free: &mut Ranges, size: usize, limit: usize) -> Option<PhysRange> {
+    let fits = |range: &PhysRange| {
+        let end = range.end().0.min(limit);
+        (end >= range.start.0 + size).then(|| PhysRange::new((end - size) & !(PAGE_SIZE - 1), size))
+    };
+    let found = free.iter().filter_map(fits).max_by_key(|found| found.start)?;
+    *free = subtract(free, found)?;
+    Some(found)
+}
+
 /// Fills the allocator from the boot tables; returns where the log ring is, at a place that is the same after a reset.
 pub fn init(info: &BootInfo, ring_size: usize) -> PhysRange {
     let mut free = Ranges::new();
@@ -44,22 +56,21 @@ pub fn init(info: &BootInfo, ring_size: usize) -> PhysRange {
         free = subtract(&free, range.outer_pages())
             .expect("the machine's tables list more ranges of memory than the kernel keeps");
     }
-    let ring = top_of(&free, ring_size, info);
-    free = subtract(&free, ring).expect("room for one more range");
+    // High, but below what boot loaders take for themselves.
+    let mapped = DIRECT_LIMIT.0;
+    let top = free.iter().map(|range| range.end().0).max().unwrap_or(0).min(mapped);
+    let ring = take(&mut free, ring_size, top.saturating_sub(LOG_BELOW_TOP));
+    let ring = ring.or_else(|| take(&mut free, ring_size, top)).expect("memory for the log ring");
 
     // The image is counted in, for parts of it are given back.
     let covered = || free.iter().copied().chain([info.image.outer_pages()]);
     let first = covered().map(|range| range.start.page_number()).min().unwrap_or(0);
     let last = covered().map(|range| range.end().page_number()).max().unwrap_or(first);
     let table_size = PhysRange::new(0, (last - first) * size_of::<FrameInfo>()).end().page_up().0;
-    let reachable =
-        |range: &&PhysRange| range.size >= table_size && range.start.0 + table_size <= info.direct_boot_limit.0;
-    let table = free.iter().filter(reachable).map(|range| PhysRange::new(range.start.0, table_size)).next();
-    let table = table.expect("a range of memory for the frame table");
-    free = subtract(&free, table).expect("room for one more range");
+    let table = take(&mut free, table_size, mapped).expect("a range of memory for the frame table");
 
     let entries = super::direct(table.start).cast::<FrameInfo>();
-    // SAFETY: the table's range was free, is subtracted now, page aligned, mapped by the boot tables, and
+    // SAFETY: the table's range was free, is taken now, page aligned, mapped by the boot tables, and
     // `last - first` entries fit; each is written before the slice is made.
     let info_slice = unsafe {
         for index in 0..last - first {
@@ -74,19 +85,6 @@ pub fn init(info: &BootInfo, ring_size: usize) -> PhysRange {
     KERNEL.store(info.image.outer_pages().size + table.size + ring.size, Ordering::Relaxed);
     *FRAMES.lock() = Some(buddy);
     ring
-}
-
-/// A free range of `size` bytes that the boot tables map: high, but below what boot loaders take for themselves.
-fn top_of(free: &Ranges, size: usize, info: &BootInfo) -> PhysRange {
-    let highest_below = |limit: usize| {
-        let fits = |range: &PhysRange| {
-            let end = range.end().0.min(limit);
-            (end >= range.start.0 + size).then(|| PhysRange::new((end - size) & !(PAGE_SIZE - 1), size))
-        };
-        free.iter().filter_map(fits).max_by_key(|ring| ring.start)
-    };
-    let top = free.iter().map(|range| range.end().0).max().unwrap_or(0).min(info.direct_boot_limit.0);
-    highest_below(top.saturating_sub(LOG_BELOW_TOP)).or_else(|| highest_below(top)).expect("memory for the log ring")
 }
 
 /// A zeroed block, such as a page for a program; see [`allocate_kernel`].

@@ -25,8 +25,6 @@ pub const GIB: usize = level_size(2);
 /// Reserved ranges up to this size are mapped, since firmware's tables may lie in them.
 const FIRMWARE_MAX: usize = 4 << 20;
 
-static DIRECT_BASE: AtomicUsize = AtomicUsize::new(0);
-static USER_LIMIT: AtomicUsize = AtomicUsize::new(0);
 static KERNEL_ROOT: AtomicUsize = AtomicUsize::new(0);
 /// Distance of the image's virtual from its physical addresses.
 static IMAGE_OFFSET: AtomicUsize = AtomicUsize::new(0);
@@ -35,7 +33,7 @@ static VMAP_NEXT: AtomicUsize = AtomicUsize::new(VMAP_BASE);
 
 /// Where physical memory is seen in the kernel.
 pub fn direct(address: PhysAddr) -> *mut u8 {
-    (DIRECT_BASE.load(Ordering::Relaxed) + address.0) as *mut u8
+    (arch::mm::layout().0.0 + address.0) as *mut u8
 }
 
 /// Physical memory that the boot tables said is there and that nobody writes: tables and the boot archive.
@@ -46,7 +44,7 @@ pub fn firmware_bytes(range: PhysRange) -> &'static [u8] {
 
 /// First address that user programs cannot have.
 pub fn user_limit() -> VirtAddr {
-    VirtAddr(USER_LIMIT.load(Ordering::Relaxed))
+    arch::mm::layout().1
 }
 
 /// The kernel's own root table.
@@ -110,8 +108,6 @@ pub fn image_address(address: usize) -> PhysAddr {
 /// Makes addresses known, before anything else of this module.
 pub fn set_layout(info: &BootInfo) {
     IMAGE_OFFSET.store(symbol!(__image_start).wrapping_sub(info.image.start.0), Ordering::Relaxed);
-    DIRECT_BASE.store(info.direct_base.0, Ordering::Relaxed);
-    USER_LIMIT.store(info.user_limit.0, Ordering::Relaxed);
 }
 
 const fn level_size(level: usize) -> usize {
@@ -263,13 +259,13 @@ pub fn init(info: &BootInfo) -> Result<(), abi::Error> {
     let mut tables = Tables::new(None)?;
     for range in &info.ram {
         let pages = range.outer_pages();
-        tables.map(VirtAddr(info.direct_base.0 + pages.start.0), pages, MapFlags::KERNEL_DATA, 1)?;
+        tables.map(VirtAddr(direct(pages.start) as usize), pages, MapFlags::KERNEL_DATA, 1)?;
     }
     // Firmware's tables, where they are not in memory that is listed as such. What is larger are windows of devices.
     for range in info.reserved.iter().filter(|range| range.size <= FIRMWARE_MAX) {
         let pages = range.outer_pages();
         for page in (pages.start.0..pages.end().0).step_by(PAGE_SIZE) {
-            let at = VirtAddr(info.direct_base.0 + page);
+            let at = VirtAddr(direct(PhysAddr(page)) as usize);
             match tables.map_page(at, PhysAddr(page), MapFlags::KERNEL_RODATA, 0) {
                 // Mapped already, as memory.
                 Ok(()) | Err(abi::Error::InvalidArgument) => {}

@@ -6,7 +6,7 @@
 
 use super::{mm, read_register, stub};
 use crate::{
-    addr::{HardwareId, PhysAddr, PhysRange, VirtAddr},
+    addr::{HardwareId, PhysAddr, PhysRange},
     arch::risc::{Shared, clock, enter, tree_at},
     cmdline,
     config::{DEVICE_TREE_MAX, IMAGE_BASE, MAX_RANGES, SLIDE_ALIGN},
@@ -19,10 +19,9 @@ use crate::{
 use arrayvec::ArrayVec;
 use core::{arch::naked_asm, cell::UnsafeCell, sync::atomic::Ordering};
 
-const DIRECT_BASE: usize = 0xFFFF_8000_0000_0000;
+const DIRECT_BASE: usize = mm::layout().0.0;
 /// Four tables of 1 GiB entries: some machines have their memory from 1 TiB on.
-const DIRECT_LIMIT: usize = 2 << 40;
-const USER_LIMIT: usize = 1 << 47;
+pub const DIRECT_LIMIT: PhysAddr = PhysAddr(2 << 40);
 /// Affinity fields of `MPIDR_EL1` (D17.2.101).
 const AFFINITY: u64 = 0xFF_00FF_FFFF;
 
@@ -110,7 +109,7 @@ extern "C" fn place(image: usize, tree: usize) -> Placement {
         let flags = if some.peek().is_some() { MapFlags::KERNEL_DATA } else { MapFlags::DEVICE };
         (flags, some.all(|range| range.start.0 <= at && range.end().0 >= at + size))
     };
-    for at in (0..DIRECT_LIMIT).step_by(GIB) {
+    for at in (0..DIRECT_LIMIT.0).step_by(GIB) {
         let (flags, is_uniform) = kind(at, GIB);
         if is_uniform {
             builder.map(root, DIRECT_BASE + at, 2, at, flags);
@@ -130,10 +129,9 @@ extern "C" fn place(image: usize, tree: usize) -> Placement {
 extern "C" fn hand_over(tree: usize, image: usize, level: u64, began: u64) -> ! {
     clock::BEGAN.store(began, Ordering::Relaxed);
     stub::ENTRY_LEVEL.store(level, Ordering::Relaxed);
-    let (direct_base, user_limit) = (VirtAddr(DIRECT_BASE), VirtAddr(USER_LIMIT));
     let boot_cpu = HardwareId(read_register!("mpidr_el1") & AFFINITY);
     // SAFETY: the direct map reaches the tree from here on for ever.
-    unsafe { enter(tree, image, direct_base, PhysAddr(DIRECT_LIMIT), user_limit, boot_cpu) }
+    unsafe { enter(tree, image, boot_cpu) }
 }
 
 /// The header that boot loaders read (arm64/booting.rst, 4).

@@ -39,6 +39,11 @@ const SHARED_ASID: u64 = 0;
 /// A program's root table has nothing of the kernel.
 pub const SHARED_ROOT: bool = false;
 
+/// Where the direct map begins, and the first address that programs cannot have.
+pub const fn layout() -> (VirtAddr, VirtAddr) {
+    (VirtAddr(0xFFFF_8000_0000_0000), VirtAddr(1 << 47))
+}
+
 /// Four levels for 48 bits, which every AArch64 CPU has.
 pub const fn levels() -> usize {
     4

@@ -3,13 +3,14 @@
 pub mod clock;
 pub mod uart;
 
+use super::boot::DIRECT_LIMIT;
 use crate::{
     addr::{HardwareId, PhysAddr, PhysRange, VirtAddr},
     bootinfo::BootInfo,
     config::MAX_RANGES,
     fdt::{Fdt, FdtError, HEADER_SIZE},
     init,
-    mm::paging::image_size,
+    mm::{direct, paging::image_size},
 };
 use arrayvec::ArrayVec;
 
@@ -67,20 +68,13 @@ pub unsafe fn tree_at<'a>(base: usize, address: usize) -> Result<(Fdt<'a>, usize
 /// # Panics
 /// If there is no sound tree.
 #[unsafe(link_section = ".init.text")]
-pub unsafe fn enter(
-    tree: usize,
-    image: usize,
-    direct_base: VirtAddr,
-    reach: PhysAddr,
-    user_limit: VirtAddr,
-    boot_cpu: HardwareId,
-) -> ! {
+pub unsafe fn enter(tree: usize, image: usize, boot_cpu: HardwareId) -> ! {
     // SAFETY: the caller's promise.
-    let found = unsafe { tree_at(direct_base.0, tree) };
+    let found = unsafe { tree_at(direct(PhysAddr(0)) as usize, tree) };
     let (fdt, size) = found.unwrap_or_else(|error| panic!("{error}, from the boot loader at {tree:#x}"));
     TREE.call_once(|| fdt);
     let tree = PhysRange::new(tree, size);
-    let within = |range: PhysRange| PhysRange { size: range.size.min(reach.0 - range.start.0), ..range };
+    let within = |range: PhysRange| PhysRange { size: range.size.min(DIRECT_LIMIT.0 - range.start.0), ..range };
     let mut reserved = ArrayVec::new();
     for range in fdt.reservations().chain([tree]) {
         assert!(reserved.try_push(range).is_ok(), "the device tree reserves more than {MAX_RANGES} ranges of memory");
@@ -88,10 +82,7 @@ pub unsafe fn enter(
     // Not to be inlined: this function lies in memory that `main` gives back.
     core::hint::black_box(init::main as fn(BootInfo) -> !)(BootInfo {
         image: PhysRange::new(image, image_size()),
-        direct_base,
-        direct_boot_limit: reach,
-        user_limit,
-        ram: fdt.memory().filter(|range| range.start < reach).map(within).take(MAX_RANGES).collect(),
+        ram: fdt.memory().filter(|range| range.start < DIRECT_LIMIT).map(within).take(MAX_RANGES).collect(),
         reserved,
         archive: fdt.initrd().filter(|range| fdt.memory().any(|ram| ram.contains(range.start))),
         command_line: fdt.command_line().unwrap_or(""),

@@ -25,6 +25,7 @@ use core::{
 /// GiBs that the boot tables map, at their own addresses and in the direct map. In Sv39 more would run into
 /// the windows of devices and of the image.
 const BOOT_GIB: usize = 252;
+pub const DIRECT_LIMIT: PhysAddr = PhysAddr(BOOT_GIB * GIB);
 
 /// Memory of the boot CPU that goes back to the allocator, reached only from that CPU.
 #[repr(C, align(4096))]
@@ -217,9 +218,8 @@ fn switch_on(mode: u64, root: &[u64; ENTRIES]) -> bool {
 unsafe extern "C" fn enter(hart: u64, tree: usize, image: usize) -> ! {
     trap::install_vector();
     mm::note_mode();
-    let (direct_base, user_limit) = mm::layout();
-    // SAFETY: as in `map`; the boot tables show all of the low memory at `direct_base`.
-    unsafe { risc::enter(tree, image, direct_base, PhysAddr(BOOT_GIB * GIB), user_limit, HardwareId(hart)) }
+    // SAFETY: as in `map`; the boot tables show all of the low memory in the direct map.
+    unsafe { risc::enter(tree, image, HardwareId(hart)) }
 }
 
 /// Whether the tree says that a hart has an extension (multi-letter, lower case).

@@ -44,7 +44,7 @@ pub fn note_mode() {
     MODE.store(read_csr!("satp") & MODE_MASK, Ordering::Relaxed);
 }
 
-/// Base of the direct map, and the first address that programs cannot have.
+/// Where the direct map begins, and the first address that programs cannot have.
 pub fn layout() -> (VirtAddr, VirtAddr) {
     match levels() {
         3 => (VirtAddr(0xFFFF_FFC0_0000_0000), VirtAddr(1 << 38)),

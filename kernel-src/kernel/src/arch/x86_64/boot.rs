@@ -5,9 +5,9 @@
 //! (so it may lie at any page boundary), all rights for all of it as on the other architectures; then for where it is
 //! mapped, and control goes there.
 
-use super::{Shared, cpu};
+use super::{Shared, cpu, mm};
 use crate::{
-    addr::{PhysAddr, PhysRange, VirtAddr},
+    addr::{PhysAddr, PhysRange},
     bootinfo::{self, BootInfo},
     cmdline,
     config::{COMMAND_LINE_MAX, IMAGE_BASE, MAX_RANGES, PAGE_SIZE},
@@ -27,9 +27,8 @@ use core::{
 
 /// Most memory that the image may take, 2 MiB a table.
 const IMAGE_TABLES: usize = 4;
-const DIRECT_BASE: usize = 0xFFFF_8000_0000_0000;
-const DIRECT_LIMIT: usize = 4 << 30;
-const USER_LIMIT: usize = 1 << 47;
+const DIRECT_BASE: usize = mm::layout().0.0;
+pub const DIRECT_LIMIT: PhysAddr = PhysAddr(4 << 30);
 
 const PRESENT_AND_WRITABLE: u64 = 3;
 
@@ -340,9 +339,6 @@ unsafe extern "C" fn enter(info: usize, image: usize) -> ! {
     }
     init::main(BootInfo {
         image: PhysRange::new(image, image_size()),
-        direct_base: VirtAddr(DIRECT_BASE),
-        direct_boot_limit: PhysAddr(DIRECT_LIMIT),
-        user_limit: VirtAddr(USER_LIMIT),
         ram,
         reserved,
         archive: modules.first().copied(),

@@ -29,6 +29,11 @@ const ADDRESS: u64 = 0x000F_FFFF_FFFF_F000;
 /// A user's root table holds the kernel's half too.
 pub const SHARED_ROOT: bool = true;
 
+/// Where the direct map begins, and the first address that programs cannot have.
+pub const fn layout() -> (VirtAddr, VirtAddr) {
+    (VirtAddr(0xFFFF_8000_0000_0000), VirtAddr(1 << 47))
+}
+
 /// Four levels: every x86_64 CPU has them.
 pub const fn levels() -> usize {
     4

@@ -34,7 +34,7 @@ fn machine(info: &BootInfo) -> &'static acpi::Machine {
         // Firmware's memory, as far as boot tables and final tables both reach it.
         let bytes = |start: PhysAddr, size| {
             let range = PhysRange { start, size };
-            (start.0 != 0 && range.end() <= info.direct_boot_limit).then(|| crate::mm::firmware_bytes(range))
+            (start.0 != 0 && range.end() <= boot::DIRECT_LIMIT).then(|| crate::mm::firmware_bytes(range))
         };
         let refused =
             |error| panic!("malformed ACPI tables, found from the root pointer at {:?}: {error}", info.tables);
