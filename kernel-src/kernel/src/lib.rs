@@ -18,29 +18,25 @@ pub mod fdt;
 pub mod multiboot;
 pub mod sync;
 
-#[cfg(target_os = "none")]
-mod arch;
-#[cfg(target_os = "none")]
-mod init;
-#[cfg(target_os = "none")]
-mod irq;
-#[cfg(target_os = "none")]
-mod jitter;
-#[cfg(target_os = "none")]
-mod log;
-#[cfg(target_os = "none")]
-pub mod mm;
-#[cfg(target_os = "none")]
-mod object;
-#[cfg(target_os = "none")]
-mod panic;
-#[cfg(target_os = "none")]
-mod percpu;
-#[cfg(target_os = "none")]
-mod sched;
-#[cfg(target_os = "none")]
-mod smp;
-#[cfg(target_os = "none")]
-mod syscall;
-#[cfg(target_os = "none")]
-mod trap;
+/// Modules under a condition, in the one shape in which `rustfmt` looks for them.
+macro_rules! cfg_if {
+    (if #[$condition:meta] { $($module:item)* }) => { $(#[$condition] $module)* };
+}
+
+cfg_if! {
+    if #[cfg(target_os = "none")] {
+        mod arch;
+        mod init;
+        mod irq;
+        mod jitter;
+        mod log;
+        pub mod mm;
+        mod object;
+        mod panic;
+        mod percpu;
+        mod sched;
+        mod smp;
+        mod syscall;
+        mod trap;
+    }
+}
