@@ -13,19 +13,21 @@ use crate::{
     sync::{Quota, Slot, tree},
 };
 use abi::Rights;
-use core::{
-    fmt::Write,
-    sync::atomic::{AtomicUsize, Ordering},
-};
+use core::fmt::Write;
 pub use paging::slide;
 use spin::Once;
 
 static ARCHIVE: Once<Archive<'static>> = Once::new();
-static CPU_LIMIT: AtomicUsize = AtomicUsize::new(MAX_CPUS);
+static OPTIONS: Once<Options> = Once::new();
 
 /// The boot archive; `NotFound` if there is none, or if it is broken.
 pub fn archive() -> Result<Archive<'static>, abi::Error> {
     ARCHIVE.get().copied().ok_or(abi::Error::NotFound)
+}
+
+/// What the command line asks for; nothing until it is read.
+pub fn options() -> Options {
+    OPTIONS.get().copied().unwrap_or_default()
 }
 
 /// The kernel proper, on the boot stack and the boot tables, with one CPU.
@@ -43,12 +45,11 @@ pub fn main(info: BootInfo) -> ! {
     let options = Options::parse(info.command_line)
         .unwrap_or_else(|error| panic!("kernel command line '{}': {error}", info.command_line));
     cmdline::keep(info.command_line);
-    log::set_quiet(options.quiet);
+    OPTIONS.call_once(|| options);
     log::stage(format_args!("entry: command line '{}'", info.command_line));
     for word in cmdline::unknown(info.command_line) {
         log::stage(format_args!("entry: ignored unknown option '{word}'"));
     }
-    CPU_LIMIT.store(options.cpus.unwrap_or(MAX_CPUS), Ordering::Relaxed);
 
     let place = frames::init(&info, LOG_SIZE);
     let ring = Ring::at(place);
@@ -82,7 +83,7 @@ pub fn main(info: BootInfo) -> ! {
 
 /// What follows once the boot CPU is on its own guarded stack: boot memory goes, the other CPUs and user space come.
 extern "C" fn rest() -> ! {
-    smp::start(CPU_LIMIT.load(Ordering::Relaxed));
+    smp::start(options().cpus.unwrap_or(MAX_CPUS));
     log::stage(format_args!("cpus: {} of {} online", smp::online(), percpu::all().len()));
     paging::give_back_boot_memory();
     let usage = frames::usage();

@@ -6,6 +6,7 @@
 use crate::{
     arch,
     config::CONSOLE_INPUT_SIZE,
+    init,
     mm::ring::Ring,
     object::{Meeting, Queues, State, Thread},
     sync::{Rank, Spin},
@@ -23,19 +24,11 @@ pub struct Output {
     writer: Option<u64>,
     at_line_start: bool,
     to_console: bool,
-    quiet: bool,
 }
 
 static OUTPUT: Spin<Output> = Spin::new(
     Rank::Log,
-    Output {
-        ring: None,
-        early: ArrayVec::new_const(),
-        writer: None,
-        at_line_start: true,
-        to_console: true,
-        quiet: false,
-    },
+    Output { ring: None, early: ArrayVec::new_const(), writer: None, at_line_start: true, to_console: true },
 );
 
 impl Output {
@@ -113,15 +106,11 @@ impl Write for Raw {
 /// Boot stages, which `quiet` keeps from the console.
 pub fn stage(text: fmt::Arguments<'_>) {
     locked(|output| {
-        output.to_console = !output.quiet;
+        output.to_console = !init::options().quiet;
         let written = writeln!(output, "boot: {text}");
         output.to_console = true;
         written
     });
-}
-
-pub fn set_quiet(quiet: bool) {
-    OUTPUT.lock().quiet = quiet;
 }
 
 /// A program's text.

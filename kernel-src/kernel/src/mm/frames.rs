@@ -18,7 +18,7 @@ static TOTAL: AtomicUsize = AtomicUsize::new(0);
 static KERNEL: AtomicUsize = AtomicUsize::new(0);
 static GIVEN_BACK: AtomicUsize = AtomicUsize::new(0);
 
-type Ranges = ArrayVec<PhysRange, { 2 * MAX_RANGES }>;
+pub type Ranges = ArrayVec<PhysRange, { 2 * MAX_RANGES }>;
 
 /// Takes `hole` out of `ranges`.
 fn subtract(ranges: &Ranges, hole: PhysRange) -> Option<Ranges> {
@@ -35,8 +35,16 @@ fn subtract(ranges: &Ranges, hole: PhysRange) -> Option<Ranges> {
     Some(left)
 }
 
+/// Whole pages of `ram` that nobody holds.
+pub fn unheld(ram: &[PhysRange], held: impl Iterator<Item = PhysRange>) -> Ranges {
+    let pages: Ranges = ram.iter().map(|range| range.inner_pages()).filter(|pages| pages.size > 0).collect();
+    held.filter(|range| range.size > 0)
+        .try_fold(pages, |free, range| subtract(&free, range.outer_pages()))
+        .expect("the machine's tables list more ranges of memory than the kernel keeps")
+}
+
 /// Takes `size` bytes out of `free` that end as high as they can, at `limit` at most.
-fn take(free: &mut Ranges, size: usize, limit: usize) -> Option<PhysRange> {
+pub fn take(free: &mut Ranges, size: usize, limit: usize) -> Option<PhysRange> {
     let fits = |range: &PhysRange| {
         let end = range.end().0.min(limit);
         (end >= range.start.0 + size).then(|| PhysRange::new((end - size) & !(PAGE_SIZE - 1), size))
@@ -48,14 +56,8 @@ fn take(free: &mut Ranges, size: usize, limit: usize) -> Option<PhysRange> {
 
 /// Fills the allocator from the boot tables; returns where the log ring is, at a place that is the same after a reset.
 pub fn init(info: &BootInfo, ring_size: usize) -> PhysRange {
-    let mut free = Ranges::new();
     TOTAL.store(info.ram.iter().map(|range| range.size).sum(), Ordering::Relaxed);
-    free.extend(info.ram.iter().map(|range| range.inner_pages()).filter(|pages| pages.size > 0));
-    let held = info.reserved.iter().copied().chain([info.image]).chain(info.archive);
-    for range in held.filter(|range| range.size > 0) {
-        free = subtract(&free, range.outer_pages())
-            .expect("the machine's tables list more ranges of memory than the kernel keeps");
-    }
+    let mut free = unheld(&info.ram, info.reserved.iter().copied().chain([info.image]).chain(info.archive));
     // High, but below what boot loaders take for themselves.
     let mapped = DIRECT_LIMIT.0;
     let top = free.iter().map(|range| range.end().0).max().unwrap_or(0).min(mapped);

@@ -12,7 +12,10 @@ use crate::{
     cmdline,
     config::{COMMAND_LINE_MAX, IMAGE_BASE, MAX_RANGES, PAGE_SIZE},
     init,
-    mm::paging::{ENTRIES, LARGE_PAGE, image_size, relocate, symbol},
+    mm::{
+        frames,
+        paging::{ENTRIES, LARGE_PAGE, image_size, relocate, symbol},
+    },
     multiboot,
 };
 use arrayvec::ArrayVec;
@@ -29,6 +32,9 @@ use core::{
 const IMAGE_TABLES: usize = 4;
 const DIRECT_BASE: usize = mm::layout().0.0;
 pub const DIRECT_LIMIT: PhysAddr = PhysAddr(4 << 30);
+
+/// A CPU in real mode can start below.
+const CONVENTIONAL_END: usize = 0xA_0000;
 
 const PRESENT_AND_WRITABLE: u64 = 3;
 
@@ -333,7 +339,8 @@ unsafe extern "C" fn enter(info: usize, image: usize) -> ! {
             _ => _ = reserved.try_push(entry.range),
         }
     }
-    if let Some(low) = trampoline_pages(&ram, &reserved) {
+    let mut free = frames::unheld(&ram, reserved.iter().copied());
+    if let Some(low) = frames::take(&mut free, cpu::TRAMPOLINE_PAGES * PAGE_SIZE, CONVENTIONAL_END) {
         cpu::TRAMPOLINE.store(low.start.0, Ordering::Relaxed);
         let _ = reserved.try_push(low);
     }
@@ -346,16 +353,4 @@ unsafe extern "C" fn enter(info: usize, image: usize) -> ! {
         tables: start.rsdp,
         boot_cpu: cpu::hardware_id(),
     })
-}
-
-/// The highest free pages below 640 KiB, where a CPU in real mode can start.
-#[unsafe(link_section = ".init.text")]
-fn trampoline_pages(ram: &[PhysRange], reserved: &[PhysRange]) -> Option<PhysRange> {
-    const CONVENTIONAL_END: usize = 0xA_0000;
-    const SIZE: usize = cpu::TRAMPOLINE_PAGES * PAGE_SIZE;
-    let is_free = |pages: &PhysRange| {
-        let held = |range: &PhysRange| range.start < pages.end() && pages.start < range.end();
-        ram.iter().any(|range| range.start <= pages.start && pages.end() <= range.end()) && !reserved.iter().any(held)
-    };
-    (0..CONVENTIONAL_END - SIZE).step_by(PAGE_SIZE).rev().map(|start| PhysRange::new(start, SIZE)).find(is_free)
 }
