@@ -55,12 +55,10 @@ impl Space {
             self.pages += 1;
             let skip = start.0.saturating_sub(page.0);
             let from = (page.0 + skip) - start.0;
-            if from < content.len() {
-                let piece = &content[from..content.len().min(from + PAGE_SIZE - skip)];
-                assert!(skip + piece.len() <= PAGE_SIZE);
-                // SAFETY: the frame is new, in the direct map, and the piece stays inside it.
-                unsafe { ptr::copy_nonoverlapping(piece.as_ptr(), super::direct(frame).add(skip), piece.len()) };
-            }
+            let rest = content.get(from..).unwrap_or(&[]);
+            let piece = &rest[..rest.len().min(PAGE_SIZE - skip)];
+            // SAFETY: the frame is new, in the direct map, and the piece stays inside it.
+            unsafe { ptr::copy_nonoverlapping(piece.as_ptr(), super::direct(frame).add(skip), piece.len()) };
             if flags.execute {
                 arch::mm::code_written(VirtAddr(super::direct(frame) as usize), PAGE_SIZE);
             }
