@@ -81,6 +81,8 @@
 
 #![allow(unsafe_code)]
 
+use crate::addr::VirtAddr;
+
 #[cfg(target_arch = "aarch64")]
 mod aarch64;
 mod frame;
@@ -90,6 +92,22 @@ mod risc;
 mod riscv64;
 #[cfg(target_arch = "x86_64")]
 mod x86_64;
+
+/// A device's registers.
+#[derive(Clone, Copy)]
+struct Registers(VirtAddr);
+
+impl Registers {
+    fn read<T>(self, offset: usize) -> T {
+        // SAFETY: whoever made `Registers` mapped a device there, and asks for one of its registers, in its size.
+        unsafe { ((self.0.0 + offset) as *mut T).read_volatile() }
+    }
+
+    fn write<T>(self, offset: usize, value: T) {
+        // SAFETY: as in `read`; no driver here lets a device touch memory.
+        unsafe { ((self.0.0 + offset) as *mut T).write_volatile(value) };
+    }
+}
 
 /// What the boot CPU alone writes, before another CPU runs or an interrupt comes.
 #[repr(transparent)]

@@ -5,7 +5,7 @@ pub mod uart;
 
 use super::boot::DIRECT_LIMIT;
 use crate::{
-    addr::{HardwareId, PhysAddr, PhysRange, VirtAddr},
+    addr::{HardwareId, PhysAddr, PhysRange},
     bootinfo::BootInfo,
     config::MAX_RANGES,
     fdt::{Fdt, FdtError, HEADER_SIZE},
@@ -17,23 +17,7 @@ use arrayvec::ArrayVec;
 /// What the boot CPU finds out once; from then on it is only read.
 pub use spin::Once;
 
-pub(super) use super::Shared;
-
-/// A device's registers.
-#[derive(Clone, Copy)]
-pub struct Registers(pub VirtAddr);
-
-impl Registers {
-    pub fn read<T>(self, offset: usize) -> T {
-        // SAFETY: whoever made `Registers` mapped a device there, and asks for one of its registers, in its size.
-        unsafe { ((self.0.0 + offset) as *mut T).read_volatile() }
-    }
-
-    pub fn write<T>(self, offset: usize, value: T) {
-        // SAFETY: as in `read`; no driver here lets a device touch memory.
-        unsafe { ((self.0.0 + offset) as *mut T).write_volatile(value) };
-    }
-}
+pub(super) use super::{Registers, Shared};
 
 static TREE: Once<Fdt<'static>> = Once::new();
 

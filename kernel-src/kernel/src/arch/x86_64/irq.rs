@@ -2,7 +2,7 @@
 //! two 8259A, which are moved out of the way and masked.
 
 use super::{
-    console,
+    Registers, console,
     cpu::{self, read_msr, write_msr},
     machine,
 };
@@ -88,22 +88,17 @@ pub fn init(info: &BootInfo) {
     let (console, mode) = route_of(machine, console::ISA_IRQ);
     for io_apic in &machine.io_apics {
         // Two registers: an index and a window.
-        let select = crate::mm::map_device(PhysRange { start: io_apic.address, size: 0x20 }).0 as *mut u32;
-        // SAFETY: both are mapped here, and only the boot CPU uses them, here.
-        let window = |index| unsafe {
-            select.write_volatile(index);
-            select.byte_add(0x10)
-        };
-        // SAFETY: as in `window`.
-        let last = unsafe { window(1).read_volatile() } >> 16 & 0xFF;
+        let registers = Registers(crate::mm::map_device(PhysRange { start: io_apic.address, size: 0x20 }));
+        registers.write(0, 1_u32);
+        let last = registers.read::<u32>(0x10) >> 16 & 0xFF;
         for line in 0..=last {
             let is_console = io_apic.gsi_base + line == console;
             let entry = if is_console { u64::from(CONSOLE) | mode | info.boot_cpu.0 << 56 } else { u64::from(MASKED) };
             // Masked until both halves of the redirection entry are there.
             let low = 0x10 + 2 * line;
             for (index, half) in [(low, MASKED), (low + 1, (entry >> 32) as u32), (low, entry as u32)] {
-                // SAFETY: as in `window`.
-                unsafe { window(index).write_volatile(half) };
+                registers.write(0, index);
+                registers.write(0x10, half);
             }
         }
     }

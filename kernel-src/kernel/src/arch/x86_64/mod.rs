@@ -15,7 +15,7 @@ pub mod trap;
 /// As in the names of targets.
 pub const NAME: &str = "x86_64";
 
-use super::Shared;
+use super::{Registers, Shared};
 use crate::{
     acpi,
     addr::{PhysAddr, PhysRange},

@@ -6,12 +6,13 @@
 //! TSCs are taken to run together on all CPUs, as they do on machines whose TSC is invariant.
 
 use super::{
+    Registers,
     cpu::{inb, outb, write_msr},
     irq, machine,
 };
 use crate::{
     acpi,
-    addr::{Nanos, PhysRange},
+    addr::{Nanos, PhysRange, VirtAddr},
     bootinfo::BootInfo,
     panic, smp,
     sync::{Rank, Spin},
@@ -130,18 +131,14 @@ impl Reference {
         const LOW: u64 = u32::MAX as u64;
         if let Some(address) = machine.hpet {
             // Main counter and femtoseconds a tick (IA-PC HPET specification 1.0a, 2.3).
-            let registers = crate::mm::map_device(PhysRange { start: address, size: HPET_SIZE }).0;
-            let register = |offset: usize| (registers + offset) as *mut u64;
-            // SAFETY: the HPET's registers, mapped here and used by nobody else; bit 0 of the configuration lets it count.
-            let capabilities = unsafe {
-                register(0x10).write_volatile(register(0x10).read_volatile() | 1);
-                register(0).read_volatile()
-            };
-            // SAFETY: `place` is a register mapped above.
-            let read = |place: usize| unsafe { (place as *const u64).read_volatile() };
+            let registers = Registers(crate::mm::map_device(PhysRange { start: address, size: HPET_SIZE }));
+            // Bit 0 of the configuration lets it count.
+            registers.write(0x10, registers.read::<u64>(0x10) | 1);
+            let capabilities = registers.read::<u64>(0);
+            let (place, read) = (registers.0.0 + 0xF0, |place: usize| Registers(VirtAddr(place)).read(0));
             let (period_fs, mask) = (capabilities >> 32, if capabilities & 1 << 13 != 0 { u64::MAX } else { LOW });
             if (1..=PERIOD_MAX_FS).contains(&period_fs) {
-                return Self { name: "TSC by HPET", read, place: registers + 0xF0, mask, tick: (period_fs, 1_000_000) };
+                return Self { name: "TSC by HPET", read, place, mask, tick: (period_fs, 1_000_000) };
             }
         }
         if let Some((port, wide)) = machine.pm_timer {
@@ -205,12 +202,10 @@ static REFINE_AT: AtomicU64 = AtomicU64::new(u64::MAX);
 /// the TSC is one of the timer's.
 static COMPARATOR_SCALE: AtomicU64 = AtomicU64::new(0);
 
-/// Ticks that the CPU says TSC and local APIC make a second.
-struct Rates {
-    tsc: u64,
-    comparator: u64,
-}
+/// Ticks of TSC and local APIC a second.
+type Rates = (u64, u64);
 
+/// As the CPU tells them.
 fn rates_by_cpuid() -> Option<Rates> {
     let ratio = CpuId::new().get_tsc_info()?;
     let [denominator, numerator] = [ratio.denominator(), ratio.numerator()].map(u64::from);
@@ -220,7 +215,7 @@ fn rates_by_cpuid() -> Option<Rates> {
     // Where the crystal is not told, the TSC runs at the base frequency (SDM vol. 3A, 20.7.3).
     let base = || Some(u64::from(CpuId::new().get_processor_frequency_info()?.processor_base_frequency()) * 1_000_000);
     let tsc = ratio.tsc_frequency().or_else(base).filter(|rate| *rate != 0)?;
-    Some(Rates { tsc, comparator: tsc * denominator / numerator })
+    Some((tsc, tsc * denominator / numerator))
 }
 
 /// `value * times / by`.
@@ -235,11 +230,11 @@ fn scale_of(nanoseconds: u64, count: u64) -> u64 {
 /// Starts the clock; once, on the boot CPU, whose local APIC is on.
 pub fn init(info: &BootInfo) {
     let deadline_mode = CpuId::new().get_feature_info().is_some_and(|features| features.has_tsc_deadline());
-    let rates = rates_by_cpuid().unwrap_or_else(|| measure(Reference::find(machine(info))));
+    let (tsc, comparator) = rates_by_cpuid().unwrap_or_else(|| measure(Reference::find(machine(info))));
     // From the entry on, at the rate known now.
-    CLOCK.base[2].store(scale_of(SECOND_NS, rates.tsc), Ordering::Relaxed);
+    CLOCK.base[2].store(scale_of(SECOND_NS, tsc), Ordering::Relaxed);
     if !deadline_mode {
-        COMPARATOR_SCALE.store(scale_of(rates.comparator, SECOND_NS), Ordering::Relaxed);
+        COMPARATOR_SCALE.store(scale_of(comparator, SECOND_NS), Ordering::Relaxed);
     }
 }
 
@@ -263,7 +258,7 @@ fn measure(reference: Reference) -> Rates {
     REFINE_AT.store(start.ticks + tsc_ticks * 10, Ordering::Relaxed);
     let tsc = times(tsc_ticks, SECOND_NS, passed(end));
     *MEASURING.lock() = Some(Measuring { reference, start, doubted: false });
-    Rates { tsc, comparator: times(tsc, (from - to).into(), to_tick - from_tick) }
+    (tsc, times(tsc, (from - to).into(), to_tick - from_tick))
 }
 
 /// Measures the rate of the TSC over all the time since the first sample.
