@@ -10,11 +10,7 @@ use crate::{
     sched,
 };
 use arrayvec::ArrayVec;
-use core::{
-    fmt, iter,
-    ptr::NonNull,
-    sync::atomic::{AtomicUsize, Ordering},
-};
+use core::{fmt, iter, ptr::NonNull, sync::atomic::Ordering};
 
 /// Why a CPU could not be told to start.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -25,11 +21,9 @@ pub enum StartError {
     Unsupported,
 }
 
-static ONLINE: AtomicUsize = AtomicUsize::new(0);
-
 /// CPUs that run.
 pub fn online() -> usize {
-    ONLINE.load(Ordering::Acquire)
+    percpu::all().iter().filter(|cpu| cpu.online.load(Ordering::Acquire)).count()
 }
 
 /// Gives every CPU its data and a guarded stack: first `boot`, which runs this, then the others of `cpus`.
@@ -46,15 +40,9 @@ pub fn allocate(boot: HardwareId, cpus: impl Iterator<Item = HardwareId>) -> Res
     Ok(())
 }
 
-/// Marks this CPU as one that runs.
-fn arrived() {
-    percpu::this().online.store(true, Ordering::Release);
-    ONLINE.fetch_add(1, Ordering::AcqRel);
-}
-
 /// Starts up to `limit` CPUs in all, one after the other. One that fails is named on the console and left off.
 pub fn start(limit: usize) {
-    arrived();
+    percpu::this().online.store(true, Ordering::Release);
     for cpu in percpu::all().iter().skip(1).take(limit.saturating_sub(1)) {
         let told = |what: fmt::Arguments<'_>| {
             log::stage(format_args!("cpus: cpu{} (hardware {:#x}) {what}", cpu.id.0, cpu.hardware.0));
@@ -84,6 +72,6 @@ pub extern "C" fn secondary_main() -> ! {
     arch::irq::init_cpu();
     arch::timer::init_cpu();
     percpu::this().active_root.set(paging::kernel_root());
-    arrived();
+    percpu::this().online.store(true, Ordering::Release);
     sched::leave()
 }
