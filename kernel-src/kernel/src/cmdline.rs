@@ -1,7 +1,6 @@
 //! The kernel's command line: words separated by blanks, each `key=value` or `key`.
 
 use crate::config::{COMMAND_LINE_MAX, SLIDE_ALIGN, SLIDE_LIMIT};
-use core::sync::atomic::{AtomicU64, Ordering};
 use displaydoc::Display;
 
 /// What the command line asks for; of a key that comes twice, the last counts.
@@ -76,20 +75,12 @@ pub fn unknown(line: &str) -> impl Iterator<Item = &str> {
     line.split_ascii_whitespace().filter(|word| Options::default().take(word) == Ok(false))
 }
 
-static KEPT: [AtomicU64; COMMAND_LINE_MAX / 8] = [const { AtomicU64::new(0) }; COMMAND_LINE_MAX / 8];
-
-/// Keeps the line for user programs, since the boot loader's memory goes.
-pub fn keep(line: &str) {
-    for (word, bytes) in KEPT.iter().zip(line.as_bytes().chunks(8)) {
-        let mut padded = [0; 8];
-        padded[..bytes.len()].copy_from_slice(bytes);
-        word.store(u64::from_le_bytes(padded), Ordering::Relaxed);
-    }
-}
-
-/// Eight bytes of the line that was kept.
-pub fn kept(index: u64) -> Option<u64> {
-    KEPT.get(usize::try_from(index).ok()?).map(|word| word.load(Ordering::Relaxed))
+/// Eight bytes of the line, as programs ask for it: zeros behind its end.
+pub fn word(line: &str, index: u64) -> Option<u64> {
+    let at = usize::try_from(index).ok().filter(|index| *index < COMMAND_LINE_MAX / 8)? * 8;
+    let mut word = [0; 8];
+    word.iter_mut().zip(line.bytes().skip(at)).for_each(|(to, byte)| *to = byte);
+    Some(u64::from_le_bytes(word))
 }
 
 /// Hexadecimal with `0x`, or decimal; digits only.

@@ -14,20 +14,24 @@ use crate::{
 };
 use abi::Rights;
 use core::fmt::Write;
-pub use paging::slide;
 use spin::Once;
 
 static ARCHIVE: Once<Archive<'static>> = Once::new();
-static OPTIONS: Once<Options> = Once::new();
+static COMMAND_LINE: Once<&'static str> = Once::new();
 
 /// The boot archive; `NotFound` if there is none, or if it is broken.
 pub fn archive() -> Result<Archive<'static>, abi::Error> {
     ARCHIVE.get().copied().ok_or(abi::Error::NotFound)
 }
 
-/// What the command line asks for; nothing until it is read.
+/// The kernel's command line; empty until it is known. Where it lies nothing is given away.
+pub fn command_line() -> &'static str {
+    COMMAND_LINE.get().copied().unwrap_or("")
+}
+
+/// What the command line asks for.
 pub fn options() -> Options {
-    OPTIONS.get().copied().unwrap_or_default()
+    Options::parse(command_line()).unwrap_or_default()
 }
 
 /// The kernel proper, on the boot stack and the boot tables, with one CPU.
@@ -37,26 +41,26 @@ pub fn options() -> Options {
 pub fn main(info: BootInfo) -> ! {
     paging::set_layout(&info);
     arch::console::early_init(&info);
+    let place = frames::init(&info, LOG_SIZE);
+    let ring = Ring::at(place);
+    let boots = ring.boots();
+    log::adopt(ring);
     log::locked(|out| {
-        write!(out, "quoin {} {} slide={:#x} build=", env!("CARGO_PKG_VERSION"), arch::NAME, slide())?;
+        write!(out, "quoin {} {} slide={:#x} build=", env!("CARGO_PKG_VERSION"), arch::NAME, paging::slide())?;
         mm::build_id().iter().try_for_each(|byte| write!(out, "{byte:02x}"))?;
         writeln!(out)
     });
     let options = Options::parse(info.command_line)
         .unwrap_or_else(|error| panic!("kernel command line '{}': {error}", info.command_line));
-    cmdline::keep(info.command_line);
-    OPTIONS.call_once(|| options);
+    COMMAND_LINE.call_once(|| info.command_line);
     log::stage(format_args!("entry: command line '{}'", info.command_line));
     for word in cmdline::unknown(info.command_line) {
         log::stage(format_args!("entry: ignored unknown option '{word}'"));
     }
 
-    let place = frames::init(&info, LOG_SIZE);
-    let ring = Ring::at(place);
     let usage = frames::usage();
-    let (total, free, boots) = (usage.total >> 10, usage.free >> 10, ring.boots());
+    let (total, free) = (usage.total >> 10, usage.free >> 10);
     log::stage(format_args!("memory: {total} KiB, {free} KiB free, boot {boots} in this log at {:#x}", place.start.0));
-    log::adopt(ring);
 
     paging::init(&info).expect("memory for the kernel's page tables");
     arch::console::remap();

@@ -14,22 +14,16 @@ use crate::{
 use arrayvec::ArrayVec;
 use core::fmt::{self, Write};
 
-const EARLY_SIZE: usize = 2048;
-
 pub struct Output {
     ring: Option<Ring>,
-    /// What was written before there was a ring.
-    early: ArrayVec<u8, EARLY_SIZE>,
     /// Who wrote last: a process, or the kernel. A line that somebody else began is ended first.
     writer: Option<u64>,
     at_line_start: bool,
     to_console: bool,
 }
 
-static OUTPUT: Spin<Output> = Spin::new(
-    Rank::Log,
-    Output { ring: None, early: ArrayVec::new_const(), writer: None, at_line_start: true, to_console: true },
-);
+static OUTPUT: Spin<Output> =
+    Spin::new(Rank::Log, Output { ring: None, writer: None, at_line_start: true, to_console: true });
 
 impl Output {
     fn begin(&mut self, writer: Option<u64>) {
@@ -42,9 +36,8 @@ impl Output {
     fn put(&mut self, bytes: &[u8]) {
         let Some(&last) = bytes.last() else { return };
         self.at_line_start = last == b'\n';
-        match &mut self.ring {
-            Some(ring) => ring.write(bytes),
-            None => self.early.extend(bytes.iter().copied().take(self.early.remaining_capacity())),
+        if let Some(ring) = &mut self.ring {
+            ring.write(bytes);
         }
         if self.to_console {
             to_console(bytes);
@@ -120,11 +113,9 @@ pub fn user_write(process: u64, bytes: &[u8]) {
     output.put(bytes);
 }
 
-/// From now on the log is kept in `ring`, with what was written so far.
-pub fn adopt(mut ring: Ring) {
-    let mut output = OUTPUT.lock();
-    ring.write(&output.early);
-    output.ring = Some(ring);
+/// From now on the log is kept in `ring`.
+pub fn adopt(ring: Ring) {
+    OUTPUT.lock().ring = Some(ring);
 }
 
 /// Copies from `offset` behind the oldest byte kept; gives how many bytes.
