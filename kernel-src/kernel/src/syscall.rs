@@ -98,7 +98,7 @@ fn create<'a, T: Object>(
 }
 
 /// The slot that an address leads to.
-#[inline(never)]
+#[inline(always)]
 fn named(address: u64, rights: Rights) -> Result<&'static Slot, Error> {
     object::resolve(own().names(), address, ADDRESS_BITS, rights)
 }

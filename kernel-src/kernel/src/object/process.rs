@@ -129,6 +129,7 @@ impl Process {
 
     /// An empty slot for a new capability, and its name: the one at an address, which may say the generation, or any of
     /// the root CNode.
+    #[inline(always)]
     pub fn vacancy(&self, place: u64) -> Result<(Claimed<'_>, u64), Error> {
         if place != ANY_SLOT {
             let slot = cnode::resolve(self.names(), place, ADDRESS_BITS, Rights::WRITE)?;
