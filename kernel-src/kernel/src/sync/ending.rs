@@ -1,7 +1,7 @@
 //! The end of objects: what is left to do when the last share has gone, in steps, and their memory, which is used again
 //! only when no CPU can still have a look-up's answer in hand (`docs/concurrency.md`).
 
-use super::{Counted, Header, Rank, Spin, Step};
+use super::{Counted, Header, Quota, Rank, Spin, Step};
 use crate::{
     arch,
     config::{CAPABILITY_STEPS, MAX_CPUS, RETIRED_BATCH},
@@ -15,7 +15,7 @@ use core::{
 
 /// In each object's header: what it is part of, and its place among those that end.
 pub struct Ending {
-    object: Cell<Option<NonNull<dyn Counted>>>,
+    object: Cell<NonNull<dyn Counted>>,
     next: Cell<Option<NonNull<Header>>>,
 }
 
@@ -26,19 +26,19 @@ unsafe impl Send for Ending {}
 
 impl Ending {
     pub(super) const fn new() -> Self {
-        Self { object: Cell::new(None), next: Cell::new(None) }
+        // All of it is written, so that the zeros beside it need not be made elsewhere and copied.
+        Self { object: Cell::new(NonNull::<Quota>::dangling()), next: Cell::new(None) }
     }
 
     /// # Safety
     /// `object` is the one that this is part of, and nobody else knows it yet.
     pub unsafe fn bind<T: Counted>(&self, object: NonNull<T>) {
-        self.object.set(Some(object));
+        self.object.set(object);
     }
 
     pub(super) fn object(&self) -> &dyn Counted {
-        let object = self.object.get().expect("`Ref::new` binds each object");
-        // SAFETY: the caller reached the header through the object, which therefore lives.
-        unsafe { object.as_ref() }
+        // SAFETY: `Ref::new` binds each object; the caller reached the header through this one, which therefore lives.
+        unsafe { self.object.get().as_ref() }
     }
 }
 
