@@ -12,17 +12,18 @@ use core::{
     sync::atomic::{AtomicU64, AtomicUsize, Ordering, fence},
 };
 
-/// What every counted object carries.
+/// What every counted object carries. In this order no stretch of zeros is so long that filling one in calls `memset`.
+#[repr(C)]
 pub struct Header {
-    count: AtomicUsize,
-    /// No other object has it, or will.
-    pub id: u64,
-    /// The capabilities to the object; all of them together hold one share in it.
-    pub(super) tree: Spin<Derivation>,
-    pub(super) ending: Ending,
     /// The quota that is charged for the object; it stays as long as it is.
     pub(super) payer: Anchor<Quota>,
     pub(super) charged: Link<Self, Charged>,
+    /// The capabilities to the object; all of them together hold one share in it.
+    pub(super) tree: Spin<Derivation>,
+    count: AtomicUsize,
+    /// No other object has it, or will.
+    pub id: u64,
+    pub(super) ending: Ending,
 }
 
 impl Header {
