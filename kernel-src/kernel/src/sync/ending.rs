@@ -1,7 +1,7 @@
 //! The end of objects: what is left to do when the last share has gone, in steps, and their memory, which is used again
 //! only when no CPU can still have a look-up's answer in hand (`docs/concurrency.md`).
 
-use super::{Counted, Header, Quota, Rank, Spin, Step};
+use super::{Counted, Header, Quota, Rank, Spin, SpinGuard, Step};
 use crate::{
     arch,
     config::{CAPABILITY_STEPS, MAX_CPUS, RETIRED_BATCH},
@@ -57,13 +57,15 @@ impl Stack {
     fn pop(&mut self) -> Option<NonNull<Header>> {
         let first = self.0?;
         // SAFETY: as in `push`.
-        self.0 = unsafe { first.as_ref() }.ending.next.take();
+        self.0 = unsafe { first.as_ref() }.ending.next.get();
         Some(first)
     }
 }
 
-/// Objects that wait for their memory to be nobody's.
-struct Retired {
+struct Ends {
+    /// Those with steps to take.
+    begun: Stack,
+    /// The others wait for their memory to be nobody's.
     gathering: Stack,
     gathered: usize,
     /// What was gathered when `left` was copied.
@@ -72,18 +74,17 @@ struct Retired {
     ready: Stack,
 }
 
-static ENDING: Spin<Stack> = Spin::new(Rank::Ending, Stack(None));
-static RETIRED: Spin<Retired> = Spin::new(
-    Rank::Ending,
-    Retired { gathering: Stack(None), gathered: 0, waiting: Stack(None), left: [0; MAX_CPUS], ready: Stack(None) },
-);
+static ENDS: Spin<Ends> = {
+    let [begun, gathering, waiting, ready] = [const { Stack(None) }; 4];
+    Spin::new(Rank::Ending, Ends { begun, gathering, gathered: 0, waiting, left: [0; MAX_CPUS], ready })
+};
 /// Objects whose end has begun, and that are not free yet.
 static PENDING: AtomicUsize = AtomicUsize::new(0);
 
 /// The last share in the object has gone.
 pub fn begin(header: &Header) {
     PENDING.fetch_add(1, Ordering::Relaxed);
-    ENDING.lock().push(NonNull::from(header));
+    ENDS.lock().begun.push(NonNull::from(header));
 }
 
 /// Objects whose end has begun and is not complete.
@@ -109,7 +110,7 @@ pub fn quiescent(cpu: &PerCpu) {
 pub fn asleep(cpu: &PerCpu, sleep: impl FnOnce()) {
     cpu.asleep.store(true, Ordering::SeqCst);
     // Freeing may have woken somebody.
-    if pending() == 0 || !reclaim(CAPABILITY_STEPS) {
+    if pending() == 0 || !reclaim(ENDS.lock(), CAPABILITY_STEPS) {
         sleep();
     }
     // It looks things up only after whoever did not wait for it can have seen that it woke: see `reclaim`.
@@ -120,13 +121,14 @@ pub fn asleep(cpu: &PerCpu, sleep: impl FnOnce()) {
 /// Takes at most `steps` steps at the ends of objects; whether it found any to take.
 pub fn advance(most: usize) -> bool {
     let mut steps = most;
-    loop {
-        let Some(header) = ENDING.lock().pop() else { break };
+    let mut ends = ENDS.lock();
+    while let Some(header) = ends.begun.pop() {
+        drop(ends);
         // SAFETY: whose end has begun keeps its memory until it is freed below, and only this CPU has it now.
         let object = unsafe { header.as_ref() }.ending.object();
         loop {
             if steps == 0 {
-                ENDING.lock().push(header);
+                ENDS.lock().begun.push(header);
                 return true;
             }
             steps -= 1;
@@ -134,15 +136,17 @@ pub fn advance(most: usize) -> bool {
                 break;
             }
         }
-        if object.is_looked_up() {
-            let mut retired = RETIRED.lock();
-            retired.gathering.push(header);
-            retired.gathered += 1;
-        } else {
+        let is_looked_up = object.is_looked_up();
+        if !is_looked_up {
             free(object);
         }
+        ends = ENDS.lock();
+        if is_looked_up {
+            ends.gathering.push(header);
+            ends.gathered += 1;
+        }
     }
-    reclaim(steps) || steps < most
+    reclaim(ends, steps) || steps < most
 }
 
 fn free(object: &dyn Counted) {
@@ -152,10 +156,10 @@ fn free(object: &dyn Counted) {
 }
 
 /// Frees at most `most` objects that no CPU can have in hand, and looks whether there are more; whether it freed any.
-fn reclaim(most: usize) -> bool {
-    let mut retired = RETIRED.lock();
+#[inline(always)]
+fn reclaim(mut retired: SpinGuard<'_, Ends>, most: usize) -> bool {
     let (is_ready, waits) = (retired.ready.0.is_some(), retired.waiting.0.is_some());
-    if !is_ready && waits && percpu::all().iter().all(|cpu| has_left(cpu, &retired.left)) {
+    if !is_ready && waits && inside(&retired).next().is_none() {
         retired.ready = core::mem::replace(&mut retired.waiting, Stack(None));
     }
     if retired.waiting.0.is_none() && retired.gathering.0.is_some() {
@@ -187,21 +191,22 @@ fn reclaim(most: usize) -> bool {
 }
 
 /// Asks those CPUs to come by for which retired objects wait.
-fn prod(retired: &Retired) {
-    let waited_for = |cpu: &&&PerCpu| cpu.id != percpu::this().id && !has_left(cpu, &retired.left);
-    percpu::all().iter().filter(waited_for).for_each(|cpu| arch::irq::send_ipi(cpu.id));
+fn prod(retired: &Ends) {
+    inside(retired).filter(|cpu| cpu.id != percpu::this().id).for_each(|cpu| arch::irq::send_ipi(cpu.id));
 }
 
 /// Somebody waits for the memory of what ended.
 pub fn hurry() {
-    let retired = RETIRED.lock();
+    let retired = ENDS.lock();
     if retired.waiting.0.is_some() {
         prod(&retired);
     }
 }
 
-/// Whether the CPU has left the kernel since, or is not in it, and has nothing of it in hand.
-fn has_left(cpu: &PerCpu, left: &[u64; MAX_CPUS]) -> bool {
-    let is_away = cpu.asleep.load(Ordering::SeqCst) || !cpu.online.load(Ordering::Acquire);
-    is_away || cpu.left.load(Ordering::Acquire) != left[cpu.id.0]
+/// The CPUs that have not left the kernel since, and may be in it and have something of it in hand.
+fn inside(retired: &Ends) -> impl Iterator<Item = &'static PerCpu> {
+    percpu::all().iter().zip(&retired.left).filter_map(|(cpu, left)| {
+        let is_away = cpu.asleep.load(Ordering::SeqCst) || !cpu.online.load(Ordering::Acquire);
+        (!is_away && cpu.left.load(Ordering::Acquire) == *left).then_some(*cpu)
+    })
 }
