@@ -6,14 +6,11 @@ use crate::{
     sync::{Header, Payer, Rank, Ref, Slot, Spin, Step, tree},
 };
 use abi::{ADDRESS_BITS, Error, Rights};
-use core::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use core::sync::atomic::{AtomicUsize, Ordering};
 
 pub struct CNode {
     header: Header,
     pub(super) table: SlotTable,
-    /// Only one process's threads, through its root, can have looked anything up here; or their partners while they move a
-    /// message, when such a thread is in their hands and so has not ended.
-    private: AtomicBool,
     /// Whom to tell once the table is gone.
     owner: Spin<Option<Ref<Process>>>,
     /// The end has come so far.
@@ -21,14 +18,6 @@ pub struct CNode {
 }
 
 crate::object!(CNode as CNode {
-    fn is_looked_up(&self) -> bool {
-        !self.private.load(Ordering::Relaxed)
-    }
-
-    fn publish(&self) {
-        self.private.store(false, Ordering::Relaxed);
-    }
-
     /// Closes a slot, or takes one step at emptying it. One that somebody fills just now is for the next step.
     fn end_step(&self) -> Step {
         let index = self.emptied.load(Ordering::Relaxed);
@@ -53,16 +42,16 @@ impl CNode {
         Ref::new(payer, || Self {
             header: Header::new(),
             table,
-            private: AtomicBool::new(false),
             owner: Spin::new(Rank::Object, None),
             emptied: AtomicUsize::new(0),
         })
     }
 
-    /// One that is to be the first root of a process.
+    /// One that is to be the first root of a process. Only its threads, through their root, can look anything up here; or
+    /// their partners while they move a message, when such a thread is in their hands and so has not ended.
     pub fn new_root(payer: Payer<'_>) -> Result<Ref<Self>, Error> {
         let node = Self::new(payer, crate::config::CSPACE_BITS.into())?;
-        node.private.store(true, Ordering::Relaxed);
+        node.header.private.store(true, Ordering::Relaxed);
         Ok(node)
     }
 
@@ -82,7 +71,7 @@ impl CNode {
 
     /// `owner` hears when the table and all that was in it are gone. False where others may keep it.
     pub fn tell(&self, owner: Ref<Process>) -> bool {
-        let is_private = self.private.load(Ordering::Relaxed);
+        let is_private = self.header.private.load(Ordering::Relaxed);
         if is_private {
             *self.owner.lock() = Some(owner);
         }

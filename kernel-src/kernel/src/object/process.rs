@@ -162,7 +162,7 @@ impl Process {
         }
         // From now on others may have looked things up in a root that was this process's alone.
         if let Some(node) = current.look_up().and_then(|root| root.object::<CNode>()) {
-            node.publish();
+            node.header().publish();
         }
         self.roots_set.store(set + 1, Ordering::Release);
         drop(life);

@@ -9,7 +9,7 @@ use crate::mm::slab::Slab;
 use core::{
     ops::Deref,
     ptr::NonNull,
-    sync::atomic::{AtomicU64, AtomicUsize, Ordering, fence},
+    sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering, fence},
 };
 
 /// What every counted object carries. In this order no stretch of zeros is so long that filling one in calls `memset`.
@@ -20,6 +20,8 @@ pub struct Header {
     pub(super) charged: Link<Self, Charged>,
     /// The capabilities to the object; all of them together hold one share in it.
     pub(super) tree: Spin<Derivation>,
+    /// Nobody else can have found the object by a look-up: it need not wait to be free.
+    pub private: AtomicBool,
     count: AtomicUsize,
     /// No other object has it, or will.
     pub id: u64,
@@ -35,6 +37,7 @@ impl Header {
             id: NEXT.fetch_add(1, Ordering::Relaxed),
             tree: Spin::new(Rank::Object, Derivation::default()),
             ending: Ending::new(),
+            private: AtomicBool::new(false),
             payer: Anchor::default(),
             charged: Link::new(),
         }
@@ -42,6 +45,11 @@ impl Header {
 
     pub fn is_charged_to(&self, quota: &Quota) -> bool {
         self.payer.get().is_some_and(|payer| core::ptr::eq(payer, quota))
+    }
+
+    /// Others than before may look the object up from now on.
+    pub fn publish(&self) {
+        self.private.store(false, Ordering::Relaxed);
     }
 
     /// One more share, for somebody beside one who has one.
@@ -84,11 +92,6 @@ pub trait Counted: Sync + 'static {
         Cost { bytes: Slab::<Self>::SHARE, objects: 1 }
     }
 
-    /// Whether look-ups may have found the object without a share in it: its memory then waits until none can.
-    fn is_looked_up(&self) -> bool {
-        true
-    }
-
     /// A bounded piece of what is to do once nobody has a share in the object any more.
     fn end_step(&self) -> Step {
         Step::Done
@@ -96,9 +99,6 @@ pub trait Counted: Sync + 'static {
 
     /// Returns when all that was begun on the object through a capability that is gone by now has been done.
     fn settle(&self) {}
-
-    /// Others than before may look it up from now on.
-    fn publish(&self) {}
 
     /// Its quota is being destroyed, and no capability to it is left: what else keeps it ends.
     fn end_by_quota(&self) {}

@@ -136,12 +136,12 @@ pub fn advance(most: usize) -> bool {
                 break;
             }
         }
-        let is_looked_up = object.is_looked_up();
-        if !is_looked_up {
+        // SAFETY: as above.
+        if unsafe { header.as_ref() }.private.load(Ordering::Relaxed) {
             free(object);
-        }
-        ends = ENDS.lock();
-        if is_looked_up {
+            ends = ENDS.lock();
+        } else {
+            ends = ENDS.lock();
             ends.gathering.push(header);
             ends.gathered += 1;
         }

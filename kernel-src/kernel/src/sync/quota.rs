@@ -220,7 +220,7 @@ impl Quota {
             }
             drop(budget);
             let object = header.ending.object();
-            object.publish();
+            header.publish();
             let is_named = tree::purge(header);
             if !is_named {
                 object.end_by_quota();
