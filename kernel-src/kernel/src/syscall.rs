@@ -91,8 +91,9 @@ fn create<'a, T: Object>(
     badge: u64,
     make: impl FnOnce(Payer<'a>) -> Result<Ref<T>, Error>,
 ) -> Result<u64, Error> {
-    let payer = own().payer(quota)?;
-    let (to, name) = own().vacancy(place)?;
+    let process = own();
+    let payer = process.payer(quota)?;
+    let (to, name) = process.vacancy(place)?;
     tree::originate(make(payer)?, to, badge, Rights::ALL);
     Ok(name)
 }

@@ -153,6 +153,7 @@ pub fn purge(header: &Header) -> bool {
 /// Empties a slot in at most `steps` steps, also one that somebody else began to empty. `More` also where it has changed
 /// meanwhile; None where it holds nothing, or another filling than that of `generation`, if that is not 0.
 #[must_use]
+#[inline(always)]
 pub fn delete(slot: &Slot, generation: u64, steps: usize) -> Option<Step> {
     let found = slot.look_up().or_else(|| slot.dying())?;
     if generation != 0 && generation != found.generation() {
