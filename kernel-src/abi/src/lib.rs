@@ -150,6 +150,13 @@ pub enum ThreadAction {
     Faults = 7,
     /// Its system calls are told to that endpoint, in the same way; see [`FOREIGN`]. Right: manage.
     Calls = 8,
+    /// It has the FPU where the value is 1, and where it is 0 its next use of that is a fault; whether it had it. A new thread
+    /// has not; its registers then are as the architecture sets them, and stay when it is taken away. Of a thread that is
+    /// stopped or waits for its handler. `Unsupported` where the machine has none. Right: manage.
+    Fpu = 9,
+    /// One instruction of it is carried out from where it goes on, and then told of as [`Cause::SingleStep`]. Of a thread
+    /// that is stopped or waits for its handler. `Unsupported` on RISC-V, which has no such mode. Right: manage.
+    Step = 10,
 }
 
 /// What went wrong in a program, in words that all architectures share.

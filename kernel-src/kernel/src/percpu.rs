@@ -19,7 +19,7 @@ use crate::{
 use arrayvec::ArrayVec;
 use core::{
     cell::{Cell, UnsafeCell},
-    ptr::NonNull,
+    ptr::{self, NonNull},
     sync::atomic::{AtomicBool, AtomicPtr, AtomicU64, Ordering},
 };
 
@@ -46,6 +46,8 @@ pub struct PerCpu {
     pub sliced: Cell<bool>,
     /// Ticks of the clock up to which the time of this CPU is charged.
     pub charged: Cell<u64>,
+    /// What is on here, for the current thread.
+    pub extras: Cell<u32>,
     /// Root table that is active for user addresses.
     pub active_root: Cell<PhysAddr>,
     /// How often the CPU has left the kernel, simple calls aside.
@@ -57,8 +59,9 @@ pub struct PerCpu {
     pub queue: RunQueue,
     /// It waits for an interrupt, and has nothing of the kernel's in hand.
     pub asleep: AtomicBool,
-    /// Where system calls of its threads go that are not simple: [`trap::system_call`], or what the architecture has for it.
-    pub calls: AtomicPtr<()>,
+    /// Where system calls of its threads go that are not simple, and those that are told of: [`trap::system_call`] and
+    /// [`trap::foreign_call`], or what the architecture has for them.
+    pub calls: [AtomicPtr<()>; 2],
     /// Set by `smp` once the CPU has arrived.
     pub online: AtomicBool,
     pub timer_interrupts: AtomicU64,
@@ -80,7 +83,8 @@ unsafe impl Sync for PerCpu {}
 
 impl PerCpu {
     pub fn new(id: CpuId, hardware: HardwareId, stack_top: VirtAddr) -> Self {
-        let (calls, charged) = (AtomicPtr::new(trap::system_call as *mut ()), Cell::new(arch::timer::ticks()));
+        let calls = [trap::system_call as *mut (), trap::foreign_call as *mut ()].map(AtomicPtr::new);
+        let charged = Cell::new(arch::timer::ticks());
         Self { id, hardware, stack_top, calls, charged, ..Self::default() }
     }
 }
@@ -107,11 +111,23 @@ pub fn current() -> Option<&'static Thread> {
 
 /// Makes `thread` the one that trap stubs save into; gives back the one before.
 pub fn set_current(thread: Option<Ref<Thread>>) -> Option<Ref<Thread>> {
+    let cpu = this();
+    if cpu.extras.get() | thread.as_deref().map_or(0, Thread::extras) != 0 {
+        exchange_extras(cpu, current(), thread.as_deref());
+    }
     // SAFETY: every pointer in `current` came from `into_pointer`, and leaves it here, once.
-    this().current.replace(thread.map(Ref::into_pointer)).map(|before| unsafe { Ref::from_pointer(before) })
+    cpu.current.replace(thread.map(Ref::into_pointer)).map(|before| unsafe { Ref::from_pointer(before) })
 }
 
-/// As `set_current`, on a CPU that has a current thread, which it gives back, and with it the next one.
+/// What is on for the one thread is kept for it, and turned off; on is what goes with the other.
+#[inline(always)]
+pub fn exchange_extras(cpu: &PerCpu, from: Option<&Thread>, to: Option<&Thread>) {
+    let fpu = |thread: Option<&Thread>| thread.map_or(ptr::null_mut(), |thread| thread.fpu.as_ptr());
+    let has = to.map_or(0, Thread::extras);
+    arch::task::exchange_extras(cpu.extras.replace(has), fpu(from), has, fpu(to));
+}
+
+/// As `set_current`, on a CPU that has a current thread, which it gives back, and with it the next one; but for what is on.
 pub fn switch_current(cpu: &PerCpu, next: Ref<Thread>) -> (Ref<Thread>, &'static Thread) {
     let next = next.into_pointer();
     let before = cpu.current.replace(Some(next));

@@ -79,6 +79,11 @@ impl Queues {
 
     fn pop(&mut self) -> Option<Ref<Thread>> {
         let priority = self.highest()?;
+        self.pop_first(priority)
+    }
+
+    #[inline(always)]
+    fn pop_first(&mut self, priority: u8) -> Option<Ref<Thread>> {
         let thread = self.ready[usize::from(priority)].pop();
         self.note(priority);
         thread
@@ -166,6 +171,11 @@ pub fn while_at_rest<R>(thread: &Thread, act: impl FnOnce(&mut Frame) -> R) -> R
     let done = if thread.is_at_rest() { Ok(thread.frame.with(act)) } else { Err(Error::NotStopped) };
     drop(queues);
     done
+}
+
+/// Lets who is at the registers of a thread that was at rest be done with them.
+pub fn let_pass(thread: &Thread) {
+    drop(queue_of(thread));
 }
 
 /// Asks the thread to stop: at once where it is ready and does not run, else on its CPU's next way out of the kernel. What
@@ -277,10 +287,10 @@ pub fn timer_fired() {
 #[inline(always)]
 pub fn take_next(cpu: &PerCpu) -> Option<Ref<Thread>> {
     let mut queues = cpu.queue.queues.lock();
-    let next = queues.ready[usize::from(queues.highest()?)]
-        .front()
-        .filter(|next| next.listed.get().is_none() && !next.is_asked());
-    let next = next.is_some().then(|| queues.pop()).flatten();
+    let priority = queues.highest()?;
+    let plain = |next: &&Thread| next.listed.get().is_none() && !next.is_asked();
+    let is_plain = queues.ready[usize::from(priority)].front().filter(plain).is_some();
+    let next = if is_plain { queues.pop_first(priority) } else { None };
     let shared = queues.highest().is_some();
     drop(queues);
     if shared {

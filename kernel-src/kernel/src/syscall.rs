@@ -10,8 +10,8 @@ use crate::{
         user::{UserBytes, UserPtr, check_range},
     },
     object::{
-        self, CNode, Endpoint, FAULTS, FOREIGN, HALTED, Notification, Process, Reply, Resource, SUSPENDED, Start,
-        Thread,
+        self, CNode, Endpoint, FAULTS, FOREIGN, FPU, HALTED, Notification, Process, Reply, Resource, STEPS, SUSPENDED,
+        Start, Thread,
     },
     percpu, sched, smp,
     sync::{Found, Object, Payer, Quota, Ref, Slot, Step, ending, tree},
@@ -488,6 +488,13 @@ fn thread_control(caller: &Thread, name: u64, action: u64, value: u64) -> Result
         a if a == ThreadAction::Limit as u64 => return Ok(thread.limit.swap(priority()?, Ordering::Relaxed).into()),
         a if a == ThreadAction::Faults as u64 => object::set_handler(caller, thread, FAULTS, value)?,
         a if a == ThreadAction::Calls as u64 => object::set_handler(caller, thread, FOREIGN, value)?,
+        a if a == ThreadAction::Fpu as u64 => {
+            let set = |_: &mut _| thread.set_extra(FPU, value != 0).into();
+            return if arch::task::has_fpu() { sched::while_at_rest(thread, set) } else { Err(Error::Unsupported) };
+        }
+        a if a == ThreadAction::Step as u64 => {
+            sched::while_at_rest(thread, |frame| frame.set_step(true).map(|()| thread.set_extra(STEPS, true)))??;
+        }
         _ => return Err(Error::InvalidArgument),
     }
     Ok(0)

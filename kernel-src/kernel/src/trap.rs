@@ -25,9 +25,6 @@ pub struct Fault {
     pub code: u64,
 }
 
-/// Where stubs, and nobody else, go with a system call that is not simple; see [`Thread::calls`].
-pub type Entry = unsafe extern "C" fn(u64, u64, &'static PerCpu, &'static Thread) -> !;
-
 /// A system call that may block; the caller's registers are saved, the pc behind the instruction. The first two argument
 /// registers are left free, since a message goes to the program in them.
 #[inline(always)]
@@ -37,6 +34,7 @@ pub extern "C" fn system_call(_: u64, _: u64, cpu: &'static PerCpu, thread: &'st
 }
 
 /// A system call of a foreign thread: whoever serves those hears of it.
+#[inline(always)]
 pub extern "C" fn foreign_call(_: u64, _: u64, cpu: &'static PerCpu, thread: &'static Thread) -> ! {
     crate::jitter::pause();
     object::tell_of::<{ object::FOREIGN }>(cpu, thread, object::unserved)
@@ -49,7 +47,13 @@ pub fn fault(mut fault: Fault) -> ! {
     if fault.address.is_some_and(|address| address >= paging::user_limit()) {
         fault.code = 0;
     }
-    object::tell_of::<{ object::FAULTS }>(percpu::this(), sched::current(), |_| fault)
+    let (cpu, thread) = (percpu::this(), sched::current());
+    if fault.cause == Cause::SingleStep && thread.set_extra(object::STEPS, false) {
+        // Where there are steps, they end.
+        let _ = thread.frame.with(|frame| frame.set_step(false));
+        percpu::exchange_extras(cpu, Some(thread), Some(thread));
+    }
+    object::tell_of::<{ object::FAULTS }>(cpu, thread, |_| fault)
 }
 
 /// A fault of which nobody hears: the thread's process ends, nothing else does.

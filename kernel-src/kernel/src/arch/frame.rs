@@ -1,10 +1,16 @@
 //! A thread's registers as system calls use them. Which is which is told by `task`.
 
-use super::task::{ARGUMENTS, BADGE, CALL_SIZE, DEADLINE, FOREIGN_NUMBER, Frame, NUMBER, STATUS, VALUE, WORDS};
+use super::task::{
+    ARGUMENTS, BADGE, CALL_SIZE, DEADLINE, FOREIGN_NUMBER, FPU_WORDS, Frame, NUMBER, STATUS, VALUE, WORDS,
+};
 use abi::{MESSAGE_WORDS, Outcome};
 use core::fmt;
 
 const PER_LINE: usize = 4;
+
+/// The FPU's registers, as `task` stores and loads them.
+#[repr(C, align(16))]
+pub struct Fpu(pub(super) [u64; FPU_WORDS]);
 
 impl Frame {
     pub fn call_number(&self) -> u64 {

@@ -85,7 +85,7 @@ use crate::addr::VirtAddr;
 
 #[cfg(target_arch = "aarch64")]
 mod aarch64;
-mod frame;
+pub mod frame;
 #[cfg(not(target_arch = "x86_64"))]
 mod risc;
 #[cfg(target_arch = "riscv64")]

@@ -10,9 +10,9 @@
 use super::{
     cnode, donation,
     endpoint::{Endpoint, LOST, message_of},
-    notification::{Notification, mask},
+    notification::Notification,
     report,
-    thread::{Owed, RECEIVES, SENDS, SIGNALS, State, Thread, WAITS},
+    thread::{EXTRAS, Owed, RECEIVES, SENDS, SIGNALS, State, Thread, WAITS},
     transfer,
     wait::{Meeting, Queues},
 };
@@ -223,7 +223,7 @@ fn rare<const FIRST: bool>(cpu: Cpu, thread: Live, frame: &mut Frame) -> ! {
 fn finish<const FINISHES: bool>(
     cpu: Cpu,
     [thread, next]: Switch,
-    asked: bool,
+    asked: u32,
     queues: Locked,
     received: [u64; 3],
     from: *const Frame,
@@ -232,14 +232,18 @@ fn finish<const FINISHES: bool>(
         arch::mm::activate_user(next.root);
     }
     ending::left(cpu);
-    if ending::pending() != 0 || asked {
-        // SAFETY: nobody else has the registers of the next until it runs.
-        let to = unsafe { &mut *next.frame.as_ptr() };
-        if FINISHES {
-            to.finish_call();
+    let besides = asked | next.besides();
+    if ending::pending() != 0 || besides != 0 {
+        if ending::pending() != 0 || besides & !EXTRAS != 0 {
+            // SAFETY: nobody else has the registers of the next until it runs.
+            let to = unsafe { &mut *next.frame.as_ptr() };
+            if FINISHES {
+                to.finish_call();
+            }
+            to.set_received(received[0], received[1], received[2]);
+            finish_slowly(cpu, thread, next, queues, from)
         }
-        to.set_received(received[0], received[1], received[2]);
-        finish_slowly(cpu, thread, next, queues, from)
+        percpu::exchange_extras(cpu, Some(thread), Some(next));
     }
     arch::task::resume_with::<FINISHES>(cpu, next, from, queues.into_word(), received)
 }
@@ -293,7 +297,7 @@ fn call<const FIRST: bool, const RARE: bool>(cpu: Cpu, caller: Live, frame: &mut
 /// The caller waits for an answer by a server that waits no more: the number of its call, whether something was asked of it,
 /// and the status and badge that the server gets.
 #[inline(always)]
-fn begin<const WAY: usize>(caller: Live, server: &Thread, state: State) -> (u64, bool, u64, u64) {
+fn begin<const WAY: usize>(caller: Live, server: &Thread, state: State) -> (u64, u32, u64, u64) {
     server.listed.let_go();
     let token = caller.begin_call();
     let asked = caller.wait_on(state);
@@ -357,7 +361,7 @@ fn reply_receive<const FIRST: bool, const RARE: bool>(cpu: Cpu, server: Live, fr
 
 /// A server waits for the next message, and its caller, whose wait was ended here, is current.
 #[inline(always)]
-fn turn(cpu: Cpu, [server, caller]: Switch, meeting: &Meeting) -> (bool, Ref<Thread>, Live) {
+fn turn(cpu: Cpu, [server, caller]: Switch, meeting: &Meeting) -> (u32, Ref<Thread>, Live) {
     // SAFETY: as in `carry_out`.
     let frame = unsafe { &mut *server.frame.as_ptr() };
     frame.set_call_number(Call::Receive as u64);
@@ -389,7 +393,9 @@ pub fn tell_of<const WAY: usize>(cpu: Cpu, thread: Live, what: impl FnOnce(&Fram
     // SAFETY: as in `carry_out`, and in `known`.
     let (frame, known) = unsafe { (&*thread.frame.as_ptr(), &mut *thread.known[WAY].as_ptr()) };
     let fault = what(frame);
-    thread.set_report(WAY, Some(fault));
+    thread.sends_by.store(WAY, Ordering::Relaxed);
+    // SAFETY: like the registers.
+    unsafe { thread.report.as_ptr().write(Some(fault)) };
     // The slot is the thread's own, so it has no name to be found by.
     if known.meeting.is_none()
         && let Some(found) = thread.handlers[WAY].look_up()
@@ -439,9 +445,12 @@ fn answer_report(cpu: Cpu, server: Live, caller: Live, known: &Known, meeting: &
 }
 
 /// Lets go of a thread, and goes on with the next, which is current, unless another is to.
-#[inline(never)]
+#[inline(always)]
 fn go_on(cpu: Cpu, [thread, next]: Switch) -> ! {
     ending::quiescent(cpu);
+    if cpu.extras.get() | next.besides() != 0 {
+        percpu::exchange_extras(cpu, Some(thread), Some(next));
+    }
     // What was asked before it waited nobody else does.
     if thread.is_asked() {
         Thread::heed(Ref::share(thread));
@@ -487,10 +496,13 @@ fn signal<const FIRST: bool>(cpu: Cpu, thread: Live, frame: &mut Frame) -> Optio
 /// Goes on with the first who waits, if that gets all bits. Out of line, so that the others keep no registers for it.
 #[inline(never)]
 fn wake(cpu: Cpu, thread: Live, mut queues: Locked, bits: u64) -> ! {
-    // SAFETY: what is listed is a thread.
-    let waiter = unsafe { &*core::ptr::from_ref(queues.receivers.front().unwrap_unchecked()) };
+    // SAFETY: what is listed is a thread, at whose registers nobody is before it is listed no more.
+    let (waiter, mask) = unsafe {
+        let waiter = &*core::ptr::from_ref(queues.receivers.front().unwrap_unchecked());
+        (waiter, (*waiter.frame.as_ptr()).argument(1))
+    };
     let may_run = || works_for_nobody(thread) && may_run(cpu, thread, waiter);
-    if bits == 0 || bits & !mask(waiter) != 0 || !may_run() || !waiter.end_wait_if(State::Notified) {
+    if bits == 0 || bits & !mask != 0 || !may_run() || !waiter.end_wait_if(State::Notified) {
         drop(queues);
         carry_out_slowly(thread)
     }

@@ -22,5 +22,5 @@ pub use process::{Process, claim, end_process, process_info, reap, spawn, spawn_
 pub use reply::{Reply, may_copy};
 pub use report::{set_handler, unserved};
 pub use resource::Resource;
-pub use thread::{FAULTS, FOREIGN, HALTED, IS_STOPPED, Queued, SUSPENDED, Start, State, Thread};
+pub use thread::{FAULTS, FOREIGN, FPU, HALTED, IS_STOPPED, Queued, STEPS, SUSPENDED, Start, State, Thread};
 pub use wait::{Meeting, Queues, cancel, hear, requeue, unlist};

@@ -99,7 +99,7 @@ pub fn set_handler(caller: &Thread, thread: &Thread, way: usize, name: u64) -> R
     let by = if name == abi::NO_CAPABILITY { None } else { Some(caller.process.object::<Endpoint>(name, rights)?) };
     let slot = &thread.handlers[way];
     if way == FOREIGN && by.is_none() {
-        thread.set_calls(None);
+        thread.set_foreign(false);
     }
     delete_root(slot);
     let Some((_, from, found)) = by else { return Ok(()) };
@@ -108,7 +108,7 @@ pub fn set_handler(caller: &Thread, thread: &Thread, way: usize, name: u64) -> R
         return Err(Error::InvalidCapability);
     }
     if way == FOREIGN {
-        thread.set_calls(Some(trap::foreign_call));
+        thread.set_foreign(true);
     }
     Ok(())
 }

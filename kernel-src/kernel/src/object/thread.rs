@@ -8,13 +8,17 @@ use super::{
 };
 use crate::{
     addr::{CpuId, PhysAddr, VirtAddr},
-    arch::{self, task::Frame},
+    arch::{
+        self,
+        frame::Fpu,
+        task::{Frame, INITIAL_FPU},
+    },
     config::{DEFAULT_PRIORITY, PRIORITIES},
     mm::buffer::Buffer,
     percpu::{self, PerCpu},
     sched,
     sync::{Anchor, Found, Header, Link, Owned, Payer, Ref, Slot, Via},
-    trap::{self, Fault},
+    trap::Fault,
 };
 use abi::{Error, MESSAGE_WORDS, SIMPLE_CALLS, ThreadInfo};
 use core::{
@@ -46,22 +50,28 @@ pub enum State {
     Handled = 7,
 }
 
-/// The state in a thread's word; what is asked of the thread stands above it.
+/// The state in a thread's word; above it stands what goes with the thread, and then what is asked of it.
 const STATE: u32 = 7;
+/// It has the FPU; see [`abi::ThreadAction::Fpu`].
+pub const FPU: u32 = 1 << 3;
+/// One instruction of it is carried out, and told of then; see [`abi::ThreadAction::Step`].
+pub const STEPS: u32 = 1 << 4;
+/// What its CPU turns on for it, and off for others.
+pub const EXTRAS: u32 = FPU | STEPS;
 /// Its process has ended, or it was killed: it never returns to user mode.
-const DOOMED: u32 = 1 << 3;
+const DOOMED: u32 = 1 << 5;
 /// It does not return to user mode until it is resumed.
-pub const SUSPENDED: u32 = 1 << 4;
+pub const SUSPENDED: u32 = 1 << 6;
 /// Until then it does not wait either.
-pub const HALTED: u32 = 1 << 5;
+pub const HALTED: u32 = 1 << 7;
 /// It is in no queue, and no CPU runs it: its registers are of whoever has the lock of its CPU's queue, under which alone
 /// this bit goes.
-pub const STOPPED: u32 = 1 << 6;
+pub const STOPPED: u32 = 1 << 8;
 /// What [`abi::ThreadInfo`] tells of that.
 pub const IS_STOPPED: u64 = 6;
 /// Its wait was ended before its time, and its CPU is to end its call; which had been received.
-pub const CANCELLED: u32 = 1 << 7;
-pub const UNANSWERED: u32 = 1 << 8;
+pub const CANCELLED: u32 = 1 << 9;
+pub const UNANSWERED: u32 = 1 << 10;
 
 /// The right to answer a call, once.
 pub struct Owed {
@@ -128,7 +138,9 @@ pub struct Thread {
     /// What is told of it, while it waits for that; as `frame`, of whoever has the thread.
     pub report: Owned<Option<Fault>>,
     /// By which of `via` it sends.
-    sends_by: AtomicUsize,
+    pub(super) sends_by: AtomicUsize,
+    /// Its registers of the FPU, while no CPU has them; for its own alone, and for who gives it the FPU.
+    pub fpu: Owned<Fpu>,
 }
 
 impl Drop for Thread {
@@ -179,7 +191,7 @@ impl Thread {
         let limit = percpu::current().map_or((PRIORITIES - 1) as u8, |creator| creator.limit.load(Ordering::Relaxed));
         Ref::new(payer, || Self {
             frame: Owned::new(Frame::new(start.entry, start.stack, start.argument, start.tls)),
-            calls: AtomicPtr::new(percpu::all()[start.home.0].calls.load(Ordering::Relaxed)),
+            calls: AtomicPtr::new(percpu::all()[start.home.0].calls[0].load(Ordering::Relaxed)),
             simple_calls: AtomicU64::new(SIMPLE_CALLS),
             header: Header::new(),
             id: NEXT_ID.fetch_add(1, Ordering::Relaxed),
@@ -202,6 +214,7 @@ impl Thread {
             handlers: Default::default(),
             report: Owned::new(None),
             sends_by: AtomicUsize::new(SENDS),
+            fpu: Owned::new(INITIAL_FPU),
             bound: Anchor::default(),
             owed: Owned::new(None),
             queued: Link::new(),
@@ -273,11 +286,11 @@ impl Thread {
     }
 
     /// Its wait ends, or goes on as another one: for whoever ended the first.
-    /// Whether something was asked of it before: who asks later sees that it waits.
+    /// What goes with it, and was asked of it before: who asks later sees that it waits.
     #[inline(always)]
-    pub fn wait_on(&self, state: State) -> bool {
+    pub fn wait_on(&self, state: State) -> u32 {
         // It does not wait until then. An addition, because x86 has an instruction for one that tells what was there.
-        self.state.fetch_add(state as u32, Ordering::SeqCst) != 0
+        self.state.fetch_add(state as u32, Ordering::SeqCst)
     }
 
     /// One of several wakers succeeds. It alone makes the thread ready, and may write its registers before.
@@ -292,8 +305,12 @@ impl Thread {
     }
 
     /// The same, if nothing is asked of it.
+    #[inline(always)]
     pub fn end_wait_if(&self, state: State) -> bool {
-        self.state.compare_exchange(state as u32, State::Runnable as u32, Ordering::SeqCst, Ordering::Relaxed).is_ok()
+        let end =
+            |extras| self.state.compare_exchange(state as u32 | extras, extras, Ordering::SeqCst, Ordering::Relaxed);
+        let with = |word| word & EXTRAS != 0 && end(word & EXTRAS).is_ok();
+        end(0).map_or_else(with, |_| true)
     }
 
     /// A new call: the number that its answer has to name.
@@ -337,12 +354,12 @@ impl Thread {
         waited.is_some()
     }
 
-    /// Its system calls go there, or are carried out. While it runs, one that it makes meanwhile is of either kind: the words
+    /// Its system calls are told of, or carried out. While it runs, one that it makes meanwhile is of either kind: the words
     /// may be seen to change in any order.
-    pub fn set_calls(&self, to: Option<trap::Entry>) {
-        let own = percpu::all()[self.home.0].calls.load(Ordering::Relaxed);
-        self.calls.store(to.map_or(own, |to| to as *mut ()), Ordering::Relaxed);
-        self.simple_calls.store(if to.is_some() { 0 } else { SIMPLE_CALLS }, Ordering::Relaxed);
+    pub fn set_foreign(&self, foreign: bool) {
+        let [native, told] = &percpu::all()[self.home.0].calls;
+        self.calls.store(if foreign { told } else { native }.load(Ordering::Relaxed), Ordering::Relaxed);
+        self.simple_calls.store(if foreign { 0 } else { SIMPLE_CALLS }, Ordering::Relaxed);
     }
 
     /// By which of `via` it sends: by another than [`SENDS`] what is told of it.
@@ -355,19 +372,14 @@ impl Thread {
         self.sends_by() != SENDS
     }
 
-    /// Sets what is to be told of it, and by which way.
-    pub fn set_report(&self, way: usize, fault: Option<Fault>) -> Option<Fault> {
-        self.sends_by.store(way, Ordering::Relaxed);
-        self.report.with(|report| core::mem::replace(report, fault))
-    }
-
     /// That is done, or not to be told any more: what it was. For whoever has ended its wait, and has its registers from
     /// here on: others are at them no more.
     #[inline(always)]
     pub fn take_report(&self) -> Option<(usize, Fault)> {
-        let _ = sched::while_at_rest(self, |_| ());
+        sched::let_pass(self);
         let way = self.sends_by();
-        self.set_report(SENDS, None).map(|fault| (way, fault))
+        self.sends_by.store(SENDS, Ordering::Relaxed);
+        self.report.with(Option::take).map(|fault| (way, fault))
     }
 
     pub fn is_doomed(&self) -> bool {
@@ -377,7 +389,29 @@ impl Thread {
     /// Whether it is to do something else than to go on. In one order with its state, since it is one word.
     #[inline(always)]
     pub fn is_asked(&self) -> bool {
-        self.state.load(Ordering::Acquire) & !STATE != 0
+        self.state.load(Ordering::Acquire) & !(STATE | EXTRAS) != 0
+    }
+
+    /// What goes with a thread that runs or is to run, and what is asked of it.
+    #[inline(always)]
+    pub fn besides(&self) -> u32 {
+        self.state.load(Ordering::Relaxed)
+    }
+
+    /// What its CPU turns on for it. It runs, or is to run, so that nobody changes that.
+    pub fn extras(&self) -> u32 {
+        self.state.load(Ordering::Relaxed) & EXTRAS
+    }
+
+    /// Gives it one of these, or takes it away; whether it had that. While it is at rest, under the lock of its CPU's queue, or
+    /// on its CPU, which then turns that on or off.
+    pub fn set_extra(&self, extra: u32, on: bool) -> bool {
+        let before = if on {
+            self.state.fetch_or(extra, Ordering::SeqCst)
+        } else {
+            self.state.fetch_and(!extra, Ordering::SeqCst)
+        };
+        before & extra != 0
     }
 
     /// Asks for what the bits say; what it does meanwhile, as [`ThreadInfo`] tells it.

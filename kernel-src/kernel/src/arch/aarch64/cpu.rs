@@ -1,6 +1,6 @@
 //! A CPU: its protections, how it is started, and how the machine ends.
 
-use super::{boot, irq, mm, read_register, stub, trap, write_register};
+use super::{boot, irq, mm, read_register, stub, task, trap, write_register};
 pub use crate::arch::risc::cpus;
 use crate::{
     addr::{HardwareId, PhysAddr, PhysRange, VirtAddr},
@@ -75,15 +75,18 @@ pub fn init_cpu() {
     let has_counters = matches!(read_register!("id_aa64dfr0_el1") >> 8 & 0xF, 1..0xF);
     let has_atomics = read_register!("id_aa64isar0_el1") >> 20 & 0xF >= 2;
     if has_atomics {
-        crate::percpu::this().calls.store(trap::system_call_atomic as *mut (), Ordering::Relaxed);
+        let atomic = [trap::system_call_atomic as *mut (), trap::foreign_call_atomic as *mut ()];
+        crate::percpu::this().calls.iter().zip(atomic).for_each(|(call, atomic)| call.store(atomic, Ordering::Relaxed));
     }
     // SAFETY: the vectors are this kernel's own; translation stays as it is; the final tables map nothing writable and
     // executable; and what programs may read and do is only made less.
     unsafe {
         write_register!("vbar_el1", symbol!(vectors) as u64);
         write_register!("sctlr_el1", sctlr);
-        write_register!("cpacr_el1", 0u64);
+        write_register!("cpacr_el1", task::FPU_OFF);
         write_register!("mdscr_el1", 0u64);
+        // No steps while this lock is closed, as it is at reset (D2.8).
+        write_register!("oslar_el1", 0u64);
         write_register!("contextidr_el1", 0u64);
         write_register!("tpidrro_el0", 0u64);
         write_register!("cntkctl_el1", COUNTER_FOR_PROGRAMS);

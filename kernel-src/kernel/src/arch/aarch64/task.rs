@@ -1,7 +1,12 @@
 //! A thread's registers in user mode, and the way back to it.
 
-use super::pairs;
-use crate::{addr::VirtAddr, arch::frame::write_registers, object::Thread, percpu::PerCpu};
+use super::{pairs, read_register, write_register};
+use crate::{
+    addr::VirtAddr,
+    arch::frame::{Fpu, write_registers},
+    object::{FPU, STEPS, Thread},
+    percpu::PerCpu,
+};
 use abi::MESSAGE_WORDS;
 use core::{
     arch::{asm, naked_asm},
@@ -17,6 +22,8 @@ pub const ELF_MACHINE: u16 = 183;
 const INITIAL_STATE: u64 = 0;
 /// N, Z, C, V.
 const CONDITIONS: u64 = 0xF000_0000;
+/// SS.
+const STEP: u64 = 1 << 21;
 /// Bytes of `svc`.
 pub const CALL_SIZE: u64 = 4;
 
@@ -68,7 +75,13 @@ impl Frame {
     pub fn set_registers(&mut self, to: &abi::Registers) {
         self.x.copy_from_slice(&to.general[..31]);
         (self.sp, self.pc, self.tls) = (to.general[31], to.pc, to.tls);
-        self.state = to.flags & CONDITIONS | INITIAL_STATE;
+        self.state = to.flags & CONDITIONS | self.state & STEP | INITIAL_STATE;
+    }
+
+    /// The next instruction alone is carried out, or all (D2.12).
+    pub fn set_step(&mut self, on: bool) -> Result<(), abi::Error> {
+        self.state = self.state & !STEP | if on { STEP } else { 0 };
+        Ok(())
     }
 }
 
@@ -76,6 +89,50 @@ impl fmt::Display for Frame {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write_registers(f, NAMES.iter().zip(&self.x))?;
         writeln!(f, "\n  sp ={:016x} pc ={:016x} pstate={:08x} tpidr={:016x}", self.sp, self.pc, self.state, self.tls)
+    }
+}
+
+/// `V0` to `V31`, `FPCR` and `FPSR`.
+pub const FPU_WORDS: usize = 66;
+pub const INITIAL_FPU: Fpu = Fpu([0; FPU_WORDS]);
+
+pub fn has_fpu() -> bool {
+    read_register!("id_aa64pfr0_el1") >> 16 & 0xF != 0xF
+}
+
+/// The kernel has the FPU, and programs too or not (`CPACR_EL1.FPEN`).
+pub const FPU_OFF: u64 = 1 << 20;
+const FPU_ON: u64 = 3 << 20;
+
+/// Loads or stores all vector registers at `{0}`, which is behind them then.
+macro_rules! vectors {
+    ($instruction:literal) => {
+        concat!(
+            ".arch_extension simd\n.irp four, v0.2d-v3.2d, v4.2d-v7.2d, v8.2d-v11.2d, v12.2d-v15.2d, v16.2d-v19.2d, v20.2d-v23.2d, \
+             v24.2d-v27.2d, v28.2d-v31.2d\n",
+            $instruction, " {{\\four}}, [{0}], #64\n.endr"
+        )
+    };
+}
+
+/// `had` is on, and kept at `from`; `has` is turned on, with what is at `to`. The way out makes the CPU see it.
+#[inline(always)]
+pub fn exchange_extras(had: u32, from: *mut Fpu, has: u32, to: *const Fpu) {
+    // SAFETY: the kernel itself uses none of these registers; who had and has them is a thread of this CPU. Steps are of
+    // programs alone (`MDSCR_EL1.KDE` is 0).
+    unsafe {
+        if had & FPU != 0 {
+            asm!(vectors!("st1"), "mrs {1}, fpcr", "mrs {2}, fpsr", "stp {1}, {2}, [{0}]",
+                inout(reg) from => _, out(reg) _, out(reg) _, options(nostack, preserves_flags));
+        }
+        if had != has {
+            write_register!("cpacr_el1", if has & FPU != 0 { FPU_ON } else { FPU_OFF });
+            write_register!("mdscr_el1", has & STEPS != 0);
+        }
+        if has & FPU != 0 {
+            asm!(vectors!("ld1"), "ldp {1}, {2}, [{0}]", "msr fpcr, {1}", "msr fpsr, {2}",
+                inout(reg) to => _, out(reg) _, out(reg) _, options(nostack, preserves_flags));
+        }
     }
 }
 

@@ -284,6 +284,12 @@ pub extern "C" fn system_call_atomic(a: u64, b: u64, cpu: &'static PerCpu, threa
     trap::system_call(a, b, cpu, thread)
 }
 
+/// The same of [`trap::foreign_call`].
+#[target_feature(enable = "lse")]
+pub extern "C" fn foreign_call_atomic(a: u64, b: u64, cpu: &'static PerCpu, thread: &'static Thread) -> ! {
+    trap::foreign_call(a, b, cpu, thread)
+}
+
 extern "C" fn user_sync(syndrome: u64, address: u64) -> ! {
     let pc = read_register!("elr_el1");
     let mut fault = decode(syndrome, address, pc);

@@ -24,7 +24,7 @@ const SPIE: u64 = 1 << 5;
 const UBE: u64 = 1 << 6;
 const SPP: u64 = 1 << 8;
 const VS: u64 = 3 << 9;
-const FS: u64 = 3 << 13;
+pub const FS: u64 = 3 << 13;
 pub const SUM: u64 = 1 << 18;
 const MXR: u64 = 1 << 19;
 

@@ -1,7 +1,15 @@
 //! A thread's registers, and the way back to them.
 
-use super::trap::{exit_stage, registers};
-use crate::{addr::VirtAddr, arch::frame::write_registers, object::Thread, percpu::PerCpu};
+use super::{
+    cpu,
+    trap::{exit_stage, registers},
+};
+use crate::{
+    addr::VirtAddr,
+    arch::frame::{Fpu, write_registers},
+    object::{FPU, Thread},
+    percpu::PerCpu,
+};
 use abi::MESSAGE_WORDS;
 use core::{
     arch::{asm, naked_asm},
@@ -67,6 +75,11 @@ impl Frame {
         self.pc = to.pc;
     }
 
+    /// There are no steps.
+    pub const fn set_step(&mut self, _on: bool) -> Result<(), abi::Error> {
+        Err(abi::Error::Unsupported)
+    }
+
     pub(super) fn frame_pointer(&self) -> VirtAddr {
         VirtAddr(self.x[S0] as usize)
     }
@@ -76,6 +89,49 @@ impl fmt::Display for Frame {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write_registers(f, NAMES.iter().zip(&self.x))?;
         writeln!(f, " pc ={:016x}", self.pc)
+    }
+}
+
+/// `f0` to `f31`, and `fcsr`.
+pub const FPU_WORDS: usize = 33;
+pub const INITIAL_FPU: Fpu = Fpu([0; FPU_WORDS]);
+
+/// Whether the field that turns it on can be written (Privileged 3.1.6.6).
+pub fn has_fpu() -> bool {
+    let on: u64;
+    // SAFETY: it is as it was before anybody could use it.
+    unsafe { asm!("csrrs {1}, sstatus, {0}", "csrrw {0}, sstatus, {1}", inout(reg) cpu::FS => on, out(reg) _) };
+    on & cpu::FS != 0
+}
+
+/// Loads or stores all registers of the FPU at `{0}`.
+macro_rules! floats {
+    ($instruction:literal) => {
+        concat!(
+            ".irp n, 0,1,2,3,4,5,6,7,8,9,10,11,12,13,14,15,16,17,18,19,20,21,22,23,24,25,26,27,28,29,30,31\n",
+            $instruction,
+            " f\\n, \\n * 8({0})\n.endr"
+        )
+    };
+}
+
+/// `had` is on, and kept at `from`; `has` is turned on, with what is at `to`.
+#[inline(always)]
+pub fn exchange_extras(had: u32, from: *mut Fpu, has: u32, to: *const Fpu) {
+    let (had, has) = (had & FPU != 0, has & FPU != 0);
+    // SAFETY: the kernel itself uses none of these registers; who had and has them is a thread of this CPU.
+    unsafe {
+        if had {
+            asm!(floats!("fsd"), "frcsr {1}", "sd {1}, 256({0})", in(reg) from, out(reg) _, options(nostack));
+        }
+        match (had, has) {
+            (false, true) => asm!("csrs sstatus, {}", in(reg) cpu::FS, options(nostack)),
+            (true, false) => asm!("csrc sstatus, {}", in(reg) cpu::FS, options(nostack)),
+            _ => {}
+        }
+        if has {
+            asm!(floats!("fld"), "ld {1}, 256({0})", "fscsr {1}", in(reg) to, out(reg) _, options(nostack));
+        }
     }
 }
 

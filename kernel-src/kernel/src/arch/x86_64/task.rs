@@ -1,7 +1,12 @@
 //! A thread's registers in user mode, and the way back to it.
 
 use super::{cpu, trap};
-use crate::{addr::VirtAddr, arch::frame::write_registers, object::Thread, percpu::PerCpu};
+use crate::{
+    addr::VirtAddr,
+    arch::frame::{Fpu, write_registers},
+    object::{FPU, Thread},
+    percpu::PerCpu,
+};
 use abi::MESSAGE_WORDS;
 use core::{
     arch::{asm, naked_asm},
@@ -10,6 +15,7 @@ use core::{
     ops::{Deref, DerefMut},
     sync::atomic::AtomicU32,
 };
+use x86_64::registers::control::{Cr0, Cr0Flags};
 
 /// `e_machine` of programs that run here (System V ABI, AMD64 supplement).
 pub const ELF_MACHINE: u16 = 62;
@@ -23,6 +29,8 @@ pub const CALL_SIZE: u64 = 2;
 
 /// Flags that a program may set: CF, PF, AF, ZF, SF, DF, OF, AC, ID (SDM vol. 1, 3.4.3).
 const PROGRAM_FLAGS: u64 = 0x0024_0CD5;
+/// TF.
+const STEP: u64 = 1 << 8;
 
 /// Numbers of the general registers in [`Registers`], in their order, and of the others.
 const BY_NUMBER: [usize; 13] = [0, 3, 2, 6, 7, 5, 8, 9, 10, 12, 13, 14, 15];
@@ -142,11 +150,17 @@ impl Frame {
         let own = &mut self.registers;
         own.x = BY_NUMBER.map(|number| to.general[number]);
         [own.rcx, own.rsp, own.r11] = [RCX, RSP, R11].map(|number| to.general[number]);
-        (own.pc, own.rflags) = (to.pc, to.flags & PROGRAM_FLAGS | INITIAL_FLAGS);
+        (own.pc, own.rflags) = (to.pc, to.flags & PROGRAM_FLAGS | own.rflags & STEP | INITIAL_FLAGS);
         // `rcx` and `r11` count.
         own.vector = 0;
         // Canonical, as `wrmsr` wants it.
         self.fs_base = to.tls & ((1 << LOWER_HALF_BITS) - 1);
+    }
+
+    /// The next instruction alone is carried out, or all.
+    pub fn set_step(&mut self, on: bool) -> Result<(), abi::Error> {
+        self.rflags = self.rflags & !STEP | if on { STEP } else { 0 };
+        Ok(())
     }
 }
 
@@ -167,6 +181,41 @@ impl DerefMut for Frame {
 impl fmt::Display for Frame {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(f, "{} fs_base={:016x}", self.registers, self.fs_base)
+    }
+}
+
+/// x87 and SSE, as `fxsave` has them (SDM vol. 1, 10.5.1), with all exceptions masked. Programs have no other registers,
+/// since `CR4.OSXSAVE` is off.
+pub const FPU_WORDS: usize = 64;
+pub const INITIAL_FPU: Fpu = Fpu({
+    let mut words = [0; FPU_WORDS];
+    (words[0], words[3]) = (0x37F, 0x1F80);
+    words
+});
+
+pub const fn has_fpu() -> bool {
+    true
+}
+
+/// `had` is on, and kept at `from`; `has` is turned on, with what is at `to`. Registers that a program left are set anew
+/// before it is off, since a CPU may go on with them before it sees that (CVE-2018-3665).
+#[inline(always)]
+pub fn exchange_extras(had: u32, from: *mut Fpu, has: u32, to: *const Fpu) {
+    let (had, has) = (had & FPU != 0, has & FPU != 0);
+    // SAFETY: the kernel itself uses none of these registers; who had and has them is a thread of this CPU.
+    unsafe {
+        if had {
+            asm!("fxsave64 [{}]", in(reg) from, options(nostack, preserves_flags));
+        } else if has {
+            asm!("clts", options(nomem, nostack, preserves_flags));
+        }
+        if had || has {
+            let next = if has { to } else { &INITIAL_FPU };
+            asm!("fxrstor64 [{}]", in(reg) next, options(nostack, preserves_flags));
+        }
+        if had && !has {
+            Cr0::update(|flags| flags.insert(Cr0Flags::TASK_SWITCHED));
+        }
     }
 }
 
