@@ -14,7 +14,7 @@ from harness.plugin.counting import Counted
 ROUND_TRIP, SWITCH, COPY, ENDPOINT = (7, 8), (9, 10), (41, 42), (43, 44)
 NEAR, FAR = (61, 62), (63, 64)
 SIGNAL, PING_PONG, PREEMPT, FAULT, CROSS = (51, 52), (53, 54), (55, 56), (57, 58), (59, 60)
-FAULT_AGAIN, FOREIGN_CALL = (65, 66), (67, 68)
+FAULT_AGAIN, FOREIGN_CALL, CALL_FPU = (65, 66), (67, 68), (69, 70)
 CALLS = {
     "ipc.call.words_0": (11, 12),
     "ipc.call.words_4": (13, 14),
@@ -73,6 +73,17 @@ def test_cost_of_a_call_and_its_reply_by_size(count: Count, metric: Metric) -> N
     metric.samples("ipc.call.words_8", costs["ipc.call.words_8"], unit="instructions", board=on)
     metric.samples("ipc.call.words_64", costs["ipc.call.words_64"], unit="instructions", board=on)
     metric.samples("ipc.call.capability", costs["ipc.call.capability"], unit="instructions", board=on)
+
+
+@pytest.mark.needs("release")
+@pytest.mark.requirement("TST-14", "IPS-03", "CTX-02", "PRF-07")
+def test_what_live_fpu_registers_add_to_a_call(count: Count, metric: Metric) -> None:
+    cases = ("a_call_of_each_size_and_its_reply", "a_call_with_live_fpu_registers_and_its_reply")
+    counted = run(count, *cases)
+    without, live = ([call.total for call in spent(counted, marks)] for marks in (CALLS["ipc.call.words_0"], CALL_FPU))
+    # Each side's registers are kept and loaded once a call.
+    added = [more - min(without) for more in live]
+    metric.samples("ipc.call.live_fpu", added, unit="instructions", board=counted.session.board)
 
 
 @pytest.mark.needs("release")

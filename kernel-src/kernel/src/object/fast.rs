@@ -232,9 +232,9 @@ fn finish<const FINISHES: bool>(
         arch::mm::activate_user(next.root);
     }
     ending::left(cpu);
-    let besides = asked | next.besides();
-    if ending::pending() != 0 || besides != 0 {
-        if ending::pending() != 0 || besides & !EXTRAS != 0 {
+    let (pending, besides) = (ending::pending(), asked | next.besides());
+    if pending != 0 || besides != 0 {
+        if pending != 0 || besides & !EXTRAS != 0 {
             // SAFETY: nobody else has the registers of the next until it runs.
             let to = unsafe { &mut *next.frame.as_ptr() };
             if FINISHES {

@@ -7,8 +7,8 @@ use alloc::boxed::Box;
 use core::sync::atomic::{AtomicU64, Ordering};
 
 pub use probe::{
-    ARGUMENT, CALL_SIZE, FOREIGN, MAY_SHOW_OWN_STATE, NAMES, NUMBER, RESULTS, STACK, UNDEFINED_SIZE, load_word,
-    undefined,
+    ARGUMENT, CALL_SIZE, FOREIGN, FPU_WORDS, MAY_SHOW_OWN_STATE, NAMES, NUMBER, RESULTS, STACK, STEPS, UNDEFINED_SIZE,
+    load_fpu, load_word, stepped, store_fpu, undefined,
 };
 
 /// Bytes of a buffer page.
@@ -100,6 +100,23 @@ fn registers_of(start: impl FnOnce(u64, u64, u64) -> Result<(), Error>) -> Resul
     // which it may still point at, stays.
     let registers = unsafe { Box::from_raw(registers) };
     Ok(Start { registers, entry, stack: top, argument })
+}
+
+/// What fills the FPU's registers for somebody of that number.
+#[must_use]
+pub fn fpu_filling(number: u64) -> [u64; FPU_WORDS] {
+    core::array::from_fn(|index| number << 32 | 0x4000 + index as u64)
+}
+
+/// Fills the FPU's registers, and has all exceptions masked and rounding by that number too.
+pub fn fill_fpu(number: u64) {
+    load_fpu(&fpu_filling(number), number as u32 & 3);
+}
+
+/// # Panics
+/// If the FPU's registers are not as [`fill_fpu`] of that number has left them.
+pub fn check_fpu(number: u64) {
+    assert_eq!(store_fpu(), (fpu_filling(number), number as u32 & 3));
 }
 
 /// Fills every register, makes a call that takes no address, and gives the first register that has changed

@@ -40,6 +40,9 @@ const FAULTS: u64 = u64::MAX - 4;
 /// The same, of one whose calls are served.
 const FOREIGN: u64 = u64::MAX - 5;
 
+/// The same, of [`ECHO`] with something of its own in the FPU.
+const FPU_ECHO: u64 = u64::MAX - 6;
+
 fn main(argument: u64) -> u32 {
     match argument {
         SERVER => serve(Capability(0)),
@@ -48,6 +51,12 @@ fn main(argument: u64) -> u32 {
         URGENT => take_signals(Capability(0)),
         FAULTS => fault(),
         FOREIGN => call_foreign(),
+        FPU_ECHO => {
+            probe::fill_fpu(1);
+            let status = echo(Capability(0));
+            probe::check_fpu(1);
+            status
+        }
         _ => testing::main(argument),
     }
 }
@@ -88,6 +97,8 @@ const CALL_4: [u8; 2] = [13, 14];
 const CALL_8: [u8; 2] = [15, 16];
 const CALL_64: [u8; 2] = [17, 18];
 const CALL_CAPABILITY: [u8; 2] = [19, 20];
+/// A call of no words, where both sides have something in the FPU.
+const CALL_FPU: [u8; 2] = [69, 70];
 /// Capabilities and objects that come and go.
 const COPY: [u8; 2] = [41, 42];
 const ENDPOINT: [u8; 2] = [43, 44];
@@ -244,6 +255,31 @@ test! {
         kernel_assert_eq!(assert_ok!(call::wait(server)), Exit::Status(testing::EXIT_PASSED));
         assert_ok!(call::buffer_set(None));
         println!("guest: calls of each size {TIMES}");
+    }
+}
+
+test! {
+    fn a_call_with_live_fpu_registers_and_its_reply() requires("TST-14 IPS-02 IPS-03 CTX-01 CTX-02 PRF-07") {
+        const LABEL: u64 = 7;
+        let endpoint = assert_ok!(call::endpoint_create());
+        let give = [endpoint, Capability::NONE, Capability::NONE, Capability::NONE];
+        let server =
+            assert_ok!(call::spawn_suspended(THREAD, Capability::OWN_QUOTA, Capability(0), "bench", FPU_ECHO, give));
+        let (caller, calling) = assert_ok!(thread::spawn_suspended(Some(info(Info::CurrentCpu, 0)), move || {
+            probe::fill_fpu(2);
+            assert_ok!(call::call(endpoint, Message::empty(LABEL)));
+            calls::<{ CALL_FPU[0] }, { CALL_FPU[1] }>(endpoint, MessageInfo::new(LABEL, 0), |_| ());
+            probe::check_fpu(2);
+        }));
+        for thread in [THREAD, calling] {
+            assert_ok!(call::thread_control(thread, ThreadAction::Fpu, 1));
+            assert_ok!(call::thread_control(thread, ThreadAction::Resume, 0));
+            assert_ok!(call::close(thread));
+        }
+        assert_ok!(caller.join());
+        assert_err!(call::call(endpoint, Message::empty(STOP)), Error::PartnerGone);
+        kernel_assert_eq!(assert_ok!(call::wait(server)), Exit::Status(testing::EXIT_PASSED));
+        assert_ok!(call::close(endpoint));
     }
 }
 

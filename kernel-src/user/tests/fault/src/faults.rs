@@ -26,7 +26,7 @@ pub fn close_all(names: &[Capability]) {
 }
 
 /// Tells the endpoint of a thread's faults, under that badge.
-fn handle(thread: Capability, endpoint: Capability, badge: u64) {
+pub fn handle(thread: Capability, endpoint: Capability, badge: u64) {
     let slot = Capability(50 + badge);
     assert_ok!(call::cap_mint(slot, endpoint, Rights::ALL, badge));
     assert_ok!(call::thread_control(thread, ThreadAction::Faults, slot.0));
@@ -40,7 +40,7 @@ fn go_on_with(thread: Capability, registers: &Registers) {
     assert_ok!(call::reply(Message::empty(0)));
 }
 
-fn fault_of(message: &Message, badge: u64) -> [u64; MESSAGE_WORDS] {
+pub fn fault_of(message: &Message, badge: u64) -> [u64; MESSAGE_WORDS] {
     kernel_assert_eq!((message.info, message.badge), (MessageInfo::new(FAULT, MESSAGE_WORDS), badge));
     message.words
 }

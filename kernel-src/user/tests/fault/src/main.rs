@@ -8,6 +8,7 @@
 extern crate alloc;
 
 mod control;
+mod extras;
 mod faults;
 mod foreign;
 mod panics;

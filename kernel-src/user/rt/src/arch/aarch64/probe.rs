@@ -169,3 +169,45 @@ pub unsafe fn jump(address: u64) {
     // SAFETY: the caller's promise.
     unsafe { asm!("blr {0}", in(reg) address, clobber_abi("C")) };
 }
+
+/// Words of the FPU's registers: `v0` to `v31`.
+pub const FPU_WORDS: usize = 64;
+/// Where `FPCR` has the direction of rounding.
+const ROUNDING_AT: u64 = 22;
+
+/// Fills the FPU's registers.
+pub fn load_fpu(words: &[u64; FPU_WORDS], rounding: u32) {
+    // SAFETY: it reads the words, and the compiler uses none of these registers.
+    unsafe {
+        asm!(
+            ".arch_extension simd",
+            ".irp n, 0,1,2,3,4,5,6,7,8,9,10,11,12,13,14,15,16,17,18,19,20,21,22,23,24,25,26,27,28,29,30,31",
+            "ldr q\\n, [{}, #16 * \\n]", ".endr", "msr fpcr, {}",
+            in(reg) words, in(reg) u64::from(rounding) << ROUNDING_AT, options(nostack, readonly)
+        );
+    }
+}
+
+/// What the FPU's registers hold, and the direction of rounding.
+pub fn store_fpu() -> ([u64; FPU_WORDS], u32) {
+    let mut words = [0; FPU_WORDS];
+    let control: u64;
+    // SAFETY: it writes the words.
+    unsafe {
+        asm!(
+            ".arch_extension simd",
+            ".irp n, 0,1,2,3,4,5,6,7,8,9,10,11,12,13,14,15,16,17,18,19,20,21,22,23,24,25,26,27,28,29,30,31",
+            "str q\\n, [{}, #16 * \\n]", ".endr", "mrs {}, fpcr",
+            in(reg) &mut words, out(reg) control, options(nostack)
+        );
+    }
+    (words, (control >> ROUNDING_AT) as u32 & 3)
+}
+
+/// Adds up 1, 2 and 4 in the first result register, and gives way for ever.
+#[unsafe(naked)]
+pub unsafe extern "C" fn stepped() -> ! {
+    naked_asm!("mov x0, #0", "add x0, x0, #1", "add x0, x0, #2", "add x0, x0, #4", "2:", "mov x10, {}", "svc #0", "b 2b", const Call::Yield as u64)
+}
+/// Bytes of its first instructions.
+pub const STEPS: &[u64] = &[4; 4];

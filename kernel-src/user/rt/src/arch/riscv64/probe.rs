@@ -173,3 +173,41 @@ pub unsafe fn jump(address: u64) {
     // SAFETY: the caller's promise.
     unsafe { asm!("jalr {0}", in(reg) address, clobber_abi("C")) };
 }
+
+/// Words of the FPU's registers: `f0` to `f31`.
+pub const FPU_WORDS: usize = 32;
+/// Where `fcsr` has the direction of rounding.
+const ROUNDING_AT: u64 = 5;
+
+/// Fills the FPU's registers.
+pub fn load_fpu(words: &[u64; FPU_WORDS], rounding: u32) {
+    // SAFETY: it reads the words, and the compiler uses none of these registers.
+    unsafe {
+        asm!(
+            ".irp n, 0,1,2,3,4,5,6,7,8,9,10,11,12,13,14,15,16,17,18,19,20,21,22,23,24,25,26,27,28,29,30,31",
+            "fld f\\n, 8 * \\n({})", ".endr", "fscsr {}",
+            in(reg) words, in(reg) u64::from(rounding) << ROUNDING_AT, options(nostack, readonly)
+        );
+    }
+}
+
+/// What the FPU's registers hold, and the direction of rounding.
+pub fn store_fpu() -> ([u64; FPU_WORDS], u32) {
+    let mut words = [0; FPU_WORDS];
+    let control: u64;
+    // SAFETY: it writes the words.
+    unsafe {
+        asm!(
+            ".irp n, 0,1,2,3,4,5,6,7,8,9,10,11,12,13,14,15,16,17,18,19,20,21,22,23,24,25,26,27,28,29,30,31",
+            "fsd f\\n, 8 * \\n({})", ".endr", "frcsr {}",
+            in(reg) &mut words, out(reg) control, options(nostack)
+        );
+    }
+    (words, (control >> ROUNDING_AT) as u32 & 3)
+}
+
+/// There are no steps.
+pub unsafe extern "C" fn stepped() -> ! {
+    unreachable!("no thread was to run this")
+}
+pub const STEPS: &[u64] = &[];

@@ -189,3 +189,42 @@ pub unsafe fn jump(address: u64) {
     // SAFETY: the caller's promise.
     unsafe { asm!("call {0}", in(reg) address, clobber_abi("C")) };
 }
+
+/// Words of the FPU's registers: `xmm0` to `xmm15`, and where `ldmxcsr` puts the direction of rounding.
+pub const FPU_WORDS: usize = 32;
+const ROUNDING_AT: u32 = 13;
+/// All exceptions masked (SDM vol. 1, 10.2.3).
+const CONTROL: u32 = 0x1F80;
+
+/// Fills the FPU's registers.
+pub fn load_fpu(words: &[u64; FPU_WORDS], rounding: u32) {
+    let control = CONTROL | rounding << ROUNDING_AT;
+    // SAFETY: it reads the words and the control word, and the compiler uses none of these registers.
+    unsafe {
+        asm!(
+            ".irp n, 0,1,2,3,4,5,6,7,8,9,10,11,12,13,14,15", "movdqu xmm\\n, [{} + 16 * \\n]", ".endr", "ldmxcsr [{}]",
+            in(reg) words, in(reg) &control, options(nostack, readonly)
+        );
+    }
+}
+
+/// What the FPU's registers hold, and the direction of rounding.
+pub fn store_fpu() -> ([u64; FPU_WORDS], u32) {
+    let (mut words, mut control) = ([0; FPU_WORDS], 0_u32);
+    // SAFETY: it writes the words and the control word.
+    unsafe {
+        asm!(
+            ".irp n, 0,1,2,3,4,5,6,7,8,9,10,11,12,13,14,15", "movdqu [{} + 16 * \\n], xmm\\n", ".endr", "stmxcsr [{}]",
+            in(reg) &mut words, in(reg) &mut control, options(nostack)
+        );
+    }
+    (words, control >> ROUNDING_AT & 3)
+}
+
+/// Adds up 1, 2 and 4 in the first result register, and gives way for ever.
+#[unsafe(naked)]
+pub unsafe extern "C" fn stepped() -> ! {
+    naked_asm!("xor eax, eax", "add rax, 1", "add rax, 2", "add rax, 4", "2:", "mov eax, {}", "syscall", "jmp 2b", const Call::Yield as u64)
+}
+/// Bytes of its first instructions.
+pub const STEPS: &[u64] = &[2, 4, 4, 4];
