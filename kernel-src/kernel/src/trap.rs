@@ -48,8 +48,9 @@ pub fn fault(mut fault: Fault) -> ! {
         fault.code = 0;
     }
     let (cpu, thread) = (percpu::this(), sched::current());
-    if fault.cause == Cause::SingleStep && thread.set_extra(object::STEPS, false) {
-        // Where there are steps, they end.
+    if fault.cause == Cause::SingleStep {
+        thread.set_extra(object::STEPS, false);
+        // Where there are steps, they end, also those that the program has turned on itself.
         let _ = thread.frame.with(|frame| frame.set_step(false));
         percpu::exchange_extras(cpu, Some(thread), Some(thread));
     }
