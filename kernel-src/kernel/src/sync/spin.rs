@@ -114,6 +114,8 @@ impl<T> Drop for SpinGuard<'_, T> {
     }
 }
 
+#[cold]
+#[inline(never)] // so that whoever locks is no bigger for it
 fn relax() {
     #[cfg(target_os = "none")]
     crate::arch::cpu::relax();
