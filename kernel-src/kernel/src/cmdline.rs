@@ -61,15 +61,6 @@ impl Options {
     }
 }
 
-/// The slide alone, for the entry code, which cannot wait for the rest.
-pub fn slide(line: &str) -> Result<usize, OptionError<'_>> {
-    let mut options = Options::default();
-    for word in line.split_ascii_whitespace().filter(|word| *word == "slide" || word.starts_with("slide=")) {
-        options.take(word)?;
-    }
-    Ok(options.slide)
-}
-
 /// Words that no option knows.
 pub fn unknown(line: &str) -> impl Iterator<Item = &str> {
     line.split_ascii_whitespace().filter(|word| Options::default().take(word) == Ok(false))

@@ -19,15 +19,13 @@ mod command_line {
         assert_eq!(options, Options { slide: 2 << 20, cpus: Some(3), quiet: true, seed: 9 });
         assert_eq!(Options::parse(""), Ok(Options::default()));
         assert_eq!(Options::parse("cpus=1 cpus=0x10").unwrap().cpus, Some(16), "the last counts");
-        assert_eq!(cmdline::slide("quiet slide=2097152"), Ok(2 << 20));
-        assert_eq!(cmdline::slide("cpus=none"), Ok(0), "another word's fault is told later");
+        assert_eq!(Options::parse("quiet slide=2097152").unwrap().slide, 2 << 20);
     }
 
     #[test]
     fn bad_values_are_refused_by_the_word() {
         for word in ["slide=1", "slide=0x20000000", "slide=", "slide", "slide=-2097152", "slide=0X200000", "slide=+0"] {
             assert_eq!(Options::parse(word).unwrap_err().word, word);
-            assert_eq!(cmdline::slide(word).unwrap_err().word, word);
         }
         for word in [
             "cpus=0",
@@ -62,14 +60,14 @@ mod command_line {
 
         #[test]
         fn no_line_causes_a_panic(line in "(slide=|cpus=|quiet|seed=|run=|0x|[0-9 ]|\\PC){0,40}") {
-            let _ = (Options::parse(&line), cmdline::slide(&line));
+            let _ = Options::parse(&line);
             prop_assert!(cmdline::unknown(&line).count() <= line.len());
         }
 
         #[test]
         fn slides_are_aligned_and_bounded(slide: u32) {
             let line = format!("slide={slide:#x}");
-            match cmdline::slide(&line) {
+            match Options::parse(&line).map(|options| options.slide) {
                 Ok(read) => prop_assert!(read == slide as usize && slide.is_multiple_of(2 << 20) && slide < 512 << 20),
                 Err(_) => prop_assert!(!slide.is_multiple_of(2 << 20) || slide >= 512 << 20),
             }

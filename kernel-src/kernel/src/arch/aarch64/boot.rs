@@ -8,7 +8,7 @@ use super::{mm, read_register, stub};
 use crate::{
     addr::{HardwareId, PhysAddr, PhysRange},
     arch::risc::{Shared, clock, enter, tree_at},
-    cmdline,
+    cmdline::Options,
     config::{DEVICE_TREE_MAX, IMAGE_BASE, MAX_RANGES, SLIDE_ALIGN},
     fdt::Fdt,
     mm::{
@@ -96,7 +96,7 @@ extern "C" fn place(image: usize, tree: usize) -> Placement {
     // SAFETY: `map_one_to_one` covers the tree; it is used only here.
     let fdt = unsafe { tree_at(0, tree) }.map(|(fdt, _)| fdt).ok();
     // A bad slide is refused by the kernel proper, which can say so.
-    let slide = fdt.and_then(Fdt::command_line).and_then(|line| cmdline::slide(line).ok()).unwrap_or(0);
+    let slide = fdt.and_then(Fdt::command_line).and_then(|line| Options::parse(line).ok()).unwrap_or_default().slide;
     let runs_at = IMAGE_BASE + slide;
     // SAFETY: `map_one_to_one` has returned.
     let builder = unsafe { &mut *BUILDER.0.get() };

@@ -9,7 +9,7 @@ use super::{cpu, mm, timer, trap};
 use crate::{
     addr::{HardwareId, PhysAddr},
     arch::risc::{self, Shared, clock, tree, tree_at},
-    cmdline,
+    cmdline::Options,
     config::{IMAGE_BASE, KERNEL_STACK_SIZE},
     fdt::Fdt,
     mm::paging::{ENTRIES, GIB, LARGE_PAGE, image_size, relocate, symbol},
@@ -173,7 +173,7 @@ unsafe extern "C" fn map(tree: usize, image: usize) -> usize {
     clock::BEGAN.store(timer::ticks(), Ordering::Relaxed);
     // SAFETY: by the boot protocol `a1` is the tree, or nothing.
     let tree = unsafe { tree_at(0, tree) }.ok().map(|(tree, _)| tree);
-    let slide = tree.and_then(Fdt::command_line).and_then(|line| cmdline::slide(line).ok()).unwrap_or(0);
+    let slide = tree.and_then(Fdt::command_line).and_then(|line| Options::parse(line).ok()).unwrap_or_default().slide;
 
     // SAFETY: only this CPU runs, and nothing else refers to the tables.
     let [top, gibs, pages] = unsafe { &mut (*BOOT.0.get()).tables };

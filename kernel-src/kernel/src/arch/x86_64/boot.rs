@@ -9,7 +9,7 @@ use super::{Shared, cpu, mm};
 use crate::{
     addr::{PhysAddr, PhysRange},
     bootinfo::{self, BootInfo},
-    cmdline,
+    cmdline::Options,
     config::{COMMAND_LINE_MAX, IMAGE_BASE, MAX_RANGES, PAGE_SIZE},
     init,
     mm::{
@@ -66,9 +66,6 @@ struct StartInfo {
     memory_map: usize,
     memory_map_entries: u32,
 }
-
-/// Where it is, its size, its command line, and a word that is reserved.
-type Module = [usize; 4];
 
 /// Multiboot2's looks the same.
 #[repr(C)]
@@ -274,7 +271,7 @@ unsafe fn hand_over(info: usize) -> Option<(StartInfo, multiboot::Modules)> {
     unsafe {
         let mut start = ((DIRECT_BASE + info) as *const StartInfo).read();
         if start.magic == PVH_MAGIC {
-            let list = (DIRECT_BASE + start.module_list) as *const Module;
+            let list = (DIRECT_BASE + start.module_list) as *const [usize; 4];
             let list = slice::from_raw_parts(list, start.modules as usize)
                 .iter()
                 .map(|module| PhysRange::new(module[0], module[1]));
@@ -296,7 +293,7 @@ unsafe extern "C" fn map_image(info: usize, image: usize) -> usize {
     // SAFETY: the loader put all of it below 4 GiB; nothing has overwritten it.
     let options = unsafe { hand_over(info).map_or("", |(start, _)| text(start.command_line)) };
     // What is malformed is refused later, by who can say so.
-    let slide = cmdline::slide(options).unwrap_or(0);
+    let slide = Options::parse(options).unwrap_or_default().slide;
     let guard = symbol!(__boot_guard) - symbol!(__image_start);
     // SAFETY: the boot CPU alone runs, and nobody holds a reference to the tables, for which zeros are valid.
     let tables = unsafe { (*TABLES.0.get()).assume_init_mut() };
