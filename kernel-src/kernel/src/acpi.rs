@@ -122,7 +122,10 @@ pub fn parse(rsdp: PhysAddr, memory: &Memory<'_>) -> Result<Machine, AcpiError> 
                 madt_seen = true;
             }
             FADT => read_fadt(&table.checked(FADT)?, memory, &mut machine)?,
-            HPET if machine.hpet.is_none() => machine.hpet = read_hpet(&table.checked(HPET)?)?,
+            HPET if machine.hpet.is_none() => {
+                // The registers' place (HPET Specification 1.0a, 3.2.4).
+                machine.hpet = table.checked(HPET)?.address_in(SPACE_MEMORY, 40).map(PhysAddr);
+            }
             _ => {}
         }
     }
@@ -219,12 +222,6 @@ fn read_fadt(fadt: &Table<'_>, memory: &Memory<'_>, machine: &mut Machine) -> Re
         machine.s5_type = aml::s5_type(&dsdt.bytes[HEADER_SIZE..]);
     }
     Ok(())
-}
-
-/// The registers' place (HPET Specification 1.0a, 3.2.4).
-fn read_hpet(hpet: &Table<'_>) -> Result<Option<PhysAddr>, AcpiError> {
-    hpet.number::<8>(44)?;
-    Ok(hpet.address_in(SPACE_MEMORY, 40).map(PhysAddr))
 }
 
 fn verify(bytes: &[u8], at: PhysAddr, table: Signature) -> Result<(), AcpiError> {

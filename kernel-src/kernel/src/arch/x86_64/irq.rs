@@ -8,7 +8,7 @@ use super::{
 };
 use crate::{
     acpi,
-    addr::{CpuId, HardwareId, PhysRange},
+    addr::{CpuId, HardwareId, PhysRange, VirtAddr},
     bootinfo::BootInfo,
     config::PAGE_SIZE,
     percpu,
@@ -52,23 +52,18 @@ const X2APIC_FIRST: u32 = 0x800;
 
 /// A register of this CPU's local APIC.
 pub fn read(register: u32) -> u32 {
-    // SAFETY: the registers were mapped as a device by `init`, or are MSRs because the CPU has x2APIC; the numbers
-    // are the constants above.
-    unsafe {
-        match LOCAL.load(Ordering::Relaxed) {
-            0 => read_msr(X2APIC_FIRST + (register >> 4)) as u32,
-            base => (base as *const u32).byte_add(register as usize).read_volatile(),
-        }
+    match LOCAL.load(Ordering::Relaxed) {
+        // SAFETY: registers are MSRs, because the CPU has x2APIC; the numbers are the constants above.
+        0 => unsafe { read_msr(X2APIC_FIRST + (register >> 4)) as u32 },
+        base => Registers(VirtAddr(base)).read(register as usize),
     }
 }
 
 pub fn write(register: u32, value: u32) {
-    // SAFETY: as in `read`.
-    unsafe {
-        match LOCAL.load(Ordering::Relaxed) {
-            0 => write_msr(X2APIC_FIRST + (register >> 4), u64::from(value)),
-            base => (base as *mut u32).byte_add(register as usize).write_volatile(value),
-        }
+    match LOCAL.load(Ordering::Relaxed) {
+        // SAFETY: as in `read`.
+        0 => unsafe { write_msr(X2APIC_FIRST + (register >> 4), u64::from(value)) },
+        base => Registers(VirtAddr(base)).write(register as usize, value),
     }
 }
 

@@ -223,18 +223,14 @@ fn times(value: u64, times: u64, by: u64) -> u64 {
     (u128::from(value) * u128::from(times) / u128::from(by.max(1))) as u64
 }
 
-fn scale_of(nanoseconds: u64, count: u64) -> u64 {
-    times(nanoseconds, 1 << 32, count)
-}
-
 /// Starts the clock; once, on the boot CPU, whose local APIC is on.
 pub fn init(info: &BootInfo) {
     let deadline_mode = CpuId::new().get_feature_info().is_some_and(|features| features.has_tsc_deadline());
     let (tsc, comparator) = rates_by_cpuid().unwrap_or_else(|| measure(Reference::find(machine(info))));
     // From the entry on, at the rate known now.
-    CLOCK.base[2].store(scale_of(SECOND_NS, tsc), Ordering::Relaxed);
+    CLOCK.base[2].store(times(SECOND_NS, 1 << 32, tsc), Ordering::Relaxed);
     if !deadline_mode {
-        COMPARATOR_SCALE.store(scale_of(comparator, SECOND_NS), Ordering::Relaxed);
+        COMPARATOR_SCALE.store(times(comparator, 1 << 32, SECOND_NS), Ordering::Relaxed);
     }
 }
 
@@ -279,7 +275,7 @@ fn refine(Measuring { reference, start, doubted }: &mut Measuring) {
         return;
     }
     *doubted = false;
-    let scale = scale_of(ns, ticks);
+    let scale = times(ns, 1 << 32, ticks);
     CLOCK.set_scale(scale);
     COMPARATOR_SCALE.store(times(COMPARATOR_SCALE.load(Ordering::Relaxed), old, scale), Ordering::Relaxed);
     let next = if about_ns < LAST_SAMPLE_NS { start.ticks + ticks * 10 } else { u64::MAX };
