@@ -10,7 +10,7 @@ use crate::{
     sched,
 };
 use arrayvec::ArrayVec;
-use core::{fmt, iter, ptr::NonNull, sync::atomic::Ordering};
+use core::{iter, ptr::NonNull, sync::atomic::Ordering};
 
 /// Why a CPU could not be told to start.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -19,6 +19,8 @@ pub enum StartError {
     Refused(i64),
     /// The machine names no way that this kernel knows.
     Unsupported,
+    /// It was started, and did not arrive.
+    Late,
 }
 
 /// CPUs that run.
@@ -44,15 +46,11 @@ pub fn allocate(boot: HardwareId, cpus: impl Iterator<Item = HardwareId>) -> Res
 pub fn start(limit: usize) {
     percpu::this().online.store(true, Ordering::Release);
     for cpu in percpu::all().iter().skip(1).take(limit.saturating_sub(1)) {
-        let told = |what: fmt::Arguments<'_>| {
-            log::stage(format_args!("cpus: cpu{} (hardware {:#x}) {what}", cpu.id.0, cpu.hardware.0));
-        };
-        if let Err(error) = arch::cpu::start(cpu.hardware, cpu) {
-            told(format_args!("did not start: {error:?}"));
-            continue;
-        }
-        if !wait_until(|| cpu.online.load(Ordering::Acquire), CPU_START_WAIT_NS) {
-            told(format_args!("was started and did not arrive"));
+        let arrives = || wait_until(|| cpu.online.load(Ordering::Acquire), CPU_START_WAIT_NS);
+        let started = arch::cpu::start(cpu.hardware, cpu);
+        if let Err(error) = started.and_then(|()| if arrives() { Ok(()) } else { Err(StartError::Late) }) {
+            let (id, hardware) = (cpu.id.0, cpu.hardware.0);
+            log::stage(format_args!("cpus: cpu{id} (hardware {hardware:#x}) did not start: {error:?}"));
         }
     }
 }
