@@ -33,22 +33,15 @@ pub fn init(seed: u64) {
 
 /// Gives other CPUs a chance to come between, one time in four; nothing in a release build.
 pub fn pause() {
-    if !cfg!(debug_assertions) || SEED.load(Ordering::Relaxed) == 0 || panic::stop_requested() {
-        return;
-    }
-    let draw = draw();
+    let is_on = cfg!(debug_assertions) && SEED.load(Ordering::Relaxed) != 0 && !panic::stop_requested();
+    let draw = if is_on { draw() } else { 1 };
     if !draw.is_multiple_of(4) {
         return;
     }
     let turns = 1 << ((draw >> 2) % (LONGEST + 1));
     let end = arch::timer::now().0 + turns * TURN_NS;
-    for _ in 0..turns {
-        arch::cpu::relax();
-        // Where other CPUs spin, each turn takes them a slice.
-        if arch::timer::now().0 > end {
-            break;
-        }
-    }
+    // Where other CPUs spin, each turn takes them a slice.
+    (0..turns).take_while(|_| arch::timer::now().0 <= end).for_each(|_| arch::cpu::relax());
 }
 
 /// The next number of this CPU's sequence: xorshift64 (Marsaglia, Xorshift RNGs, 2003, triple 13, 7, 17).
