@@ -2,8 +2,8 @@
 
 use crate::config::{PAGE_SHIFT, PAGE_SIZE};
 
-macro_rules! address {
-    ($(#[$doc:meta])* $name:ident) => {
+macro_rules! addresses {
+    ($($(#[$doc:meta])* $name:ident)*) => {$(
         $(#[$doc])*
         #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
         #[repr(transparent)]
@@ -36,17 +36,15 @@ macro_rules! address {
                 write!(f, "{:#x}", self.0)
             }
         }
-    };
+    )*};
 }
 
-address!(
+addresses! {
     /// What the bus sees.
     PhysAddr
-);
-address!(
     /// What an instruction sees.
     VirtAddr
-);
+}
 
 /// A CPU as the kernel counts them: dense, the boot CPU is 0.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Default)]

@@ -18,7 +18,5 @@ pub fn ipi() {
 
 /// The UART has bytes.
 pub fn console_input() {
-    while let Some(byte) = arch::console::read() {
-        log::received(byte);
-    }
+    core::iter::from_fn(arch::console::read).for_each(log::received);
 }

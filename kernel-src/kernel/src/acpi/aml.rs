@@ -11,8 +11,8 @@ const LARGEST_TYPE: u8 = 7;
 
 /// The first element of the package that `_S5_` names, if one does.
 pub(super) fn s5_type(aml: &[u8]) -> Option<u8> {
-    let places = aml.windows(4).enumerate().filter(|(_, name)| name == b"_S5_");
-    places.filter_map(|(at, _)| named_package(&aml[..at], &aml[at + 4..])).next()
+    let mut places = aml.windows(4).enumerate().filter(|(_, name)| name == b"_S5_");
+    places.find_map(|(at, _)| named_package(&aml[..at], &aml[at + 4..]))
 }
 
 fn named_package(before: &[u8], after: &[u8]) -> Option<u8> {

@@ -129,9 +129,7 @@ pub fn init(_info: &BootInfo) {
         distributor.write(CLEAR_ENABLE + 4 * word, u32::MAX);
         set_group_one(v3.is_some(), distributor, word, u32::MAX);
     }
-    for word in 8..8 * words {
-        distributor.write(PRIORITY + 4 * word, ALL_NORMAL);
-    }
+    (8..8 * words).for_each(|word| distributor.write(PRIORITY + 4 * word, ALL_NORMAL));
     let stops_by_fiq = if v3.is_some() {
         find_redistributors(node);
         distributor.write(CONTROL, V3_ENABLE);
@@ -219,9 +217,7 @@ pub fn init_cpu() {
 fn init_private(gic: &Gic, registers: Registers) {
     registers.write(CLEAR_ENABLE, u32::MAX << FIRST_PRIVATE);
     set_group_one(gic.interface.is_none(), registers, 0, if gic.stops_by_fiq { !(1 << STOP) } else { u32::MAX });
-    for word in 0..8 {
-        registers.write(PRIORITY + 4 * word, ALL_NORMAL);
-    }
+    (0..8).for_each(|word| registers.write(PRIORITY + 4 * word, ALL_NORMAL));
     registers.write(PRIORITY + STOP as usize, URGENT);
     registers.write(SET_ENABLE, 1_u32 << IPI | 1 << STOP);
 }

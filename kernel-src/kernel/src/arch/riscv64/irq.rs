@@ -70,9 +70,7 @@ pub fn init(info: &BootInfo) {
     } else {
         return;
     };
-    for &(offset, value) in writes {
-        register(device, offset).write(0, value);
-    }
+    writes.iter().for_each(|&(offset, value)| register(device, offset).write(0, value));
     CONTROLLER.call_once(|| Controller { is_plic, source, claim: register(device, claim) });
 }
 

@@ -34,9 +34,7 @@ pub fn reset(kind: u32) -> abi::Error {
 pub fn console_write(bytes: &[u8]) {
     let modern = (dbcn::EID_DBCN, dbcn::CONSOLE_WRITE_BYTE);
     let (extension, function) = if has(modern.0) { modern } else { (legacy::LEGACY_CONSOLE_PUTCHAR, 0) };
-    for &byte in bytes {
-        call(extension, function, byte.into());
-    }
+    bytes.iter().for_each(|&byte| _ = call(extension, function, byte.into()));
 }
 
 pub fn console_read() -> Option<u8> {
