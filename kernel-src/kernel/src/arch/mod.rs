@@ -53,9 +53,12 @@
 //!   `set_foreign_result(u64)`, `set_received(status: u64, badge: u64, info: u64)`, `set_words([u64; 8])`, `set_message` for both, `clear_word(usize)`, `restart_call()`: moves the pc back onto the call
 //!   instruction (saved pc is after it); `registers() -> abi::Registers`, `set_registers(&abi::Registers)`: what a program
 //!   may have; `Display` prints all registers, several a line, each line indented by two blanks
+//!   `set_step(bool)`: one instruction, or all; `Unsupported` where there is no such mode
+//! - `Fpu` (`frame`) has `FPU_WORDS`, at first `INITIAL_FPU`; `has_fpu() -> bool`; `exchange_extras(had: u32, from: *mut Fpu, has: u32,
+//!   to: *const Fpu)`: what is on (`thread::FPU`, `thread::STEPS`), with the FPU's registers kept and loaded
 //! - `ELF_MACHINE: u16`
 //! - `on_stack(VirtAddr, extern "C" fn() -> !) -> !`: goes on there, on an empty stack
-//! - `resume(&Thread) -> !`: leaves the kernel with exactly those registers (FP unit off in this slice);
+//! - `resume(&Thread) -> !`: leaves the kernel with exactly those registers;
 //!   `resume_with(&PerCpu, &Thread, from: *const Frame, lock: &AtomicU32, [status, badge, info]) -> !`: the same, with a message, whose
 //!   payload is in the registers of `from` until that word is 0
 //!

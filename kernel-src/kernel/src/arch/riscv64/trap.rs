@@ -13,9 +13,9 @@ use super::{
 use crate::{
     addr::VirtAddr,
     config::{EXCEPTION_STACK_SIZE, KERNEL_STACK_SIZE},
-    object::Thread,
+    object::{FPU, Thread},
     panic,
-    percpu::PerCpu,
+    percpu::{self, PerCpu},
     syscall,
     trap::{self, Cause, Fault},
 };
@@ -215,18 +215,19 @@ fn decode(code: u64, value: u64) -> Cause {
     }
 }
 
-/// What an illegal instruction was meant to be. The FPU is off, and its instructions trap as illegal.
+/// What an illegal instruction was meant to be: those of the FPU trap so where it is off.
 /// Opcodes: Unprivileged, table "RISC-V base opcode map" and chapter "C". A hart that keeps the bits to
 /// itself gives 0, which is illegal by definition.
 fn illegal(instruction: u32) -> Cause {
     const CONTROL: u32 = 0x73;
     let (funct3, csr) = (instruction >> 12 & 7, instruction >> 20);
     let is_float_csr = matches!(csr, 1..=3);
+    let is_on = percpu::this().extras.get() & FPU != 0;
     match instruction & 0x7F {
-        CONTROL if funct3 != 0 && is_float_csr => Cause::FloatingPointDisabled,
-        CONTROL => Cause::PrivilegedInstruction,
+        CONTROL if funct3 == 0 || !is_float_csr => Cause::PrivilegedInstruction,
+        _ if is_on => Cause::IllegalInstruction,
         // LOAD-FP, STORE-FP, MADD, MSUB, NMSUB, NMADD, OP-FP.
-        0x07 | 0x27 | 0x43 | 0x47 | 0x4B | 0x4F | 0x53 => Cause::FloatingPointDisabled,
+        CONTROL | 0x07 | 0x27 | 0x43 | 0x47 | 0x4B | 0x4F | 0x53 => Cause::FloatingPointDisabled,
         // C.FLD, C.FSD and their forms with the stack pointer.
         _ if instruction & 1 == 0 && matches!(instruction >> 13 & 7, 1 | 5) => Cause::FloatingPointDisabled,
         _ => Cause::IllegalInstruction,
