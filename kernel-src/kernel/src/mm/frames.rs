@@ -20,27 +20,31 @@ static GIVEN_BACK: AtomicUsize = AtomicUsize::new(0);
 
 pub type Ranges = ArrayVec<PhysRange, { 2 * MAX_RANGES }>;
 
-/// Takes `hole` out of `ranges`.
-fn subtract(ranges: &Ranges, hole: PhysRange) -> Option<Ranges> {
-    let mut left = Ranges::new();
-    for range in ranges {
-        let below = (range.start.0, hole.start.0.min(range.end().0));
-        let above = (hole.end().0.max(range.start.0), range.end().0);
-        for (start, end) in [below, above] {
-            if end > start {
-                left.try_push(PhysRange::new(start, end - start)).ok()?;
-            }
+/// Takes `hole` out of `ranges`; None where there is no room for what it leaves. In place, since the boot stack is small.
+fn subtract(ranges: &mut Ranges, hole: PhysRange) -> Option<()> {
+    for index in 0..ranges.len() {
+        let PhysRange { start, .. } = ranges[index];
+        let end = ranges[index].end();
+        let below = PhysRange::new(start.0, hole.start.min(end).0.saturating_sub(start.0));
+        let above = hole.end().max(start).0;
+        let above = PhysRange::new(above, end.0.saturating_sub(above));
+        ranges[index] = if below.size > 0 { below } else { above };
+        if below.size > 0 && above.size > 0 {
+            ranges.try_push(above).ok()?;
         }
     }
-    Some(left)
+    ranges.retain(|range| range.size > 0);
+    Some(())
 }
 
 /// Whole pages of `ram` that nobody holds.
 pub fn unheld(ram: &[PhysRange], held: impl Iterator<Item = PhysRange>) -> Ranges {
-    let pages: Ranges = ram.iter().map(|range| range.inner_pages()).filter(|pages| pages.size > 0).collect();
-    held.filter(|range| range.size > 0)
-        .try_fold(pages, |free, range| subtract(&free, range.outer_pages()))
-        .expect("the machine's tables list more ranges of memory than the kernel keeps")
+    let mut free: Ranges = ram.iter().map(|range| range.inner_pages()).filter(|pages| pages.size > 0).collect();
+    for range in held.filter(|range| range.size > 0) {
+        let left = subtract(&mut free, range.outer_pages());
+        left.expect("the machine's tables list more ranges of memory than the kernel keeps");
+    }
+    free
 }
 
 /// Takes `size` bytes out of `free` that end as high as they can, at `limit` at most.
@@ -50,7 +54,7 @@ pub fn take(free: &mut Ranges, size: usize, limit: usize) -> Option<PhysRange> {
         (end >= range.start.0 + size).then(|| PhysRange::new((end - size) & !(PAGE_SIZE - 1), size))
     };
     let found = free.iter().filter_map(fits).max_by_key(|found| found.start)?;
-    *free = subtract(free, found)?;
+    subtract(free, found)?;
     Some(found)
 }
 
