@@ -15,6 +15,9 @@ use core::{
 /// What every counted object carries. In this order no stretch of zeros is so long that filling one in calls `memset`.
 #[repr(C)]
 pub struct Header {
+    count: AtomicUsize,
+    /// No other object has it, or will.
+    pub id: u64,
     /// The quota that is charged for the object; it stays as long as it is.
     pub(super) payer: Anchor<Quota>,
     pub(super) charged: Link<Self, Charged>,
@@ -22,9 +25,6 @@ pub struct Header {
     pub(super) tree: Spin<Derivation>,
     /// Nobody else can have found the object by a look-up: it need not wait to be free.
     pub private: AtomicBool,
-    count: AtomicUsize,
-    /// No other object has it, or will.
-    pub id: u64,
     pub(super) ending: Ending,
 }
 

@@ -107,6 +107,7 @@ pub fn quiescent(cpu: &PerCpu) {
 }
 
 /// This CPU does nothing but `sleep`: nobody waits for it to leave the kernel meanwhile.
+#[inline(never)] // so that its loops are not in the way out of the kernel
 pub fn asleep(cpu: &PerCpu, sleep: impl FnOnce()) {
     cpu.asleep.store(true, Ordering::SeqCst);
     // Freeing may have woken somebody.
