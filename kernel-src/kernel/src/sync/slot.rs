@@ -313,15 +313,13 @@ impl Derivation {
         }
     }
 
-    /// Takes `slot` out of its list; its children stay its own.
+    /// Takes `slot` out of its list; its children stay its own, and its links mean nothing until it is in one again.
     fn unlink(&self, slot: &Slot) {
         let next = at(&slot.next);
         set(self.link_to(slot), next);
         if let Some(next) = next {
             set(&next.previous, at(&slot.previous));
         }
-        set(&slot.previous, None);
-        set(&slot.next, None);
     }
 }
 
