@@ -246,7 +246,7 @@ impl Derivation {
         for follower in [at(&from.next), at(&from.first_child)].into_iter().flatten() {
             set(&follower.previous, Some(new));
         }
-        forget_links(from);
+        set(&from.first_child, None);
         from.empty();
         to.fill(found.content);
         true
@@ -347,10 +347,6 @@ fn insert(slot: &Slot, link: &AtomicPtr<Slot>, previous: Option<&Slot>) {
     }
     set(&slot.previous, previous);
     set(link, Some(slot));
-}
-
-fn forget_links(slot: &Slot) {
-    [&slot.first_child, &slot.next, &slot.previous].into_iter().for_each(|link| set(link, None));
 }
 
 /// By which capability somebody waits at an object. Written by its own CPU while it runs, before it is queued; others
