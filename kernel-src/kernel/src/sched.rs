@@ -32,6 +32,7 @@ struct Queues {
 }
 
 impl Queues {
+    #[inline(always)]
     fn push(&mut self, thread: Ref<Thread>) {
         if thread.home != percpu::this().id {
             return self.incoming.push(thread);
@@ -75,6 +76,20 @@ impl Queues {
     fn highest(&self) -> Option<u8> {
         let word = self.occupied.iter().position(|&word| word != 0)?;
         Some((PRIORITIES - 1 - word * 64 - self.occupied[word].trailing_zeros() as usize) as u8)
+    }
+
+    /// Takes out the thread that is to run next. One that comes alone is given no place.
+    #[inline(always)]
+    fn next(&mut self) -> Option<Ref<Thread>> {
+        if let Some(thread) = self.incoming.pop() {
+            if self.incoming.is_empty() && self.highest().is_none() {
+                thread.urgency.store(object::backing(&thread).1, Ordering::Relaxed);
+                return Some(thread);
+            }
+            self.push(thread);
+            self.place_incoming();
+        }
+        self.pop()
     }
 
     fn pop(&mut self) -> Option<Ref<Thread>> {
@@ -279,7 +294,8 @@ pub fn timer_fired() {
         }
     }
     drop(queues);
-    cpu.sliced.set(false);
+    // The comparator is written before this CPU leaves, without which some give no rest.
+    cpu.sliced.set(true);
     cpu.reschedule.set(true);
 }
 
@@ -313,7 +329,7 @@ pub fn put_off(cpu: &PerCpu, thread: Ref<Thread>) {
 #[inline(always)]
 fn share(cpu: &PerCpu) {
     if !cpu.sliced.get() {
-        arm(cpu, true);
+        arm(cpu, cpu.queue.queues.lock());
     }
 }
 
@@ -328,22 +344,22 @@ pub fn leave() -> ! {
             arch::task::resume(thread)
         }
         let mut queues = cpu.queue.queues.lock();
-        queues.place_incoming();
-        let next = queues.pop();
-        drop(queues);
-        if let Some(thread) = &next {
-            object::unlist(thread);
-        }
-        match next {
-            Some(thread) if thread.is_asked() => put_aside(cpu, thread),
-            Some(thread) => {
+        let (next, wake) = (queues.next(), queues.next_wake());
+        if let Some(thread) = next {
+            arm(cpu, queues);
+            object::unlist(&thread);
+            if thread.is_asked() {
+                put_aside(cpu, thread);
+            } else {
                 // Nobody was current, so nothing comes back.
                 drop(percpu::set_current(Some(thread)));
-                arm(cpu, true);
             }
-            // What is left to do at the ends of objects comes before sleep.
-            None if ending::pending() != 0 && ending::advance(CAPABILITY_STEPS) => {}
-            None => idle(cpu),
+            continue;
+        }
+        drop(queues);
+        // What is left to do at the ends of objects comes before sleep.
+        if ending::pending() == 0 || !ending::advance(CAPABILITY_STEPS) {
+            idle(cpu, wake);
         }
     }
 }
@@ -371,8 +387,7 @@ fn settle_current(cpu: &PerCpu) {
                 queues.place(thread, urgency);
             }
         } else {
-            drop(queues);
-            arm(cpu, true);
+            arm(cpu, queues);
         }
     }
 }
@@ -401,27 +416,26 @@ pub fn activate(cpu: &PerCpu, root: PhysAddr) {
     }
 }
 
-/// Sets the comparator to the next sleeper, or to the end of the slice where the running thread shares its CPU.
+/// Sets the comparator to the next sleeper, or to the end of the slice where the running thread shares its CPU. One that
+/// has nothing to do is left alone: it may fire with nothing due.
 #[inline(always)]
-fn arm(cpu: &PerCpu, running: bool) {
-    let queues = cpu.queue.queues.lock();
+fn arm(cpu: &PerCpu, queues: SpinGuard<'_, Queues>) {
     let wake = queues.next_wake();
-    let shared = queues.highest().is_some();
-    let slice =
-        running.then(|| jitter::time_slice_ns(shared)).flatten().map(|slice| Nanos(arch::timer::now().0 + slice));
+    let slice = jitter::time_slice_ns(queues.highest().is_some());
     drop(queues);
-    cpu.sliced.set(slice.is_some());
-    arch::timer::arm(match (wake, slice) {
-        (Some(wake), Some(slice)) => Some(wake.min(slice)),
-        (wake, slice) => wake.or(slice),
-    });
+    let sliced = cpu.sliced.replace(slice.is_some());
+    if sliced || wake.is_some() || slice.is_some() {
+        let end = slice.map(|slice| Nanos(arch::timer::now().0 + slice));
+        arch::timer::arm(wake.into_iter().chain(end).min());
+    }
 }
 
 /// Sleeps until an interrupt. Interrupts are off from the last look at the queue until the CPU sleeps, so one that
 /// comes between ends the sleep at once.
-fn idle(cpu: &PerCpu) {
+fn idle(cpu: &PerCpu, wake: Option<Nanos>) {
     activate(cpu, paging::kernel_root());
-    arm(cpu, false);
+    cpu.sliced.set(false);
+    arch::timer::arm(wake);
     percpu::count(&cpu.idle_entries);
     ending::asleep(cpu, arch::cpu::wait_for_interrupt);
     // What nobody ran in is nobody's time.

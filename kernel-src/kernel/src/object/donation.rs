@@ -4,26 +4,26 @@
 //! callers on its CPU that owe in their turn. They are looked at where a CPU decides who runs, and nowhere else, so
 //! whatever ends a call (an answer, a time-out, a cancel, a death) has ended the gift.
 
-use super::{fast::works_for_nobody, thread::Thread};
-use crate::{arch, config::CHAIN_MAX, percpu::PerCpu, sync::Ref};
+use super::{
+    fast::owes,
+    thread::{Owed, Thread},
+};
+use crate::{arch, config::CHAIN_MAX, percpu::PerCpu};
 use core::sync::atomic::Ordering;
 
 /// On whose time a thread runs, if not on its own, and how urgent it is: as it and those are for whom it works on its CPU,
 /// and as the first was that is on another. For its CPU alone, of a thread that runs or was made ready there: what such
 /// a thread owes nobody else writes, and neither what one owes that waits for its answer.
-pub fn backing(thread: &Thread) -> (Option<Ref<Thread>>, u8) {
-    let (mut head, mut urgency) = (None::<Ref<Thread>>, thread.priority());
+pub fn backing(thread: &Thread) -> (Option<&Thread>, u8) {
+    let (mut head, mut urgency) = (None, thread.priority());
     for _ in 0..CHAIN_MAX {
-        let worker = head.as_deref().unwrap_or(thread);
-        let due =
-            || worker.owed.with(|owed| owed.as_ref().filter(|owed| owed.is_due()).map(|owed| owed.caller.clone()));
-        let Some(caller) = (!works_for_nobody(worker)).then(due).flatten() else { break };
+        let Some(Owed { caller, .. }) = owes(head.unwrap_or(thread)).filter(|owed| owed.is_due()) else { break };
         if caller.home != thread.home {
             // It has called the slow way, and noted it.
-            return (head, urgency.max(caller.urgency.load(Ordering::Relaxed)));
+            return (head, urgency.max(caller.urgency()));
         }
         urgency = urgency.max(caller.priority());
-        head = Some(caller);
+        head = Some(&**caller);
     }
     (head, urgency)
 }
@@ -33,7 +33,7 @@ pub fn backing(thread: &Thread) -> (Option<Ref<Thread>>, u8) {
 pub fn charge(cpu: &PerCpu, thread: &Thread) {
     let (head, urgency) = backing(thread);
     thread.urgency.store(urgency, Ordering::Relaxed);
-    charge_to(cpu, head.as_deref().unwrap_or(thread));
+    charge_to(cpu, head.unwrap_or(thread));
 }
 
 /// The same to a thread of which that is known.

@@ -98,11 +98,12 @@ fn may_run(cpu: &PerCpu, thread: &Thread, next: &Thread) -> bool {
     next.is_direct(cpu) && next.priority() >= thread.priority()
 }
 
-/// Whether a thread, of which [`donation::backing`] may be asked, has its own time, and is as urgent as its priority says.
+/// For whom a thread works, of which [`donation::backing`] may be asked. Who works for nobody has its own time, and is as
+/// urgent as its priority says.
 #[inline(always)]
-pub fn works_for_nobody(thread: &Thread) -> bool {
-    // SAFETY: nobody else writes what it owes.
-    unsafe { (*thread.owed.as_ptr()).is_none() }
+pub fn owes(thread: &Thread) -> Option<&Owed> {
+    // SAFETY: nobody else writes what it owes, and this CPU does not while it asks.
+    unsafe { (*thread.owed.as_ptr()).as_ref() }
 }
 
 #[cold]
@@ -501,7 +502,7 @@ fn wake(cpu: Cpu, thread: Live, mut queues: Locked, bits: u64) -> ! {
         let waiter = &*core::ptr::from_ref(queues.receivers.front().unwrap_unchecked());
         (waiter, (*waiter.frame.as_ptr()).argument(1))
     };
-    let may_run = || works_for_nobody(thread) && may_run(cpu, thread, waiter);
+    let may_run = || owes(thread).is_none() && may_run(cpu, thread, waiter);
     if bits == 0 || bits & !mask != 0 || !may_run() || !waiter.end_wait_if(State::Notified) {
         drop(queues);
         carry_out_slowly(thread)
@@ -537,7 +538,7 @@ fn wait<const FIRST: bool>(cpu: Cpu, thread: Live, frame: &mut Frame) -> Option<
         frame.set_result(Outcome { status: 0, value: seen });
         go_back(cpu, thread)
     }
-    let next = if works_for_nobody(thread) { sched::take_next(cpu)? } else { return None };
+    let next = if owes(thread).is_none() { sched::take_next(cpu)? } else { return None };
     // From here on there is no way back: the other is out of the queue.
     frame.restart_call();
     thread.listed.set(meeting);

@@ -91,6 +91,7 @@ impl Queues {
 }
 
 /// Takes a thread that waits no more out of where it is still listed.
+#[inline(always)] // so that who is listed nowhere pays for no call
 pub fn unlist(thread: &Thread) {
     if let Some(meeting) = thread.listed.get() {
         let mut queues = meeting.lock();
