@@ -145,13 +145,6 @@ pub fn place() -> CpuId {
     online().nth(turn).map_or(CpuId(0), |cpu| cpu.id)
 }
 
-/// Puts a runnable thread into its home CPU's queue.
-pub fn enqueue(thread: Ref<Thread>) {
-    let home = thread.home;
-    percpu::all()[home.0].queue.queues.lock().push(thread);
-    prod(home);
-}
-
 /// Ends a thread's wait; false if it did not wait.
 pub fn wake(thread: Ref<Thread>) -> bool {
     let woken = thread.end_wait();
@@ -161,7 +154,7 @@ pub fn wake(thread: Ref<Thread>) -> bool {
     woken
 }
 
-/// Queues a thread whose wait the caller has ended.
+/// Queues a thread that is new, or whose wait the caller has ended.
 pub fn ready(thread: Ref<Thread>) {
     let home = thread.home;
     let mut queues = percpu::all()[home.0].queue.queues.lock();
@@ -207,7 +200,7 @@ pub fn suspend(thread: &Thread, how: u32) -> u64 {
         if ready.stop() {
             return IS_STOPPED;
         }
-        enqueue(ready);
+        self::ready(ready);
     }
     // Who waits is looked at when its wait ends; an interrupt for nothing would put that CPU's timer off.
     if state == State::Runnable as u64 {
@@ -374,18 +367,14 @@ fn settle_current(cpu: &PerCpu) {
             Thread::heed(thread);
         }
     } else if thread.is_asked() {
-        if let Some(thread) = percpu::set_current(None) {
-            put_aside(cpu, thread);
-        }
+        percpu::set_current(None).into_iter().for_each(|thread| put_aside(cpu, thread));
     } else if reschedule {
         let mut queues = cpu.queue.queues.lock();
         queues.place_incoming();
         object::charge(cpu, thread);
         let urgency = thread.urgency();
         if queues.highest().is_some_and(|highest| highest >= urgency) {
-            if let Some(thread) = percpu::set_current(None) {
-                queues.place(thread, urgency);
-            }
+            percpu::set_current(None).into_iter().for_each(|thread| queues.place(thread, urgency));
         } else {
             arm(cpu, queues);
         }

@@ -19,7 +19,7 @@ pub fn backing(thread: &Thread) -> (Option<&Thread>, u8) {
     for _ in 0..CHAIN_MAX {
         let Some(Owed { caller, .. }) = owes(head.unwrap_or(thread)).filter(|owed| owed.is_due()) else { break };
         if caller.home != thread.home {
-            // It has called the slow way, and noted it.
+            // It noted that when it called.
             return (head, urgency.max(caller.urgency()));
         }
         urgency = urgency.max(caller.priority());

@@ -90,14 +90,6 @@ fn learn(thread: Live, which: usize, rights: Rights) -> Option<()> {
     Some(())
 }
 
-/// Whether a thread that waits may take over this CPU from `thread`, which is as urgent as its priority says, or gives
-/// `next` back what it had from it. What runs is at least as urgent as all that is queued here, and so is whoever is as
-/// urgent as it: if one was woken that is more urgent, an interrupt is on its way.
-#[inline(always)]
-fn may_run(cpu: &PerCpu, thread: &Thread, next: &Thread) -> bool {
-    next.is_direct(cpu) && next.priority() >= thread.priority()
-}
-
 /// For whom a thread works, of which [`donation::backing`] may be asked. Who works for nobody has its own time, and is as
 /// urgent as its priority says.
 #[inline(always)]
@@ -274,8 +266,11 @@ fn call<const FIRST: bool, const RARE: bool>(cpu: Cpu, caller: Live, frame: &mut
         drop(queues);
         rare::<FIRST>(cpu, caller, frame)
     }
+    if !server.is_direct(cpu) {
+        call_elsewhere(caller, queues)
+    }
     // It is as urgent as its caller from here on, and runs on its time.
-    if !server.is_direct(cpu) || !server.end_wait_if(State::Receiving) {
+    if !server.end_wait_if(State::Receiving) {
         return None;
     }
     // From here on there is no way back: the server's wait is over, by this call alone.
@@ -293,6 +288,28 @@ fn call<const FIRST: bool, const RARE: bool>(cpu: Cpu, caller: Live, frame: &mut
     }
     let from = if length == 0 { &raw const cpu.no_words } else { caller.frame.as_ptr() };
     finish::<true>(cpu, [caller, owe(cpu, server, owed)], asked, queues, [status, badge, info], from)
+}
+
+/// A call to a server that is not to run here at once: it is made ready, and this CPU goes on with the next thread.
+#[cold]
+#[inline(never)]
+fn call_elsewhere(caller: Live, mut queues: Locked) -> ! {
+    donation::charge(percpu::this(), caller);
+    let server = queues.receivers.take_first();
+    drop(queues);
+    let Some(server) = server else { carry_out_slowly(caller) };
+    // SAFETY: as in `carry_out`; and the server's wait was ended here, so nobody else has its registers, or writes what it
+    // owes, until it runs.
+    let (frame, to, owes) =
+        unsafe { (&*caller.frame.as_ptr(), &mut *server.frame.as_ptr(), &mut *server.owed.as_ptr()) };
+    to.finish_call();
+    let status = transfer::status_of(to);
+    transfer::deliver((caller, frame), (&server, to), status, caller.via[SENDS].badge());
+    *owes = Some(Owed { token: caller.begin_call(), caller: Ref::share(caller) });
+    // Not before: from here on others may end its wait, and have its registers.
+    caller.begin_wait(State::Replying);
+    sched::ready(server);
+    sched::leave()
 }
 
 /// The caller waits for an answer by a server that waits no more: the number of its call, whether something was asked of it,
@@ -335,10 +352,13 @@ fn reply_receive<const FIRST: bool, const RARE: bool>(cpu: Cpu, server: Live, fr
     let &Owed { ref caller, token } = owing.as_ref()?;
     // SAFETY: as above.
     let caller: Live = unsafe { &*core::ptr::from_ref::<Thread>(caller) };
-    if !may_run(cpu, server, caller) || caller.token.load(Ordering::Relaxed) != token {
+    if caller.token.load(Ordering::Relaxed) != token || !queues.senders.is_empty() || server.bound.get().is_some() {
         return None;
     }
-    if !queues.senders.is_empty() || server.bound.get().is_some() {
+    if !caller.is_direct(cpu) {
+        answer_elsewhere(server, known, meeting, queues)
+    }
+    if caller.priority() < server.priority() {
         return None;
     }
     if !caller.end_wait_if(State::Replying) {
@@ -358,6 +378,33 @@ fn reply_receive<const FIRST: bool, const RARE: bool>(cpu: Cpu, server: Live, fr
     queues.receivers.0.start(thread);
     let from = if length == 0 { &raw const cpu.no_words } else { server.frame.as_ptr() };
     finish::<false>(cpu, [server, caller], asked, queues, [0, 0, info], from)
+}
+
+/// An answer to a caller that is not to run here at once: it is made ready, and the server waits for the next message.
+#[cold]
+#[inline(never)]
+fn answer_elsewhere(server: Live, known: &Known, meeting: &Meeting, mut queues: Locked) -> ! {
+    donation::charge(percpu::this(), server);
+    // Who waits no more though nobody has answered is to end: the slow way tries that answer again, in vain.
+    let answers = |owed: &mut Owed| {
+        let Owed { ref caller, token } = *owed;
+        !caller.reports() && caller.end_call(token) && caller.end_wait_as(State::Replying as u32)
+    };
+    // SAFETY: as in `reply_receive`.
+    let Some(Owed { caller, .. }) = (unsafe { (*server.owed.as_ptr()).take_if(answers) }) else {
+        drop(queues);
+        not_received::<false>(server)
+    };
+    // SAFETY: as in `call_elsewhere`.
+    let (frame, to) = unsafe { (&mut *server.frame.as_ptr(), &mut *caller.frame.as_ptr()) };
+    transfer::deliver((server, frame), (&caller, to), 0, 0);
+    frame.set_call_number(Call::Receive as u64);
+    frame.restart_call();
+    server.received_by.store(known.rights.0, Ordering::Relaxed);
+    queues.receivers.wait(server, State::Receiving, meeting);
+    drop(queues);
+    sched::ready(caller);
+    sched::leave()
 }
 
 /// A server waits for the next message, and its caller, whose wait was ended here, is current.
@@ -502,7 +549,9 @@ fn wake(cpu: Cpu, thread: Live, mut queues: Locked, bits: u64) -> ! {
         let waiter = &*core::ptr::from_ref(queues.receivers.front().unwrap_unchecked());
         (waiter, (*waiter.frame.as_ptr()).argument(1))
     };
-    let may_run = || owes(thread).is_none() && may_run(cpu, thread, waiter);
+    // What runs is at least as urgent as all that is queued here, and so is whoever is as urgent as it: if one was woken
+    // that is more urgent, an interrupt is on its way.
+    let may_run = || owes(thread).is_none() && waiter.is_direct(cpu) && waiter.priority() >= thread.priority();
     if bits == 0 || bits & !mask != 0 || !may_run() || !waiter.end_wait_if(State::Notified) {
         drop(queues);
         carry_out_slowly(thread)

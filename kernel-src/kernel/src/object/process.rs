@@ -182,7 +182,7 @@ impl Process {
             life.count += 1;
         }
         if !start.suspended {
-            sched::enqueue(thread.clone());
+            sched::ready(thread.clone());
         }
         Ok(thread)
     }
