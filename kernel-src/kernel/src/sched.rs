@@ -367,14 +367,18 @@ fn settle_current(cpu: &PerCpu) {
             Thread::heed(thread);
         }
     } else if thread.is_asked() {
-        percpu::set_current(None).into_iter().for_each(|thread| put_aside(cpu, thread));
+        if let Some(thread) = percpu::set_current(None) {
+            put_aside(cpu, thread);
+        }
     } else if reschedule {
         let mut queues = cpu.queue.queues.lock();
         queues.place_incoming();
         object::charge(cpu, thread);
         let urgency = thread.urgency();
         if queues.highest().is_some_and(|highest| highest >= urgency) {
-            percpu::set_current(None).into_iter().for_each(|thread| queues.place(thread, urgency));
+            if let Some(thread) = percpu::set_current(None) {
+                queues.place(thread, urgency);
+            }
         } else {
             arm(cpu, queues);
         }
