@@ -1,6 +1,7 @@
 //! Chooses the linker script by architecture, and says so when there is none.
 
-use std::{env, path::PathBuf};
+use std::env;
+use std::path::PathBuf;
 
 fn main() {
     if env::var("CARGO_CFG_TARGET_OS").as_deref() != Ok("none") {

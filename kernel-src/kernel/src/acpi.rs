@@ -8,10 +8,8 @@
 mod aml;
 mod madt;
 
-use crate::{
-    addr::PhysAddr,
-    config::{MAX_CPUS, PAGE_SIZE},
-};
+use crate::addr::PhysAddr;
+use crate::config::{MAX_CPUS, PAGE_SIZE};
 use arrayvec::ArrayVec;
 use core::fmt;
 use displaydoc::Display;

@@ -1,9 +1,7 @@
 //! What every boot protocol converges on.
 
-use crate::{
-    addr::{HardwareId, PhysAddr, PhysRange},
-    config::MAX_RANGES,
-};
+use crate::addr::{HardwareId, PhysAddr, PhysRange};
+use crate::config::MAX_RANGES;
 use arrayvec::ArrayVec;
 
 /// The architecture-neutral hand-over; made by `arch::boot`, read by `init`.

@@ -3,10 +3,8 @@
 //! `parse` checks all that the loader relies on; what it returns can be
 //! mapped as it stands. Who asked for a program hears only that it is none.
 
-use crate::{
-    addr::{MapFlags, VirtAddr},
-    config::PAGE_SIZE,
-};
+use crate::addr::{MapFlags, VirtAddr};
+use crate::config::PAGE_SIZE;
 
 const HEADER_SIZE: usize = 64;
 const PROGRAM_HEADER_SIZE: usize = 56;

@@ -10,10 +10,8 @@ mod node;
 
 pub use node::{Cells, Interrupt, Node, Property};
 
-use crate::{
-    addr::{HardwareId, PhysAddr, PhysRange},
-    config::DEVICE_TREE_MAX,
-};
+use crate::addr::{HardwareId, PhysAddr, PhysRange};
+use crate::config::DEVICE_TREE_MAX;
 use arrayvec::ArrayVec;
 use core::{iter, str};
 use displaydoc::Display;

@@ -1,17 +1,14 @@
 //! From the boot hand-over to the first user program, one stage after the other.
 
-use crate::{
-    arch,
-    bootinfo::BootInfo,
-    cmdline::{self, Options},
-    config::{LOG_SIZE, MAX_CPUS},
-    cpio::Archive,
-    jitter, log,
-    mm::{self, frames, paging, ring::Ring},
-    object::{self, Resource},
-    percpu, sched, smp,
-    sync::{Quota, Slot, tree},
-};
+use crate::bootinfo::BootInfo;
+use crate::cmdline::{self, Options};
+use crate::config::{LOG_SIZE, MAX_CPUS};
+use crate::cpio::Archive;
+use crate::mm::ring::Ring;
+use crate::mm::{self, frames, paging};
+use crate::object::{self, Resource};
+use crate::sync::{Quota, Slot, tree};
+use crate::{arch, jitter, log, percpu, sched, smp};
 use abi::Rights;
 use core::fmt::Write;
 use spin::Once;

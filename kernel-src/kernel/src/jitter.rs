@@ -3,7 +3,8 @@
 //! when the command line gives a `seed`; the same seed, on a machine whose CPUs
 //! take turns on one host thread, brings the same order of everything again.
 
-use crate::{arch, config::TIME_SLICE_NS, panic, percpu};
+use crate::config::TIME_SLICE_NS;
+use crate::{arch, panic, percpu};
 use core::sync::atomic::{AtomicU64, Ordering};
 
 /// 0: no pauses.

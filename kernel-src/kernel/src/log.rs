@@ -3,14 +3,11 @@
 //! All text goes to both. The ring lies at the top of memory, where a reset
 //! leaves it: the next boot goes on writing behind what it finds.
 
-use crate::{
-    arch,
-    config::CONSOLE_INPUT_SIZE,
-    init,
-    mm::ring::Ring,
-    object::{Meeting, Queues, State, Thread},
-    sync::{Rank, Spin},
-};
+use crate::config::CONSOLE_INPUT_SIZE;
+use crate::mm::ring::Ring;
+use crate::object::{Meeting, Queues, State, Thread};
+use crate::sync::{Rank, Spin};
+use crate::{arch, init};
 use arrayvec::ArrayVec;
 use core::fmt::{self, Write};
 

@@ -1,6 +1,7 @@
 //! What a Multiboot2 loader hands over (Multiboot2 Specification 2.0, 3.4 and 3.6).
 
-use crate::{addr::PhysRange, config::MAX_RANGES};
+use crate::addr::PhysRange;
+use crate::config::MAX_RANGES;
 use arrayvec::ArrayVec;
 use core::ops::Range;
 

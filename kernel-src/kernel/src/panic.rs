@@ -1,19 +1,13 @@
 //! The end: message, registers and backtrace of every CPU, and then all stops.
 
-use crate::{
-    addr::VirtAddr,
-    arch,
-    config::{KERNEL_STACK_SIZE, PAGE_SIZE, PANIC_WAIT_NS},
-    log,
-    mm::user::probe,
-    percpu,
-    trap::Fault,
-};
-use core::{
-    fmt::{self, Display, Write},
-    panic::PanicInfo,
-    sync::atomic::{AtomicUsize, Ordering},
-};
+use crate::addr::VirtAddr;
+use crate::config::{KERNEL_STACK_SIZE, PAGE_SIZE, PANIC_WAIT_NS};
+use crate::mm::user::probe;
+use crate::trap::Fault;
+use crate::{arch, log, percpu};
+use core::fmt::{self, Display, Write};
+use core::panic::PanicInfo;
+use core::sync::atomic::{AtomicUsize, Ordering};
 
 const NOBODY: usize = usize::MAX;
 /// Frames that a backtrace shows at most.

@@ -5,23 +5,18 @@
 
 #![allow(unsafe_code)]
 
+use crate::addr::{CpuId, HardwareId, PhysAddr, VirtAddr};
+use crate::config::MAX_CPUS;
+use crate::object::Thread;
+use crate::sched::RunQueue;
 #[cfg(debug_assertions)]
 use crate::sync::Rank;
-use crate::{
-    addr::{CpuId, HardwareId, PhysAddr, VirtAddr},
-    arch,
-    config::MAX_CPUS,
-    object::Thread,
-    sched::RunQueue,
-    sync::Ref,
-    trap,
-};
+use crate::sync::Ref;
+use crate::{arch, trap};
 use arrayvec::ArrayVec;
-use core::{
-    cell::{Cell, UnsafeCell},
-    ptr::{self, NonNull},
-    sync::atomic::{AtomicBool, AtomicPtr, AtomicU64, Ordering},
-};
+use core::cell::{Cell, UnsafeCell};
+use core::ptr::{self, NonNull};
+use core::sync::atomic::{AtomicBool, AtomicPtr, AtomicU64, Ordering};
 
 #[derive(Default)]
 #[repr(C, align(128))]

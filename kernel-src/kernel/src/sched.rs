@@ -5,16 +5,15 @@
 //! kernel thread: every way out of the kernel passes `leave`, which returns
 //! to user mode or sleeps.
 
-use crate::{
-    addr::{CpuId, Nanos, PhysAddr},
-    arch::{self, task::Frame},
-    config::{CAPABILITY_STEPS, PRIORITIES},
-    jitter,
-    mm::paging,
-    object::{self, HALTED, IS_STOPPED, Queued, State, Thread},
-    percpu::{self, PerCpu},
-    sync::{List, Rank, Ref, Spin, SpinGuard, ending},
-};
+use crate::addr::{CpuId, Nanos, PhysAddr};
+use crate::arch;
+use crate::arch::task::Frame;
+use crate::config::{CAPABILITY_STEPS, PRIORITIES};
+use crate::jitter;
+use crate::mm::paging;
+use crate::object::{self, HALTED, IS_STOPPED, Queued, State, Thread};
+use crate::percpu::{self, PerCpu};
+use crate::sync::{List, Rank, Ref, Spin, SpinGuard, ending};
 use abi::Error;
 use core::sync::atomic::{AtomicUsize, Ordering};
 

@@ -1,16 +1,14 @@
 //! Starting the other CPUs.
 
-use crate::{
-    addr::{CpuId, HardwareId},
-    arch,
-    config::{CPU_START_WAIT_NS, KERNEL_STACK_SIZE, MAX_CPUS},
-    log,
-    mm::{frames, paging},
-    percpu::{self, PerCpu},
-    sched,
-};
+use crate::addr::{CpuId, HardwareId};
+use crate::config::{CPU_START_WAIT_NS, KERNEL_STACK_SIZE, MAX_CPUS};
+use crate::mm::{frames, paging};
+use crate::percpu::{self, PerCpu};
+use crate::{arch, log, sched};
 use arrayvec::ArrayVec;
-use core::{iter, ptr::NonNull, sync::atomic::Ordering};
+use core::iter;
+use core::ptr::NonNull;
+use core::sync::atomic::Ordering;
 
 /// Why a CPU could not be told to start.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -1,26 +1,21 @@
 //! System calls: what `abi::Call` lists, each in one place.
 
-use crate::{
-    addr::{CpuId, Nanos, VirtAddr},
-    arch, cmdline,
-    config::CAPABILITY_STEPS,
-    init, log,
-    mm::{
-        frames, paging,
-        user::{UserBytes, UserPtr, check_range},
-    },
-    object::{
-        self, CNode, Endpoint, FAULTS, FOREIGN, FPU, HALTED, Notification, Process, Reply, Resource, STEPS, SUSPENDED,
-        Start, Thread,
-    },
-    percpu, sched, smp,
-    sync::{Found, Object, Payer, Quota, Ref, Slot, Step, ending, tree},
+use crate::addr::{CpuId, Nanos, VirtAddr};
+use crate::config::CAPABILITY_STEPS;
+use crate::mm::user::{UserBytes, UserPtr, check_range};
+use crate::mm::{frames, paging};
+use crate::object::{
+    self, CNode, Endpoint, FAULTS, FOREIGN, FPU, HALTED, Notification, Process, Reply, Resource, STEPS, SUSPENDED,
+    Start, Thread,
 };
+use crate::sync::{Found, Object, Payer, Quota, Ref, Slot, Step, ending, tree};
+use crate::{arch, cmdline, init, log, percpu, sched, smp};
 use abi::{
     ADDRESS_BITS, Call, CapabilityInfo, DEBUG_WRITE_MAX, Error, Info, NAME_MAX, OWN_PROCESS, OWN_QUOTA, Outcome, Power,
     Registers, Rights, ThreadAction,
 };
-use core::{array, sync::atomic::Ordering};
+use core::array;
+use core::sync::atomic::Ordering;
 
 type Simple = extern "C" fn(u64, u64, u64, u64, u64, u64) -> Outcome;
 

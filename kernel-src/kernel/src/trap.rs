@@ -1,13 +1,10 @@
 //! Traps from user mode, once the architecture has saved and decoded them.
 
-use crate::{
-    addr::VirtAddr,
-    arch,
-    mm::paging,
-    object::{self, Thread},
-    percpu::{self, PerCpu},
-    sched,
-};
+use crate::addr::VirtAddr;
+use crate::mm::paging;
+use crate::object::{self, Thread};
+use crate::percpu::{self, PerCpu};
+use crate::{arch, sched};
 pub use abi::Cause;
 use arrayvec::ArrayString;
 

@@ -2,11 +2,10 @@
 //!
 //! Proves: SMP-08, TST-24
 
-use kernel::{
-    acpi::{self, AcpiError, IoApic, Machine, Override},
-    addr::PhysAddr,
-};
-use proptest::{prelude::*, sample::Index};
+use kernel::acpi::{self, AcpiError, IoApic, Machine, Override};
+use kernel::addr::PhysAddr;
+use proptest::prelude::*;
+use proptest::sample::Index;
 
 /// Where the memory begins; the root pointer is its first bytes.
 const BASE: usize = 0xE_0000;

@@ -2,13 +2,12 @@
 //!
 //! Proves: TST-24
 
-use kernel::{
-    addr::VirtAddr,
-    cmdline::{self, Options},
-    cpio::Archive,
-    elf::Program,
-};
-use proptest::{prelude::*, sample::Index};
+use kernel::addr::VirtAddr;
+use kernel::cmdline::{self, Options};
+use kernel::cpio::Archive;
+use kernel::elf::Program;
+use proptest::prelude::*;
+use proptest::sample::Index;
 
 mod command_line {
     use super::*;

@@ -3,7 +3,8 @@
 //! Proves: PMM-02, TST-24
 
 use kernel::buddy::{Buddy, FrameInfo, MAX_ORDER};
-use proptest::{prelude::*, sample::Index};
+use proptest::prelude::*;
+use proptest::sample::Index;
 use std::collections::BTreeMap;
 
 const FIRST: usize = 0x801;

@@ -8,14 +8,10 @@
 //!
 //! Proves: CAP-12, TST-23, TST-30
 
-use loom::{
-    cell::UnsafeCell,
-    sync::{
-        Arc, Mutex,
-        atomic::{AtomicUsize, Ordering},
-    },
-    thread,
-};
+use loom::cell::UnsafeCell;
+use loom::sync::atomic::{AtomicUsize, Ordering};
+use loom::sync::{Arc, Mutex};
+use loom::thread;
 
 const CPUS: usize = 4;
 const SLOTS: usize = 3;

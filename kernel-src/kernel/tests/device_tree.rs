@@ -2,11 +2,10 @@
 //!
 //! Proves: BTC-08, TST-24
 
-use kernel::{
-    addr::PhysRange,
-    fdt::{Fdt, FdtError, Node},
-};
-use proptest::{prelude::*, sample::Index};
+use kernel::addr::PhysRange;
+use kernel::fdt::{Fdt, FdtError, Node};
+use proptest::prelude::*;
+use proptest::sample::Index;
 
 const RISCV: &[u8] = include_bytes!("data/qemu-riscv64-virt.dtb");
 const AARCH64: &[u8] = include_bytes!("data/qemu-aarch64-virt.dtb");

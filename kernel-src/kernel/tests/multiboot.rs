@@ -4,12 +4,11 @@
 //! Proves: BTX-05, BTX-06, BTX-07, TST-24
 
 use arrayvec::ArrayVec;
-use kernel::{
-    addr::PhysRange,
-    bootinfo,
-    multiboot::{self, Information},
-};
-use proptest::{prelude::*, sample::Index};
+use kernel::addr::PhysRange;
+use kernel::bootinfo;
+use kernel::multiboot::{self, Information};
+use proptest::prelude::*;
+use proptest::sample::Index;
 
 const ENTRY: [u32; 2] = [24, 0];
 

@@ -4,7 +4,10 @@
 
 use kernel::sync::{Link, Linked, List};
 use proptest::prelude::*;
-use std::{cell::Cell, collections::VecDeque, ptr::NonNull, rc::Rc};
+use std::cell::Cell;
+use std::collections::VecDeque;
+use std::ptr::NonNull;
+use std::rc::Rc;
 
 const LISTS: usize = 3;
 

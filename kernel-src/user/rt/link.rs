@@ -1,6 +1,7 @@
 //! The build script of every program: links it where `program.ld` says.
 
-use std::{env, fs, path::PathBuf};
+use std::path::PathBuf;
+use std::{env, fs};
 
 fn main() {
     // The script is part of this file's own compilation, so a change of either builds and runs this again.

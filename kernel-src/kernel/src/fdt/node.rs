@@ -2,11 +2,9 @@
 
 use super::{Fdt, MAX_DEPTH};
 use arrayvec::ArrayVec;
-use dtoolkit::{
-    FdtStringListIterator, FromPropertyValue, Node as _, Property as _,
-    fdt::{FdtNode, FdtProperty},
-    standard::NodeStandard,
-};
+use dtoolkit::fdt::{FdtNode, FdtProperty};
+use dtoolkit::standard::NodeStandard;
+use dtoolkit::{FdtStringListIterator, FromPropertyValue, Node as _, Property as _};
 
 /// A node of a tree.
 #[derive(Clone, Copy, Debug)]

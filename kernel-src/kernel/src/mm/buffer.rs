@@ -6,10 +6,8 @@
 use super::{direct, frames};
 use crate::addr::PhysAddr;
 use abi::BUFFER_WORDS;
-use core::{
-    ptr,
-    sync::atomic::{AtomicPtr, AtomicU64, Ordering},
-};
+use core::ptr;
+use core::sync::atomic::{AtomicPtr, AtomicU64, Ordering};
 
 /// The words of a page. Programs may write them at any time, so each is read and written once, as a whole.
 pub type Words = [AtomicU64; BUFFER_WORDS];

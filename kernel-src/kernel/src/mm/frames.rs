@@ -1,13 +1,11 @@
 //! Physical memory: which frames are free, and who holds the others.
 
-use crate::{
-    addr::{PhysAddr, PhysRange},
-    arch::boot::DIRECT_LIMIT,
-    bootinfo::BootInfo,
-    buddy::{Buddy, FrameInfo},
-    config::{LOG_BELOW_TOP, MAX_RANGES, PAGE_SHIFT, PAGE_SIZE},
-    sync::{Rank, Spin},
-};
+use crate::addr::{PhysAddr, PhysRange};
+use crate::arch::boot::DIRECT_LIMIT;
+use crate::bootinfo::BootInfo;
+use crate::buddy::{Buddy, FrameInfo};
+use crate::config::{LOG_BELOW_TOP, MAX_RANGES, PAGE_SHIFT, PAGE_SIZE};
+use crate::sync::{Rank, Spin};
 use arrayvec::ArrayVec;
 use core::sync::atomic::{AtomicUsize, Ordering};
 

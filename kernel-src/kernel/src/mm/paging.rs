@@ -4,17 +4,13 @@
 //! is the 4 KiB leaf, and leaves at levels 1 and 2 are 2 MiB and 1 GiB.
 
 use super::{MapFlags, frames};
-use crate::{
-    addr::{PhysAddr, PhysRange, VirtAddr},
-    arch,
-    bootinfo::BootInfo,
-    config::{IMAGE_BASE, PAGE_SHIFT, PAGE_SIZE, VMAP_BASE, VMAP_SIZE},
-    sync::{Charge, Rank, Spin},
-};
-use core::{
-    ops::Range,
-    sync::atomic::{AtomicUsize, Ordering},
-};
+use crate::addr::{PhysAddr, PhysRange, VirtAddr};
+use crate::arch;
+use crate::bootinfo::BootInfo;
+use crate::config::{IMAGE_BASE, PAGE_SHIFT, PAGE_SIZE, VMAP_BASE, VMAP_SIZE};
+use crate::sync::{Charge, Rank, Spin};
+use core::ops::Range;
+use core::sync::atomic::{AtomicUsize, Ordering};
 
 /// Entries of a table.
 pub const ENTRIES: usize = 512;

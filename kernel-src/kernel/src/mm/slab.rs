@@ -1,14 +1,10 @@
 //! Type-stable storage for objects: a slot that once held a `T` holds only `T`s ever after.
 
 use super::frames;
-use crate::{
-    config::PAGE_SIZE,
-    sync::{Rank, Spin},
-};
-use core::{
-    mem::{ManuallyDrop, MaybeUninit, align_of, size_of},
-    ptr::NonNull,
-};
+use crate::config::PAGE_SIZE;
+use crate::sync::{Rank, Spin};
+use core::mem::{ManuallyDrop, MaybeUninit, align_of, size_of};
+use core::ptr::NonNull;
 
 union Slot<T> {
     next: Option<NonNull<Slot<T>>>,

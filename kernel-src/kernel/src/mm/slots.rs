@@ -1,12 +1,11 @@
 //! Tables of capability slots, in whole frames.
 
 use super::{frames, paging};
-use crate::{
-    addr::PhysAddr,
-    config::PAGE_SIZE,
-    sync::{Charge, Payer, Slot},
-};
-use core::{ops::Deref, slice};
+use crate::addr::PhysAddr;
+use crate::config::PAGE_SIZE;
+use crate::sync::{Charge, Payer, Slot};
+use core::ops::Deref;
+use core::slice;
 
 pub struct SlotTable {
     /// None of them any more once they were given back.

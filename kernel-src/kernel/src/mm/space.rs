@@ -1,16 +1,11 @@
 //! Address spaces of user programs.
 
-use super::{
-    MapFlags, frames,
-    paging::{self, Tables},
-    user,
-};
-use crate::{
-    addr::{PhysAddr, PhysRange, VirtAddr},
-    arch,
-    config::PAGE_SIZE,
-    sync::{Charge, Payer},
-};
+use super::paging::{self, Tables};
+use super::{MapFlags, frames, user};
+use crate::addr::{PhysAddr, PhysRange, VirtAddr};
+use crate::arch;
+use crate::config::PAGE_SIZE;
+use crate::sync::{Charge, Payer};
 
 use core::ptr;
 

@@ -3,7 +3,8 @@
 //! the one copy routine whose faults are caught.
 
 use super::paging::{symbol, user_limit};
-use crate::{addr::VirtAddr, arch};
+use crate::addr::VirtAddr;
+use crate::arch;
 use abi::Error;
 use core::marker::PhantomData;
 use zerocopy::{FromBytes, Immutable, IntoBytes};

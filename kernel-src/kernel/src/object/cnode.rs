@@ -1,10 +1,8 @@
 //! CNodes: tables of capability slots, and the way that an address takes through them.
 
 use super::process::Process;
-use crate::{
-    mm::slots::SlotTable,
-    sync::{Header, Payer, Rank, Ref, Slot, Spin, Step, tree},
-};
+use crate::mm::slots::SlotTable;
+use crate::sync::{Header, Payer, Rank, Ref, Slot, Spin, Step, tree};
 use abi::{ADDRESS_BITS, Error, Rights};
 use core::sync::atomic::{AtomicUsize, Ordering};
 

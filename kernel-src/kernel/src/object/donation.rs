@@ -4,11 +4,11 @@
 //! callers on its CPU that owe in their turn. They are looked at where a CPU decides who runs, and nowhere else, so
 //! whatever ends a call (an answer, a time-out, a cancel, a death) has ended the gift.
 
-use super::{
-    fast::owes,
-    thread::{Owed, Thread},
-};
-use crate::{arch, config::CHAIN_MAX, percpu::PerCpu};
+use super::fast::owes;
+use super::thread::{Owed, Thread};
+use crate::arch;
+use crate::config::CHAIN_MAX;
+use crate::percpu::PerCpu;
 use core::sync::atomic::Ordering;
 
 /// On whose time a thread runs, if not on its own, and how urgent it is: as it and those are for whom it works on its CPU,

@@ -4,17 +4,12 @@
 //! saved registers to the other's. Nothing is buffered here. Who has to wait
 //! shows the registers from which its call starts again.
 
-use super::{
-    report,
-    thread::{Owed, RECEIVES, State, Thread},
-    transfer,
-    wait::{self, Meeting, Queues},
-};
-use crate::{
-    addr::Nanos,
-    arch, sched,
-    sync::{Found, Header, Payer, Ref, Slot, Step},
-};
+use super::thread::{Owed, RECEIVES, State, Thread};
+use super::wait::{self, Meeting, Queues};
+use super::{report, transfer};
+use crate::addr::Nanos;
+use crate::sync::{Found, Header, Payer, Ref, Slot, Step};
+use crate::{arch, sched};
 use abi::{Call, DEADLINE, Error, MESSAGE_WORDS, MessageInfo, REPLY_LOST, Rights, SIGNALLED};
 use core::sync::atomic::Ordering;
 

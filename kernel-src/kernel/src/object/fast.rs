@@ -7,25 +7,22 @@
 
 #![allow(unsafe_code)]
 
-use super::{
-    cnode, donation,
-    endpoint::{Endpoint, LOST, message_of},
-    notification::Notification,
-    report,
-    thread::{EXTRAS, Owed, RECEIVES, SENDS, SIGNALS, State, Thread, WAITS},
-    transfer,
-    wait::{Meeting, Queues},
-};
-use crate::{
-    arch::{self, task::Frame},
-    percpu::{self, PerCpu},
-    sched,
-    sync::{Ref, SpinGuard, ending, tree},
-    syscall,
-    trap::Fault,
-};
+use super::endpoint::{Endpoint, LOST, message_of};
+use super::notification::Notification;
+use super::thread::{EXTRAS, Owed, RECEIVES, SENDS, SIGNALS, State, Thread, WAITS};
+use super::wait::{Meeting, Queues};
+use super::{cnode, donation, report, transfer};
+use crate::arch;
+use crate::arch::task::Frame;
+use crate::percpu::{self, PerCpu};
+use crate::sync::{Ref, SpinGuard, ending, tree};
+use crate::trap::Fault;
+use crate::{sched, syscall};
 use abi::{ADDRESS_BITS, Call, MESSAGE_WORDS, MessageInfo, Outcome, REPLY_LOST, Rights};
-use core::{arch::asm, convert::Infallible, ptr::NonNull, sync::atomic::Ordering};
+use core::arch::asm;
+use core::convert::Infallible;
+use core::ptr::NonNull;
+use core::sync::atomic::Ordering;
 
 type Cpu = &'static PerCpu;
 type Live = &'static Thread;

@@ -1,14 +1,10 @@
 //! Notifications: a word of bits that one side sets and the other waits for.
 
-use super::{
-    endpoint,
-    thread::{State, Thread, WAITS},
-    wait::{self, Meeting, Queues},
-};
-use crate::{
-    sched,
-    sync::{Found, Header, Payer, Ref, Slot, Step},
-};
+use super::endpoint;
+use super::thread::{State, Thread, WAITS};
+use super::wait::{self, Meeting, Queues};
+use crate::sched;
+use crate::sync::{Found, Header, Payer, Ref, Slot, Step};
 use abi::{Error, Outcome};
 
 pub struct Notification {

@@ -1,20 +1,18 @@
 //! Processes: a space, a root of names and threads, ended as one.
 
-use super::{
-    cnode::{self, CNode},
-    endpoint, notification, reply,
-    thread::{Member, Start, State, Thread},
-    wait::{self, Meeting, Queues},
+use super::cnode::{self, CNode};
+use super::thread::{Member, Start, State, Thread};
+use super::wait::{self, Meeting, Queues};
+use super::{endpoint, notification, reply};
+use crate::addr::{PhysAddr, VirtAddr};
+use crate::cpio::Archive;
+use crate::elf::Program;
+use crate::mm::space::Space;
+use crate::mm::{MapFlags, paging};
+use crate::sync::{
+    Claimed, Counted, Found, Header, Link, List, Object, Payer, Quota, Rank, Ref, Slot, Spin, Step, tree,
 };
-use crate::{
-    addr::{PhysAddr, VirtAddr},
-    arch,
-    cpio::Archive,
-    elf::Program,
-    mm::{MapFlags, paging, space::Space},
-    sched,
-    sync::{Claimed, Counted, Found, Header, Link, List, Object, Payer, Quota, Rank, Ref, Slot, Spin, Step, tree},
-};
+use crate::{arch, sched};
 use abi::{ADDRESS_BITS, ANY_SLOT, Error, NAME_MAX, OWN_QUOTA, ProcessInfo, Rights, SpawnRequest, ThreadInfo};
 use arrayvec::ArrayString;
 use core::sync::atomic::{AtomicU64, AtomicUsize, Ordering};

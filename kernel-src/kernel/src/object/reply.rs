@@ -1,9 +1,7 @@
 //! Replies: the right to answer a call, once, as an object.
 
-use super::{
-    endpoint,
-    thread::{Owed, Thread},
-};
+use super::endpoint;
+use super::thread::{Owed, Thread};
 use crate::sync::{Found, Header, Payer, Rank, Ref, Slot, Spin, Step};
 use abi::{Error, Kind, Rights};
 use core::sync::atomic::Ordering;

@@ -5,19 +5,15 @@
 //! the instruction that faulted or behind that of its call, and can be stopped there: then the instruction starts again
 //! when it goes on. The fast way is in `fast`.
 
-use super::{
-    endpoint::{Endpoint, message_of},
-    process::delete_root,
-    thread::{FAULTS, FOREIGN, State, Thread},
-    transfer::status_of,
-};
-use crate::{
-    addr::VirtAddr,
-    arch::task::Frame,
-    sched,
-    sync::{Ref, tree},
-    trap::{self, Cause, Fault},
-};
+use super::endpoint::{Endpoint, message_of};
+use super::process::delete_root;
+use super::thread::{FAULTS, FOREIGN, State, Thread};
+use super::transfer::status_of;
+use crate::addr::VirtAddr;
+use crate::arch::task::Frame;
+use crate::sched;
+use crate::sync::{Ref, tree};
+use crate::trap::{self, Cause, Fault};
 use abi::{Error, FAULT, MESSAGE_WORDS, MessageInfo, Rights};
 
 const _: () = assert!(FAULTS == 0 && abi::FOREIGN == FAULT + FOREIGN as u64);

@@ -1,30 +1,22 @@
 //! Threads: registers, a home CPU, and whether they run or wait.
 
-use super::{
-    fast::Known,
-    notification::Notification,
-    process::{self, Process},
-    wait::{self, Meeting, Waiting},
-};
-use crate::{
-    addr::{CpuId, PhysAddr, VirtAddr},
-    arch::{
-        self,
-        frame::Fpu,
-        task::{Frame, INITIAL_FPU},
-    },
-    config::{DEFAULT_PRIORITY, PRIORITIES},
-    mm::buffer::Buffer,
-    percpu::{self, PerCpu},
-    sched,
-    sync::{Anchor, Found, Header, Link, Owned, Payer, Ref, Slot, Via},
-    trap::Fault,
-};
+use super::fast::Known;
+use super::notification::Notification;
+use super::process::{self, Process};
+use super::wait::{self, Meeting, Waiting};
+use crate::addr::{CpuId, PhysAddr, VirtAddr};
+use crate::arch;
+use crate::arch::frame::Fpu;
+use crate::arch::task::{Frame, INITIAL_FPU};
+use crate::config::{DEFAULT_PRIORITY, PRIORITIES};
+use crate::mm::buffer::Buffer;
+use crate::percpu::{self, PerCpu};
+use crate::sched;
+use crate::sync::{Anchor, Found, Header, Link, Owned, Payer, Ref, Slot, Via};
+use crate::trap::Fault;
 use abi::{Error, MESSAGE_WORDS, SIMPLE_CALLS, ThreadInfo};
-use core::{
-    ptr,
-    sync::atomic::{AtomicPtr, AtomicU8, AtomicU32, AtomicU64, AtomicUsize, Ordering},
-};
+use core::ptr;
+use core::sync::atomic::{AtomicPtr, AtomicU8, AtomicU32, AtomicU64, AtomicUsize, Ordering};
 
 /// Queue kinds: a CPU's run queue and its sleepers; a process's threads.
 pub struct Queued;

@@ -4,23 +4,16 @@
 //! while both threads are in the hands of this CPU, so neither has ended. What
 //! a program writes to its page meanwhile harms only what it sends or gets.
 
-use super::{
-    cnode,
-    endpoint::{LOST, message_of},
-    process::Process,
-    reply,
-    thread::Thread,
-};
-use crate::{
-    arch::task::Frame,
-    mm::buffer::Words,
-    sync::{Found, Slot, tree},
-};
+use super::endpoint::{LOST, message_of};
+use super::process::Process;
+use super::thread::Thread;
+use super::{cnode, reply};
+use crate::arch::task::Frame;
+use crate::mm::buffer::Words;
+use crate::sync::{Found, Slot, tree};
 use abi::{ADDRESS_BITS, Error, MESSAGE_CAPABILITIES, MESSAGE_WORDS, MessageInfo, RECEIVE_SLOTS, REPLY_LOST, Rights};
-use core::{
-    ptr,
-    sync::atomic::{AtomicU64, Ordering},
-};
+use core::ptr;
+use core::sync::atomic::{AtomicU64, Ordering};
 
 /// Words that are copied between two looks at how many are left.
 const PIECE: usize = 8;

@@ -1,13 +1,9 @@
 //! Threads that wait for the same thing.
 
-use super::{
-    endpoint, report,
-    thread::{CANCELLED, State, Thread, UNANSWERED},
-};
-use crate::{
-    arch, sched,
-    sync::{List, Rank, Ref, Spin},
-};
+use super::thread::{CANCELLED, State, Thread, UNANSWERED};
+use super::{endpoint, report};
+use crate::sync::{List, Rank, Ref, Spin};
+use crate::{arch, sched};
 use abi::{Error, MESSAGE_WORDS};
 
 /// The queue kind of threads that wait.

@@ -1,16 +1,12 @@
 //! Counted references to objects in type-stable slabs.
 
-use super::{
-    Anchor, Derivation, Link, Rank, Spin, Step,
-    ending::{self, Ending},
-    quota::{Charged, Cost, Payer, Quota},
-};
+use super::ending::{self, Ending};
+use super::quota::{Charged, Cost, Payer, Quota};
+use super::{Anchor, Derivation, Link, Rank, Spin, Step};
 use crate::mm::slab::Slab;
-use core::{
-    ops::Deref,
-    ptr::NonNull,
-    sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering, fence},
-};
+use core::ops::Deref;
+use core::ptr::NonNull;
+use core::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering, fence};
 
 /// What every counted object carries. In this order no stretch of zeros is so long that filling one in calls `memset`.
 #[repr(C)]

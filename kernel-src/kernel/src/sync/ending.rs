@@ -2,16 +2,12 @@
 //! only when no CPU can still have a look-up's answer in hand (`docs/concurrency.md`).
 
 use super::{Counted, Header, Quota, Rank, Spin, SpinGuard, Step};
-use crate::{
-    arch,
-    config::{CAPABILITY_STEPS, MAX_CPUS, RETIRED_BATCH},
-    percpu::{self, PerCpu},
-};
-use core::{
-    cell::Cell,
-    ptr::NonNull,
-    sync::atomic::{AtomicUsize, Ordering, fence},
-};
+use crate::arch;
+use crate::config::{CAPABILITY_STEPS, MAX_CPUS, RETIRED_BATCH};
+use crate::percpu::{self, PerCpu};
+use core::cell::Cell;
+use core::ptr::NonNull;
+use core::sync::atomic::{AtomicUsize, Ordering, fence};
 
 /// In each object's header: what it is part of, and its place among those that end.
 pub struct Ending {

@@ -4,12 +4,10 @@
 // `new` is for constants, which `Default` is not.
 #![allow(clippy::new_without_default)]
 
-use core::{
-    cell::Cell,
-    marker::PhantomData,
-    ptr::{self, NonNull},
-    sync::atomic::{AtomicPtr, Ordering},
-};
+use core::cell::Cell;
+use core::marker::PhantomData;
+use core::ptr::{self, NonNull};
+use core::sync::atomic::{AtomicPtr, Ordering};
 
 /// A place in a `T` for one queue of kind `K`.
 pub struct Link<T, K> {

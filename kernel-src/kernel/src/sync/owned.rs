@@ -1,11 +1,9 @@
 //! A value that one CPU at a time may touch, by protocol; the protocol is checked.
 
-use core::{
-    cell::UnsafeCell,
-    marker::PhantomData,
-    ptr,
-    sync::atomic::{AtomicBool, AtomicPtr, Ordering},
-};
+use core::cell::UnsafeCell;
+use core::marker::PhantomData;
+use core::ptr;
+use core::sync::atomic::{AtomicBool, AtomicPtr, Ordering};
 
 /// Unlike a lock nobody waits: finding the value in use is a fault of the kernel.
 #[repr(C)]

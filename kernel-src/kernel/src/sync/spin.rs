@@ -1,11 +1,9 @@
 //! Spin locks with a rank: whoever holds a lock may take only locks of a
 //! higher rank. A debug build checks it on every CPU.
 
-use core::{
-    cell::UnsafeCell,
-    ops::{Deref, DerefMut},
-    sync::atomic::{AtomicU32, Ordering},
-};
+use core::cell::UnsafeCell;
+use core::ops::{Deref, DerefMut};
+use core::sync::atomic::{AtomicU32, Ordering};
 
 /// The order in which locks are taken.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]

@@ -3,15 +3,11 @@
 //! Only this file fills slots. So what a look-up finds in one is the address
 //! of a header, and the kind that stands beside it is that object's.
 
-use super::{
-    Counted, Header, Ref,
-    slot::{Claimed, Content, Found, MARK, Slot, Step},
-};
+use super::slot::{Claimed, Content, Found, MARK, Slot, Step};
+use super::{Counted, Header, Ref};
 use abi::Rights;
-use core::{
-    ptr::NonNull,
-    sync::atomic::{AtomicU64, Ordering},
-};
+use core::ptr::NonNull;
+use core::sync::atomic::{AtomicU64, Ordering};
 
 const KIND: u64 = 0x1F;
 const RIGHTS_SHIFT: u32 = 5;

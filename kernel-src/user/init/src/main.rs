@@ -10,11 +10,9 @@
 extern crate alloc;
 
 use alloc::format;
-use rt::{
-    abi::{Error, Info},
-    call::{self, Capability, Exit, Message},
-    println, protocol, thread,
-};
+use rt::abi::{Error, Info};
+use rt::call::{self, Capability, Exit, Message};
+use rt::{println, protocol, thread};
 
 rt::program!(main);
 

@@ -1,7 +1,8 @@
 //! The programs of the boot archive, and the test cases that their ELF files
 //! list (see `docs/protocol.md`). Files are read in pieces; nothing is allocated.
 
-use crate::{call, testing::TestCase};
+use crate::call;
+use crate::testing::TestCase;
 use abi::{Error, NAME_MAX};
 use core::mem::size_of;
 

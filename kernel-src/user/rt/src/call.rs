@@ -7,10 +7,8 @@ use abi::{
     NAME_MAX, NO_CAPABILITY, OWED, OWN_PROCESS, OWN_QUOTA, Outcome, Power, QuotaInfo, RECEIVE_SLOTS, REPLY_LOST,
     Registers, Rights, SIGNALLED, SPAWN_CAPABILITIES, SpawnRequest, ThreadAction, ThreadInfo, copy_how,
 };
-use core::{
-    mem::MaybeUninit,
-    sync::atomic::{AtomicU64, Ordering},
-};
+use core::mem::MaybeUninit;
+use core::sync::atomic::{AtomicU64, Ordering};
 
 /// A name of a capability: an address, and above it the generation of the filling of its slot, or 0 for any.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

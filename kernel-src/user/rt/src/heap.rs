@@ -4,12 +4,10 @@
 //! `linked_list_allocator` brings no crate along when its own lock is left out.
 
 use crate::sync::Mutex;
-use core::{
-    alloc::{GlobalAlloc, Layout},
-    cell::UnsafeCell,
-    mem::MaybeUninit,
-    ptr::{self, NonNull},
-};
+use core::alloc::{GlobalAlloc, Layout};
+use core::cell::UnsafeCell;
+use core::mem::MaybeUninit;
+use core::ptr::{self, NonNull};
 use linked_list_allocator::Heap;
 
 /// Bytes of the heap of a program.

@@ -1,7 +1,8 @@
 //! What only tests do: look at raw registers, make calls that no sane program
 //! makes, and break on purpose. Programs that do not use it do not contain it.
 
-use crate::{arch, arch::probe, call, thread};
+use crate::arch::{self, probe};
+use crate::{call, thread};
 use abi::{Call, Error, MESSAGE_WORDS, MessageInfo, OWN_QUOTA, Outcome, PROGRAM_BASE, STACK_SIZE, STACK_TOP};
 use alloc::boxed::Box;
 use core::sync::atomic::{AtomicU64, Ordering};
@@ -105,7 +106,7 @@ fn registers_of(start: impl FnOnce(u64, u64, u64) -> Result<(), Error>) -> Resul
 /// What fills the FPU's registers for somebody of that number.
 #[must_use]
 pub fn fpu_filling(number: u64) -> [u64; FPU_WORDS] {
-    core::array::from_fn(|index| number << 32 | 0x4000 + index as u64)
+    core::array::from_fn(|index| (number << 32) | (0x4000 + index as u64))
 }
 
 /// Fills the FPU's registers, and has all exceptions masked and rounding by that number too.

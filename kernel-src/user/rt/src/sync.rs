@@ -1,11 +1,9 @@
 //! A lock for threads of one process.
 
 use crate::call;
-use core::{
-    cell::UnsafeCell,
-    ops::{Deref, DerefMut},
-    sync::atomic::{AtomicBool, Ordering},
-};
+use core::cell::UnsafeCell;
+use core::ops::{Deref, DerefMut};
+use core::sync::atomic::{AtomicBool, Ordering};
 
 /// About as long as the section of another takes.
 const PAUSE_NS: u64 = 20_000;

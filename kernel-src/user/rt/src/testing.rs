@@ -4,13 +4,11 @@
 //! program with the number of a case as its argument. A case passes when its
 //! process ends with [`EXIT_PASSED`]; a failed assertion is a panic.
 
-use crate::{
-    arch,
-    call::{self, Capability, Exit},
-    println,
-};
+use crate::call::{self, Capability, Exit};
+use crate::{arch, println};
 use abi::Error;
-use core::{hint::black_box, mem::offset_of};
+use core::hint::black_box;
+use core::mem::offset_of;
 
 /// Exit status of a case that passed: no value that is there by itself when a status is lost.
 pub const EXIT_PASSED: u32 = 0x600D;

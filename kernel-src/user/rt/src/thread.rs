@@ -1,18 +1,15 @@
 //! Threads of this process, on stacks from the heap (without guard pages: a
 //! thread that recurses deeply belongs in a process of its own).
 
-use crate::{
-    arch::{self, probe},
-    call::{self, Capability, Message},
-    sync::Mutex,
-};
+use crate::arch::{self, probe};
+use crate::call::{self, Capability, Message};
+use crate::sync::Mutex;
 use abi::{Call, Error};
-use alloc::{
-    alloc::{Layout, alloc, dealloc},
-    boxed::Box,
-    sync::Arc,
-};
-use core::{mem::ManuallyDrop, ptr::NonNull};
+use alloc::alloc::{Layout, alloc, dealloc};
+use alloc::boxed::Box;
+use alloc::sync::Arc;
+use core::mem::ManuallyDrop;
+use core::ptr::NonNull;
 
 /// Bytes of a thread's stack.
 pub const STACK_SIZE: usize = 16 << 10;

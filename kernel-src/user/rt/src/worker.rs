@@ -8,7 +8,8 @@
 //!
 //! The rounds are written once, below, in macros that each architecture has for its assembler and gives to `rounds!`.
 
-use crate::{arch::worker, call::Capability};
+use crate::arch::worker;
+use crate::call::Capability;
 use abi::{MESSAGE_WORDS, MessageInfo, Registers};
 
 pub use worker::KEPT;

@@ -1,13 +1,9 @@
 //! What can be typed.
 
-use rt::{
-    abi::{Error, Info, Power, ProcessInfo},
-    archive,
-    call::{self, Exit},
-    print, println,
-    protocol::RESOURCE,
-    testing,
-};
+use rt::abi::{Error, Info, Power, ProcessInfo};
+use rt::call::{self, Exit};
+use rt::protocol::RESOURCE;
+use rt::{archive, print, println, testing};
 
 const HELP: &str = "\
 help                this list

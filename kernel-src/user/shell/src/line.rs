@@ -1,7 +1,8 @@
 //! Line editing: one bounded line, a cursor, a history, and frames told apart
 //! from typing.
 
-use rt::{print, protocol::FRAME_MAX};
+use rt::print;
+use rt::protocol::FRAME_MAX;
 
 /// Longest line that can be typed.
 const LINE_MAX: usize = 128;

@@ -7,12 +7,10 @@ mod commands;
 mod line;
 
 use line::{Event, Line};
-use rt::{
-    abi::Error,
-    call::{self, Message},
-    print, println,
-    protocol::{self, INIT, PING, RESOURCE, TESTS},
-};
+use rt::abi::Error;
+use rt::call::{self, Message};
+use rt::protocol::{self, INIT, PING, RESOURCE, TESTS};
+use rt::{print, println};
 
 rt::program!(main);
 

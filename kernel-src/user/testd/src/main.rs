@@ -14,12 +14,10 @@ mod frame;
 mod run;
 
 use frame::{Assembly, Frame, Sender};
-use rt::{
-    call::{self, Message},
-    command_line::CommandLine,
-    println,
-    protocol::{FRAME, PING, Piece, RUN, TESTS, UNKNOWN},
-};
+use rt::call::{self, Message};
+use rt::command_line::CommandLine;
+use rt::println;
+use rt::protocol::{FRAME, PING, Piece, RUN, TESTS, UNKNOWN};
 
 rt::program!(main);
 

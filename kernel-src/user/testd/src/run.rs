@@ -1,13 +1,10 @@
 //! Running cases: each in a process of its own, results as KTAP.
 
 use crate::frame::Sender;
-use rt::{
-    abi::Error,
-    archive,
-    call::{self, Exit},
-    protocol::RESOURCE,
-    testing,
-};
+use rt::abi::Error;
+use rt::call::{self, Exit};
+use rt::protocol::RESOURCE;
+use rt::{archive, testing};
 
 /// Runs cases, each `PROGRAM:CASE`, in that order.
 pub fn all<'a>(cases: impl Iterator<Item = &'a str> + Clone, sender: &mut Sender) {

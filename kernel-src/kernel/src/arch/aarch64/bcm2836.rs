@@ -4,12 +4,11 @@
 //! A line's number is 32 times the first cell of its interrupt, plus the second. Mailbox 0 is the IPI's; mailbox 1 stops a
 //! CPU by FIQ.
 
-use super::{irq::barrier, timer};
-use crate::{
-    addr::CpuId,
-    arch::risc::{Once, Registers, tree},
-    irq, mm, percpu,
-};
+use super::irq::barrier;
+use super::timer;
+use crate::addr::CpuId;
+use crate::arch::risc::{Once, Registers, tree};
+use crate::{irq, mm, percpu};
 
 // Of CPU 0; those of the others follow, a word each, or four where there is one for each mailbox.
 const TIMERS: usize = 0x40;

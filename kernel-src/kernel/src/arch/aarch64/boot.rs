@@ -5,19 +5,17 @@
 //! are made, and the image is relocated to where they put it.
 
 use super::{mm, read_register, stub};
-use crate::{
-    addr::{HardwareId, PhysAddr, PhysRange},
-    arch::risc::{Shared, clock, enter, tree_at},
-    cmdline::Options,
-    config::{DEVICE_TREE_MAX, IMAGE_BASE, MAX_RANGES, SLIDE_ALIGN},
-    fdt::Fdt,
-    mm::{
-        MapFlags,
-        paging::{ENTRIES, GIB, LARGE_PAGE, image_size, is_present, relocate, symbol},
-    },
-};
+use crate::addr::{HardwareId, PhysAddr, PhysRange};
+use crate::arch::risc::{Shared, clock, enter, tree_at};
+use crate::cmdline::Options;
+use crate::config::{DEVICE_TREE_MAX, IMAGE_BASE, MAX_RANGES, SLIDE_ALIGN};
+use crate::fdt::Fdt;
+use crate::mm::MapFlags;
+use crate::mm::paging::{ENTRIES, GIB, LARGE_PAGE, image_size, is_present, relocate, symbol};
 use arrayvec::ArrayVec;
-use core::{arch::naked_asm, cell::UnsafeCell, sync::atomic::Ordering};
+use core::arch::naked_asm;
+use core::cell::UnsafeCell;
+use core::sync::atomic::Ordering;
 
 const DIRECT_BASE: usize = mm::layout().0.0;
 /// Four tables of 1 GiB entries: some machines have their memory from 1 TiB on.

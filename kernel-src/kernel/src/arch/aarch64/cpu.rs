@@ -1,26 +1,20 @@
 //! A CPU: its protections, how it is started, and how the machine ends.
 
 use super::{boot, irq, mm, read_register, stub, task, trap, write_register};
+use crate::addr::{HardwareId, PhysAddr, PhysRange, VirtAddr};
 pub use crate::arch::risc::cpus;
-use crate::{
-    addr::{HardwareId, PhysAddr, PhysRange, VirtAddr},
-    arch::risc::{Once, tree},
-    config::EXCEPTION_STACK_SIZE,
-    fdt::Node,
-    mm::{
-        MapFlags, direct,
-        paging::{self, image_address, symbol},
-    },
-    panic,
-    percpu::PerCpu,
-    smp::{self, StartError},
-};
-use core::{
-    arch::{asm, naked_asm},
-    cell::Cell,
-    mem::offset_of,
-    sync::atomic::{AtomicU64, AtomicUsize, Ordering},
-};
+use crate::arch::risc::{Once, tree};
+use crate::config::EXCEPTION_STACK_SIZE;
+use crate::fdt::Node;
+use crate::mm::paging::{self, image_address, symbol};
+use crate::mm::{MapFlags, direct};
+use crate::panic;
+use crate::percpu::PerCpu;
+use crate::smp::{self, StartError};
+use core::arch::{asm, naked_asm};
+use core::cell::Cell;
+use core::mem::offset_of;
+use core::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use smccc::psci;
 
 /// A frame pointer points at the caller's, behind which the return address lies (AAPCS64, 6.4.6).

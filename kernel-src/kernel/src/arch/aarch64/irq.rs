@@ -6,18 +6,14 @@
 //! also reaches a CPU that hangs with interrupts off. All others are in group 1.
 
 use super::{bcm2836, cpu, read_register, stub, timer, write_register};
-use crate::{
-    addr::{CpuId, PhysRange, VirtAddr},
-    arch::risc::{Once, Registers, tree},
-    bootinfo::BootInfo,
-    fdt::{Cells, Node},
-    irq, mm, panic, percpu,
-};
-use core::{
-    arch::asm,
-    fmt,
-    sync::atomic::{AtomicU32, Ordering},
-};
+use crate::addr::{CpuId, PhysRange, VirtAddr};
+use crate::arch::risc::{Once, Registers, tree};
+use crate::bootinfo::BootInfo;
+use crate::fdt::{Cells, Node};
+use crate::{irq, mm, panic, percpu};
+use core::arch::asm;
+use core::fmt;
+use core::sync::atomic::{AtomicU32, Ordering};
 
 const GICV2: [&str; 5] = ["arm,gic-400", "arm,cortex-a15-gic", "arm,cortex-a7-gic", "arm,cortex-a9-gic", "arm,gic-v2"];
 const GICV3: &str = "arm,gic-v3";

@@ -6,15 +6,12 @@
 //! a CPU forgets everything when it changes to another program.
 
 use super::{read_register, write_register};
+use crate::addr::{PhysAddr, VirtAddr};
+use crate::mm::MapFlags;
+use crate::mm::paging::image_address;
 pub use crate::mm::user::fixup;
-use crate::{
-    addr::{PhysAddr, VirtAddr},
-    mm::{MapFlags, paging::image_address},
-};
-use core::{
-    arch::{asm, naked_asm},
-    sync::atomic::{AtomicBool, AtomicU64, Ordering},
-};
+use core::arch::{asm, naked_asm};
+use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 const VALID: u64 = 1;
 /// A table, or at level 0 a page; without it a block (D8.3.1).

@@ -6,10 +6,8 @@
 //! interrupt controller: the kernel is secure EL1 then, which has no EL2.
 
 use crate::mm::paging::{image_address, symbol};
-use core::{
-    arch::{asm, global_asm, naked_asm},
-    sync::atomic::{AtomicU64, Ordering},
-};
+use core::arch::{asm, global_asm, naked_asm};
+use core::sync::atomic::{AtomicU64, Ordering};
 
 /// `SCTLR_EL1` with translation, caches and alignment checks off: the bits that are one (D17.2.118).
 pub(super) const SCTLR_OFF: u64 = 0x30D0_0980;

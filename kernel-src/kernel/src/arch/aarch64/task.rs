@@ -1,19 +1,15 @@
 //! A thread's registers in user mode, and the way back to it.
 
 use super::{pairs, read_register, write_register};
-use crate::{
-    addr::VirtAddr,
-    arch::frame::{Fpu, write_registers},
-    object::{FPU, STEPS, Thread},
-    percpu::PerCpu,
-};
+use crate::addr::VirtAddr;
+use crate::arch::frame::{Fpu, write_registers};
+use crate::object::{FPU, STEPS, Thread};
+use crate::percpu::PerCpu;
 use abi::MESSAGE_WORDS;
-use core::{
-    arch::{asm, naked_asm},
-    fmt,
-    mem::offset_of,
-    sync::atomic::AtomicU32,
-};
+use core::arch::{asm, naked_asm};
+use core::fmt;
+use core::mem::offset_of;
+use core::sync::atomic::AtomicU32;
 
 /// `e_machine` of programs that run here (ELF for AArch64).
 pub const ELF_MACHINE: u16 = 183;

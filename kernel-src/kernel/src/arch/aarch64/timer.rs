@@ -4,16 +4,12 @@
 //! The virtual timer is used, which every hypervisor gives.
 
 use super::{irq, read_register, write_register};
+use crate::addr::Nanos;
 pub use crate::arch::risc::clock::{nanos, now};
-use crate::{
-    addr::Nanos,
-    arch::risc::{clock, tree},
-    bootinfo::BootInfo,
-};
-use core::{
-    arch::asm,
-    sync::atomic::{AtomicU32, Ordering},
-};
+use crate::arch::risc::{clock, tree};
+use crate::bootinfo::BootInfo;
+use core::arch::asm;
+use core::sync::atomic::{AtomicU32, Ordering};
 
 /// In `interrupts` of the binding arm,armv8-timer: secure, physical, virtual, hypervisor.
 const VIRTUAL_INDEX: usize = 2;

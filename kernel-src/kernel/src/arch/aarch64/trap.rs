@@ -12,19 +12,19 @@
 //! stopped. SError is not, while there is a program that may have caused it:
 //! it waits until that program goes on, and ends it.
 
-use super::{cpu::ArchCpu, irq, mm, pairs, read_register, task};
-use crate::{
-    addr::VirtAddr,
-    arch::frame::write_registers,
-    config::KERNEL_STACK_SIZE,
-    mm::user::UserBytes,
-    object::Thread,
-    panic,
-    percpu::PerCpu,
-    syscall,
-    trap::{self, Cause, Fault},
-};
-use core::{arch::global_asm, fmt, mem::offset_of};
+use super::cpu::ArchCpu;
+use super::{irq, mm, pairs, read_register, task};
+use crate::addr::VirtAddr;
+use crate::arch::frame::write_registers;
+use crate::config::KERNEL_STACK_SIZE;
+use crate::mm::user::UserBytes;
+use crate::object::Thread;
+use crate::percpu::PerCpu;
+use crate::trap::{self, Cause, Fault};
+use crate::{panic, syscall};
+use core::arch::global_asm;
+use core::fmt;
+use core::mem::offset_of;
 use task::Frame;
 
 /// Bytes that the second stage keeps of a simple call: `x29`, `x30`, `x2` to `x18`, and eight to align the stack.

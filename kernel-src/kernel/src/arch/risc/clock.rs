@@ -1,6 +1,7 @@
 //! The clock: a counter that all CPUs share, counted from where the kernel was entered.
 
-use crate::{addr::Nanos, arch::timer::ticks};
+use crate::addr::Nanos;
+use crate::arch::timer::ticks;
 use core::sync::atomic::{AtomicU64, Ordering};
 
 const NANOS_PER_SECOND: u64 = 1_000_000_000;

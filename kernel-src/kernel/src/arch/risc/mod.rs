@@ -4,14 +4,13 @@ pub mod clock;
 pub mod uart;
 
 use super::boot::DIRECT_LIMIT;
-use crate::{
-    addr::{HardwareId, PhysAddr, PhysRange},
-    bootinfo::BootInfo,
-    config::MAX_RANGES,
-    fdt::{Fdt, FdtError, HEADER_SIZE},
-    init,
-    mm::{direct, paging::image_size},
-};
+use crate::addr::{HardwareId, PhysAddr, PhysRange};
+use crate::bootinfo::BootInfo;
+use crate::config::MAX_RANGES;
+use crate::fdt::{Fdt, FdtError, HEADER_SIZE};
+use crate::init;
+use crate::mm::direct;
+use crate::mm::paging::image_size;
 use arrayvec::ArrayVec;
 
 /// What the boot CPU finds out once; from then on it is only read.

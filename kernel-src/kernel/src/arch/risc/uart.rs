@@ -1,12 +1,10 @@
 //! The UART that a device tree names: a PL011 (DDI 0183), a 16550 (TI PC16550D) or SiFive's (FU540-C000 Manual, 13).
 
 use super::{Once, Registers, tree};
-use crate::{
-    addr::{PhysRange, VirtAddr},
-    bootinfo::BootInfo,
-    fdt::Node,
-    mm,
-};
+use crate::addr::{PhysRange, VirtAddr};
+use crate::bootinfo::BootInfo;
+use crate::fdt::Node;
+use crate::mm;
 use core::sync::atomic::{AtomicUsize, Ordering};
 
 /// Registers by their number, and what bits mean, in their order.

@@ -6,21 +6,17 @@
 //! lies, so that Rust runs with the MMU off, and to where it will be seen.
 
 use super::{cpu, mm, timer, trap};
-use crate::{
-    addr::{HardwareId, PhysAddr},
-    arch::risc::{self, Shared, clock, tree, tree_at},
-    cmdline::Options,
-    config::{IMAGE_BASE, KERNEL_STACK_SIZE},
-    fdt::Fdt,
-    mm::paging::{ENTRIES, GIB, LARGE_PAGE, image_size, relocate, symbol},
-    percpu::PerCpu,
-};
-use core::{
-    arch::{asm, naked_asm},
-    cell::UnsafeCell,
-    mem::{MaybeUninit, offset_of},
-    sync::atomic::{AtomicU32, Ordering},
-};
+use crate::addr::{HardwareId, PhysAddr};
+use crate::arch::risc::{self, Shared, clock, tree, tree_at};
+use crate::cmdline::Options;
+use crate::config::{IMAGE_BASE, KERNEL_STACK_SIZE};
+use crate::fdt::Fdt;
+use crate::mm::paging::{ENTRIES, GIB, LARGE_PAGE, image_size, relocate, symbol};
+use crate::percpu::PerCpu;
+use core::arch::{asm, naked_asm};
+use core::cell::UnsafeCell;
+use core::mem::{MaybeUninit, offset_of};
+use core::sync::atomic::{AtomicU32, Ordering};
 
 /// GiBs that the boot tables map, at their own addresses and in the direct map. In Sv39 more would run into
 /// the windows of devices and of the image.

@@ -1,21 +1,17 @@
 //! This CPU, and starting others.
 
 use super::{mm, sbi, timer, trap};
+use crate::addr::{HardwareId, Nanos, VirtAddr};
 pub use crate::arch::risc::cpus;
-use crate::{
-    addr::{HardwareId, Nanos, VirtAddr},
-    config::EXCEPTION_STACK_SIZE,
-    mm::paging,
-    panic,
-    percpu::PerCpu,
-    smp::{self, StartError},
-};
-use core::{
-    arch::{asm, naked_asm},
-    cell::Cell,
-    mem::offset_of,
-    sync::atomic::{AtomicU64, Ordering, fence},
-};
+use crate::config::EXCEPTION_STACK_SIZE;
+use crate::mm::paging;
+use crate::panic;
+use crate::percpu::PerCpu;
+use crate::smp::{self, StartError};
+use core::arch::{asm, naked_asm};
+use core::cell::Cell;
+use core::mem::offset_of;
+use core::sync::atomic::{AtomicU64, Ordering, fence};
 use sbi_spec::{binary, hsm, spi, srst};
 
 // Bits of `sstatus` (Privileged 4.1.1).

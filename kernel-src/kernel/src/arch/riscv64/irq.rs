@@ -4,16 +4,14 @@
 //! Wired interrupts come to the boot hart. Only the console's is on.
 
 use super::{read_csr, sbi};
-use crate::{
-    addr::{CpuId, PhysRange},
-    arch::risc::{Once, Registers, tree, uart},
-    bootinfo::BootInfo,
-    fdt::Node,
-    irq,
-    mm::map_device,
-    percpu,
-};
-use core::{arch::asm, iter};
+use crate::addr::{CpuId, PhysRange};
+use crate::arch::risc::{Once, Registers, tree, uart};
+use crate::bootinfo::BootInfo;
+use crate::fdt::Node;
+use crate::mm::map_device;
+use crate::{irq, percpu};
+use core::arch::asm;
+use core::iter;
 
 // Interrupts (Privileged, table 4.2), and their bits in `sip` and `sie`.
 const SOFTWARE: u64 = 1;

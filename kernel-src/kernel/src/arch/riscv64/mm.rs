@@ -1,15 +1,11 @@
 //! Page tables of Sv39 and Sv48 (Privileged 4.4, 4.5), and the one way to user memory.
 
 use super::{cpu, read_csr};
+use crate::addr::{PhysAddr, VirtAddr};
+use crate::mm::MapFlags;
 pub use crate::mm::user::fixup;
-use crate::{
-    addr::{PhysAddr, VirtAddr},
-    mm::MapFlags,
-};
-use core::{
-    arch::{asm, naked_asm},
-    sync::atomic::{AtomicU64, Ordering},
-};
+use core::arch::{asm, naked_asm};
+use core::sync::atomic::{AtomicU64, Ordering};
 
 /// Modes of `satp` (Privileged 4.1.11).
 pub const SV39: u64 = 8 << 60;

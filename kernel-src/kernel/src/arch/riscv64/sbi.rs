@@ -1,7 +1,8 @@
 //! Calls to the firmware. Every extension is probed before it is used.
 
 use sbi_rt::{HartMask, NoReason, SbiRet};
-use sbi_spec::{base, binary::Error, dbcn, legacy, srst};
+use sbi_spec::binary::Error;
+use sbi_spec::{base, dbcn, legacy, srst};
 
 /// For the calls of before 0.2, and for what both have.
 pub fn call(extension: usize, function: usize, argument: usize) -> SbiRet {

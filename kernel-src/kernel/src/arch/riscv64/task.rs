@@ -1,22 +1,16 @@
 //! A thread's registers, and the way back to them.
 
-use super::{
-    cpu,
-    trap::{exit_stage, registers},
-};
-use crate::{
-    addr::VirtAddr,
-    arch::frame::{Fpu, write_registers},
-    object::{FPU, Thread},
-    percpu::PerCpu,
-};
+use super::cpu;
+use super::trap::{exit_stage, registers};
+use crate::addr::VirtAddr;
+use crate::arch::frame::{Fpu, write_registers};
+use crate::object::{FPU, Thread};
+use crate::percpu::PerCpu;
 use abi::MESSAGE_WORDS;
-use core::{
-    arch::{asm, naked_asm},
-    fmt,
-    mem::offset_of,
-    sync::atomic::AtomicU32,
-};
+use core::arch::{asm, naked_asm};
+use core::fmt;
+use core::mem::offset_of;
+use core::sync::atomic::AtomicU32;
 
 /// `e_machine` of RISC-V (psABI).
 pub const ELF_MACHINE: u16 = 243;
@@ -104,13 +98,17 @@ pub fn has_fpu() -> bool {
     on & cpu::FS != 0
 }
 
-/// Loads or stores all registers of the FPU at `{0}`.
+/// Loads or stores all registers of the FPU at `{0}`, and does the rest with their instructions; the target's own
+/// features may lack them.
 macro_rules! floats {
-    ($instruction:literal) => {
+    ($instruction:literal, $rest:literal) => {
         concat!(
+            ".option push\n.option arch, +d\n",
             ".irp n, 0,1,2,3,4,5,6,7,8,9,10,11,12,13,14,15,16,17,18,19,20,21,22,23,24,25,26,27,28,29,30,31\n",
             $instruction,
-            " f\\n, \\n * 8({0})\n.endr"
+            " f\\n, \\n * 8({0})\n.endr\n",
+            $rest,
+            "\n.option pop"
         )
     };
 }
@@ -122,7 +120,7 @@ pub fn exchange_extras(had: u32, from: *mut Fpu, has: u32, to: *const Fpu) {
     // SAFETY: the kernel itself uses none of these registers; who had and has them is a thread of this CPU.
     unsafe {
         if had {
-            asm!(floats!("fsd"), "frcsr {1}", "sd {1}, 256({0})", in(reg) from, out(reg) _, options(nostack));
+            asm!(floats!("fsd", "frcsr {1}; sd {1}, 256({0})"), in(reg) from, out(reg) _, options(nostack));
         }
         match (had, has) {
             (false, true) => asm!("csrs sstatus, {}", in(reg) cpu::FS, options(nostack)),
@@ -130,7 +128,7 @@ pub fn exchange_extras(had: u32, from: *mut Fpu, has: u32, to: *const Fpu) {
             _ => {}
         }
         if has {
-            asm!(floats!("fld"), "ld {1}, 256({0})", "fscsr {1}", in(reg) to, out(reg) _, options(nostack));
+            asm!(floats!("fld", "ld {1}, 256({0}); fscsr {1}"), in(reg) to, out(reg) _, options(nostack));
         }
     }
 }

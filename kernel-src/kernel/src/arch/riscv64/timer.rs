@@ -5,14 +5,14 @@
 //! leaves an older value running, so a copy kept here proves nothing.
 
 use super::{boot, cpu, read_csr, sbi};
+use crate::addr::Nanos;
 pub use crate::arch::risc::clock::{nanos, now};
-use crate::{
-    addr::Nanos,
-    arch::risc::{Once, clock, tree},
-    bootinfo::BootInfo,
-};
-use core::{arch::asm, sync::atomic::Ordering};
-use sbi_spec::{legacy::LEGACY_SET_TIMER, time::EID_TIME};
+use crate::arch::risc::{Once, clock, tree};
+use crate::bootinfo::BootInfo;
+use core::arch::asm;
+use core::sync::atomic::Ordering;
+use sbi_spec::legacy::LEGACY_SET_TIMER;
+use sbi_spec::time::EID_TIME;
 
 const STIE: u64 = 1 << 5;
 const NEVER: u64 = u64::MAX;

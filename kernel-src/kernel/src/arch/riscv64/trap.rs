@@ -5,24 +5,17 @@
 //! save only what the C ABI clobbers. A trap from the kernel is an exception:
 //! a faulted copy, which has a way on, or the end.
 
-use super::{
-    cpu::ArchCpu,
-    irq, mm, read_csr,
-    task::{self, Frame},
-};
-use crate::{
-    addr::VirtAddr,
-    config::{EXCEPTION_STACK_SIZE, KERNEL_STACK_SIZE},
-    object::{FPU, Thread},
-    panic,
-    percpu::{self, PerCpu},
-    syscall,
-    trap::{self, Cause, Fault},
-};
-use core::{
-    arch::{asm, naked_asm},
-    mem::offset_of,
-};
+use super::cpu::ArchCpu;
+use super::task::{self, Frame};
+use super::{irq, mm, read_csr};
+use crate::addr::VirtAddr;
+use crate::config::{EXCEPTION_STACK_SIZE, KERNEL_STACK_SIZE};
+use crate::object::{FPU, Thread};
+use crate::percpu::{self, PerCpu};
+use crate::trap::{self, Cause, Fault};
+use crate::{panic, syscall};
+use core::arch::{asm, naked_asm};
+use core::mem::offset_of;
 
 const INTERRUPT: u64 = 1 << 63;
 
@@ -50,7 +43,8 @@ macro_rules! exit_stage {
         "csrw sscratch, tp"
     };
 }
-pub(super) use {exit_stage, registers};
+pub(super) use exit_stage;
+pub(super) use registers;
 
 /// Makes `entry` this CPU's only trap vector (Privileged 4.1.2, direct mode).
 pub fn install_vector() {

@@ -6,27 +6,20 @@
 //! mapped, and control goes there.
 
 use super::{Shared, cpu, mm};
-use crate::{
-    addr::{PhysAddr, PhysRange},
-    bootinfo::{self, BootInfo},
-    cmdline::Options,
-    config::{COMMAND_LINE_MAX, IMAGE_BASE, MAX_RANGES, PAGE_SIZE},
-    init,
-    mm::{
-        frames,
-        paging::{ENTRIES, LARGE_PAGE, image_size, relocate, symbol},
-    },
-    multiboot,
-};
+use crate::addr::{PhysAddr, PhysRange};
+use crate::bootinfo::{self, BootInfo};
+use crate::cmdline::Options;
+use crate::config::{COMMAND_LINE_MAX, IMAGE_BASE, MAX_RANGES, PAGE_SIZE};
+use crate::mm::frames;
+use crate::mm::paging::{ENTRIES, LARGE_PAGE, image_size, relocate, symbol};
+use crate::{init, multiboot};
 use arrayvec::ArrayVec;
-use core::{
-    arch::{global_asm, naked_asm},
-    cell::UnsafeCell,
-    ffi::CStr,
-    mem::MaybeUninit,
-    slice,
-    sync::atomic::Ordering,
-};
+use core::arch::{global_asm, naked_asm};
+use core::cell::UnsafeCell;
+use core::ffi::CStr;
+use core::mem::MaybeUninit;
+use core::slice;
+use core::sync::atomic::Ordering;
 
 /// Most memory that the image may take, 2 MiB a table.
 const IMAGE_TABLES: usize = 4;

@@ -6,11 +6,9 @@
 use super::cpu::outb;
 use crate::bootinfo::BootInfo;
 use core::sync::atomic::{AtomicBool, Ordering};
-use uart_16550::{
-    BaudRate, Config, Uart16550,
-    backend::PioBackend,
-    spec::registers::{FifoTriggerLevel, IER},
-};
+use uart_16550::backend::PioBackend;
+use uart_16550::spec::registers::{FifoTriggerLevel, IER};
+use uart_16550::{BaudRate, Config, Uart16550};
 
 const COM1: u16 = 0x3F8;
 /// The ISA interrupt of COM1.

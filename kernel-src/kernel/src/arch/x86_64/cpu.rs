@@ -1,41 +1,29 @@
 //! A CPU: its descriptor tables, its protections, how it is started and how the machine ends.
 
 use super::{MACHINE, irq, machine, mm, timer, trap};
-use crate::{
-    addr::{HardwareId, PhysAddr, VirtAddr},
-    bootinfo::BootInfo,
-    config::{CPU_START_WAIT_NS, EXCEPTION_STACK_SIZE, PAGE_SIZE},
-    mm::paging,
-    panic,
-    percpu::PerCpu,
-    smp::{self, StartError},
-};
-use core::{
-    arch::{asm, naked_asm},
-    cell::UnsafeCell,
-    mem::offset_of,
-    sync::atomic::{AtomicPtr, AtomicU64, AtomicUsize, Ordering},
-};
+use crate::addr::{HardwareId, PhysAddr, VirtAddr};
+use crate::bootinfo::BootInfo;
+use crate::config::{CPU_START_WAIT_NS, EXCEPTION_STACK_SIZE, PAGE_SIZE};
+use crate::mm::paging;
+use crate::panic;
+use crate::percpu::PerCpu;
+use crate::smp::{self, StartError};
+use core::arch::{asm, naked_asm};
+use core::cell::UnsafeCell;
+use core::mem::offset_of;
+use core::sync::atomic::{AtomicPtr, AtomicU64, AtomicUsize, Ordering};
 use raw_cpuid::{CpuId, ExtendedFeatures, FeatureInfo};
-use x86_64::{
-    instructions::{
-        interrupts::int3,
-        port::Port,
-        segmentation::{CS, DS, ES, SS, Segment},
-        tables::{lidt, load_tss},
-    },
-    registers::{
-        control::{Cr0, Cr0Flags, Cr2, Cr4, Cr4Flags, Efer, EferFlags},
-        model_specific::{GsBase, KernelGsBase, LStar, Msr, SFMask, Star},
-        rflags::RFlags,
-        segmentation::SegmentSelector,
-    },
-    structures::{
-        DescriptorTablePointer,
-        gdt::{Descriptor, DescriptorFlags, GlobalDescriptorTable},
-        tss::TaskStateSegment,
-    },
-};
+use x86_64::instructions::interrupts::int3;
+use x86_64::instructions::port::Port;
+use x86_64::instructions::segmentation::{CS, DS, ES, SS, Segment};
+use x86_64::instructions::tables::{lidt, load_tss};
+use x86_64::registers::control::{Cr0, Cr0Flags, Cr2, Cr4, Cr4Flags, Efer, EferFlags};
+use x86_64::registers::model_specific::{GsBase, KernelGsBase, LStar, Msr, SFMask, Star};
+use x86_64::registers::rflags::RFlags;
+use x86_64::registers::segmentation::SegmentSelector;
+use x86_64::structures::DescriptorTablePointer;
+use x86_64::structures::gdt::{Descriptor, DescriptorFlags, GlobalDescriptorTable};
+use x86_64::structures::tss::TaskStateSegment;
 
 /// A frame pointer points at the caller's, behind which the return address lies (System V ABI, AMD64, 3.2.2).
 pub const FRAME_PREVIOUS: isize = 0;

@@ -1,18 +1,12 @@
 //! Interrupts: the local APICs (SDM vol. 3A, chapter 11), the I/O APICs (82093AA data sheet), and the
 //! two 8259A, which are moved out of the way and masked.
 
-use super::{
-    Registers, console,
-    cpu::{self, read_msr, write_msr},
-    machine,
-};
-use crate::{
-    acpi,
-    addr::{CpuId, HardwareId, PhysRange, VirtAddr},
-    bootinfo::BootInfo,
-    config::PAGE_SIZE,
-    percpu,
-};
+use super::cpu::{self, read_msr, write_msr};
+use super::{Registers, console, machine};
+use crate::addr::{CpuId, HardwareId, PhysRange, VirtAddr};
+use crate::bootinfo::BootInfo;
+use crate::config::PAGE_SIZE;
+use crate::{acpi, percpu};
 use core::sync::atomic::{AtomicUsize, Ordering};
 use pic8259::ChainedPics;
 

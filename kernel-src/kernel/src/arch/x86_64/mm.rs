@@ -1,18 +1,12 @@
 //! Page-table entries (Intel SDM vol. 3A, 4.5), TLB, and the way to user memory.
 
+use crate::addr::{PhysAddr, VirtAddr};
+use crate::mm::MapFlags;
 pub use crate::mm::user::fixup;
-use crate::{
-    addr::{PhysAddr, VirtAddr},
-    mm::MapFlags,
-};
-use core::{
-    arch::{asm, naked_asm},
-    sync::atomic::AtomicBool,
-};
-use x86_64::{
-    instructions::tlb,
-    registers::control::{Cr4, Cr4Flags},
-};
+use core::arch::{asm, naked_asm};
+use core::sync::atomic::AtomicBool;
+use x86_64::instructions::tlb;
+use x86_64::registers::control::{Cr4, Cr4Flags};
 
 const PRESENT: u64 = 1;
 const WRITE: u64 = 1 << 1;

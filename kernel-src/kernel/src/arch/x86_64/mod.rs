@@ -16,11 +16,9 @@ pub mod trap;
 pub const NAME: &str = "x86_64";
 
 use super::{Registers, Shared};
-use crate::{
-    acpi,
-    addr::{PhysAddr, PhysRange},
-    bootinfo::BootInfo,
-};
+use crate::acpi;
+use crate::addr::{PhysAddr, PhysRange};
+use crate::bootinfo::BootInfo;
 use spin::Once;
 
 static MACHINE: Once<acpi::Machine> = Once::new();

@@ -1,20 +1,16 @@
 //! A thread's registers in user mode, and the way back to it.
 
 use super::{cpu, trap};
-use crate::{
-    addr::VirtAddr,
-    arch::frame::{Fpu, write_registers},
-    object::{FPU, Thread},
-    percpu::PerCpu,
-};
+use crate::addr::VirtAddr;
+use crate::arch::frame::{Fpu, write_registers};
+use crate::object::{FPU, Thread};
+use crate::percpu::PerCpu;
 use abi::MESSAGE_WORDS;
-use core::{
-    arch::{asm, naked_asm},
-    fmt,
-    mem::offset_of,
-    ops::{Deref, DerefMut},
-    sync::atomic::AtomicU32,
-};
+use core::arch::{asm, naked_asm};
+use core::fmt;
+use core::mem::offset_of;
+use core::ops::{Deref, DerefMut};
+use core::sync::atomic::AtomicU32;
 use x86_64::registers::control::{Cr0, Cr0Flags};
 
 /// `e_machine` of programs that run here (System V ABI, AMD64 supplement).
@@ -73,7 +69,8 @@ macro_rules! pop_kept {
         .endr"
     };
 }
-pub(super) use {pop_kept, push_kept};
+pub(super) use pop_kept;
+pub(super) use push_kept;
 
 /// What every entry saves; from `vector` on, as the stubs and the CPU push it.
 #[derive(Default)]

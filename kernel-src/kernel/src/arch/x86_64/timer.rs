@@ -5,22 +5,15 @@
 //! timer is armed and enough time has passed. A new rate begins where the old one is, so time never steps.
 //! TSCs are taken to run together on all CPUs, as they do on machines whose TSC is invariant.
 
-use super::{
-    Registers,
-    cpu::{inb, outb, write_msr},
-    irq, machine,
-};
-use crate::{
-    acpi,
-    addr::{Nanos, PhysRange, VirtAddr},
-    bootinfo::BootInfo,
-    panic, smp,
-    sync::{Rank, Spin},
-};
-use core::{
-    arch::{asm, x86_64::_rdtsc},
-    sync::atomic::{AtomicU32, AtomicU64, Ordering, fence},
-};
+use super::cpu::{inb, outb, write_msr};
+use super::{Registers, irq, machine};
+use crate::addr::{Nanos, PhysRange, VirtAddr};
+use crate::bootinfo::BootInfo;
+use crate::sync::{Rank, Spin};
+use crate::{acpi, panic, smp};
+use core::arch::asm;
+use core::arch::x86_64::_rdtsc;
+use core::sync::atomic::{AtomicU32, AtomicU64, Ordering, fence};
 use raw_cpuid::CpuId;
 use x86_64::instructions::port::Port;
 

@@ -6,23 +6,20 @@
 //! still be the user's (between an entry and its `swapgs`), so its base is looked at: the kernel's is negative,
 //! and a program cannot set its own (`CR4.FSGSBASE` is off).
 
-use super::{
-    Shared,
-    cpu::{self, IST_DOUBLE_FAULT, IST_MACHINE_CHECK, IST_NMI},
-    irq, mm,
-    task::{BY_SYSCALL, Registers, pop_kept, push_kept},
-};
-use crate::{
-    addr::{CpuId, VirtAddr},
-    mm::user::UserBytes,
-    object::Thread,
-    panic,
-    percpu::PerCpu,
-    sched, syscall,
-    trap::{self, Cause, Fault},
-};
-use core::{arch::naked_asm, cell::UnsafeCell, mem::offset_of};
-use x86_64::{instructions::tables::lidt, structures::DescriptorTablePointer};
+use super::cpu::{self, IST_DOUBLE_FAULT, IST_MACHINE_CHECK, IST_NMI};
+use super::task::{BY_SYSCALL, Registers, pop_kept, push_kept};
+use super::{Shared, irq, mm};
+use crate::addr::{CpuId, VirtAddr};
+use crate::mm::user::UserBytes;
+use crate::object::Thread;
+use crate::percpu::PerCpu;
+use crate::trap::{self, Cause, Fault};
+use crate::{panic, sched, syscall};
+use core::arch::naked_asm;
+use core::cell::UnsafeCell;
+use core::mem::offset_of;
+use x86_64::instructions::tables::lidt;
+use x86_64::structures::DescriptorTablePointer;
 
 const VECTORS: usize = 256;
 /// Bytes from one vector's stub to the next.

@@ -7,18 +7,12 @@
 extern crate alloc;
 
 use alloc::sync::Arc;
-use core::{
-    hint::black_box,
-    sync::atomic::{AtomicU64, Ordering},
-};
-use rt::{
-    abi::{self, Cause, Error, Info, MessageInfo, NO_CAPABILITY, ThreadAction},
-    assert_err, assert_ok,
-    call::{self, Buffer, Capability, Exit, Message, Place, Until},
-    kernel_assert, kernel_assert_eq, kernel_bench, println, probe, test,
-    testing::{self, counter, marker, spin},
-    thread,
-};
+use core::hint::black_box;
+use core::sync::atomic::{AtomicU64, Ordering};
+use rt::abi::{self, Cause, Error, Info, MessageInfo, NO_CAPABILITY, ThreadAction};
+use rt::call::{self, Buffer, Capability, Exit, Message, Place, Until};
+use rt::testing::{self, counter, marker, spin};
+use rt::{assert_err, assert_ok, kernel_assert, kernel_assert_eq, kernel_bench, println, probe, test, thread};
 
 rt::program!(main);
 

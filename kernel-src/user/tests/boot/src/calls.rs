@@ -1,11 +1,8 @@
 //! Entering the kernel and leaving it, the clock, and typed errors.
 
-use rt::{
-    abi::{Call, Error, Info, NAME_MAX},
-    assert_err, assert_ok,
-    call::{self, Capability},
-    kernel_assert, kernel_assert_eq, probe, test,
-};
+use rt::abi::{Call, Error, Info, NAME_MAX};
+use rt::call::{self, Capability};
+use rt::{assert_err, assert_ok, kernel_assert, kernel_assert_eq, probe, test};
 
 test! {
     fn simple_calls_keep_every_register() requires("SYS-03 SYS-04 SYS-05") {

@@ -1,10 +1,8 @@
 //! The machine and the programs as the boot leaves them.
 
 use alloc::vec::Vec;
-use rt::{
-    abi::{Info, PROGRAM_BASE, STACK_TOP},
-    assert_ok, call, kernel_assert, kernel_assert_eq, probe, test, thread,
-};
+use rt::abi::{Info, PROGRAM_BASE, STACK_TOP};
+use rt::{assert_ok, call, kernel_assert, kernel_assert_eq, probe, test, thread};
 
 /// Most bytes that the kernel may hold after a boot of four CPUs.
 const KERNEL_MEMORY_MAX: u64 = 4 << 20;

@@ -1,14 +1,10 @@
 //! What other processes of this program do for a case.
 
 use crate::support::{Table, cpus, use_endpoint};
-use rt::{
-    abi::{ANY_SLOT, Call, Error, Info, NO_CAPABILITY, Rights, guard},
-    assert_ok,
-    call::{self, Buffer, Capability, Exit, Message, Place},
-    kernel_assert_eq, probe,
-    protocol::RESOURCE,
-    thread,
-};
+use rt::abi::{ANY_SLOT, Call, Error, Info, NO_CAPABILITY, Rights, guard};
+use rt::call::{self, Buffer, Capability, Exit, Message, Place};
+use rt::protocol::RESOURCE;
+use rt::{assert_ok, kernel_assert_eq, probe, thread};
 
 /// Arguments from here on are roles.
 pub const ROLES: u64 = 1 << 32;

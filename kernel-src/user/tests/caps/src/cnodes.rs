@@ -2,14 +2,10 @@
 
 use crate::support::{Table, free_memory, gives_back_all, marked};
 use alloc::vec::Vec;
-use rt::{
-    abi::{Call, Error, Kind, OWN_QUOTA, Rights, guard},
-    assert_err, assert_ok,
-    call::{self, Capability, Place},
-    kernel_assert, kernel_assert_eq,
-    random::Random,
-    test,
-};
+use rt::abi::{Call, Error, Kind, OWN_QUOTA, Rights, guard};
+use rt::call::{self, Capability, Place};
+use rt::random::Random;
+use rt::{assert_err, assert_ok, kernel_assert, kernel_assert_eq, test};
 
 test! {
     fn cnodes_have_the_sizes_they_may_have() requires("CAP-02 SYS-06") {

@@ -2,14 +2,10 @@
 
 use crate::support::{Table, facts, use_endpoint};
 use alloc::vec::Vec;
-use rt::{
-    abi::{Error, Kind, Rights, guard},
-    assert_err, assert_ok,
-    call::{self, Capability, Message},
-    kernel_assert, kernel_assert_eq,
-    random::Random,
-    test, thread,
-};
+use rt::abi::{Error, Kind, Rights, guard};
+use rt::call::{self, Capability, Message};
+use rt::random::Random;
+use rt::{assert_err, assert_ok, kernel_assert, kernel_assert_eq, test, thread};
 
 test! {
     fn a_copy_is_as_good_as_what_it_came_from() requires("CAP-10 CAP-13 CAP-07") {

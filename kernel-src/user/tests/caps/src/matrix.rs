@@ -1,18 +1,13 @@
 //! Every call on every kind of object, and with every right missing that it needs.
 
-use crate::{
-    child::Agent,
-    support::{Table, use_endpoint},
-};
-use alloc::{boxed::Box, vec::Vec};
-use rt::{
-    abi::{Call, CapabilityInfo, Error, Kind, Power, Rights, guard},
-    assert_err, assert_ok,
-    call::{self, Capability, Message},
-    kernel_assert, kernel_assert_eq, probe,
-    protocol::RESOURCE,
-    test, thread,
-};
+use crate::child::Agent;
+use crate::support::{Table, use_endpoint};
+use alloc::boxed::Box;
+use alloc::vec::Vec;
+use rt::abi::{Call, CapabilityInfo, Error, Kind, Power, Rights, guard};
+use rt::call::{self, Capability, Message};
+use rt::protocol::RESOURCE;
+use rt::{assert_err, assert_ok, kernel_assert, kernel_assert_eq, probe, test, thread};
 
 /// Slots that these cases fill by their numbers.
 const MINTED: Capability = Capability(60);

@@ -2,14 +2,10 @@
 
 use crate::support::{Table, cpus, facts, free_memory};
 use alloc::vec::Vec;
-use rt::{
-    abi::{Error, Kind, Rights},
-    assert_ok,
-    call::{self, Place},
-    kernel_assert_eq,
-    random::Random,
-    test, thread,
-};
+use rt::abi::{Error, Kind, Rights};
+use rt::call::{self, Place};
+use rt::random::Random;
+use rt::{assert_ok, kernel_assert_eq, test, thread};
 
 /// A capability, as it has to be.
 #[derive(Clone)]

@@ -1,15 +1,11 @@
 //! Generations: names that stay good, and names that never become good again.
 
 use crate::support::{Table, facts, free_memory, gives_back_all, marked, use_endpoint};
-use rt::{
-    abi::{ADDRESS_BITS, Error, Kind, OWN_QUOTA, Rights, guard},
-    assert_err, assert_ok,
-    call::{self, Capability, Message, Place},
-    kernel_assert, kernel_assert_eq,
-    protocol::RESOURCE,
-    random::Random,
-    test,
-};
+use rt::abi::{ADDRESS_BITS, Error, Kind, OWN_QUOTA, Rights, guard};
+use rt::call::{self, Capability, Message, Place};
+use rt::protocol::RESOURCE;
+use rt::random::Random;
+use rt::{assert_err, assert_ok, kernel_assert, kernel_assert_eq, test};
 
 /// The slot that these cases fill and empty.
 const SLOT: Capability = Capability(40);

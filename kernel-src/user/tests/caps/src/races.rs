@@ -1,17 +1,14 @@
 //! Slots and objects that several CPUs fill, use, empty and end at once.
 
 use crate::support::{Table, cpus, free_memory, use_endpoint, wait_until};
-use alloc::{sync::Arc, vec::Vec};
+use alloc::sync::Arc;
+use alloc::vec::Vec;
 use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use rt::{
-    abi::{Error, Kind, Rights, guard},
-    assert_ok,
-    call::{self, Capability, Message},
-    kernel_assert, kernel_assert_eq,
-    random::Random,
-    test,
-    thread::{self, Thread},
-};
+use rt::abi::{Error, Kind, Rights, guard};
+use rt::call::{self, Capability, Message};
+use rt::random::Random;
+use rt::thread::{self, Thread};
+use rt::{assert_ok, kernel_assert, kernel_assert_eq, test};
 
 /// Threads on other CPUs that do the same over and over until they are stopped, each with a count of its turns.
 struct Others {

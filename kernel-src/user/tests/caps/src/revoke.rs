@@ -1,17 +1,13 @@
 //! Revocation: all that came from a capability, everywhere, and nothing else.
 
-use crate::{
-    child::{self, Agent},
-    support::{Table, cpus, facts, marked, use_endpoint, wait_until},
-};
-use alloc::{sync::Arc, vec::Vec};
+use crate::child::{self, Agent};
+use crate::support::{Table, cpus, facts, marked, use_endpoint, wait_until};
+use alloc::sync::Arc;
+use alloc::vec::Vec;
 use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use rt::{
-    abi::{Call, Error, Kind, MessageInfo, Rights, ThreadAction, copy_how},
-    assert_err, assert_ok,
-    call::{self, Buffer, Capability, Exit, Message, Place, Until},
-    kernel_assert, kernel_assert_eq, println, test, thread,
-};
+use rt::abi::{Call, Error, Kind, MessageInfo, Rights, ThreadAction, copy_how};
+use rt::call::{self, Buffer, Capability, Exit, Message, Place, Until};
+use rt::{assert_err, assert_ok, kernel_assert, kernel_assert_eq, println, test, thread};
 
 /// Most capabilities that one call takes away before it lets interrupts in; `docs/abi.md` has it.
 const STEPS: u64 = 16;

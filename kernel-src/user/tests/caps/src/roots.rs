@@ -1,19 +1,14 @@
 //! Roots: where the names of a process start.
 
-use crate::{
-    child::{self, Agent},
-    support::{Table, cpus, gives_back_all, marked, use_endpoint, wait_until},
-};
-use alloc::{sync::Arc, vec::Vec};
+use crate::child::{self, Agent};
+use crate::support::{Table, cpus, gives_back_all, marked, use_endpoint, wait_until};
+use alloc::sync::Arc;
+use alloc::vec::Vec;
 use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use rt::{
-    abi::{Call, Error, Kind, OWN_QUOTA, Rights, guard},
-    assert_err, assert_ok,
-    call::{self, Capability, Exit, Place},
-    kernel_assert, kernel_assert_eq,
-    protocol::RESOURCE,
-    test, thread,
-};
+use rt::abi::{Call, Error, Kind, OWN_QUOTA, Rights, guard};
+use rt::call::{self, Capability, Exit, Place};
+use rt::protocol::RESOURCE;
+use rt::{assert_err, assert_ok, kernel_assert, kernel_assert_eq, test, thread};
 
 test! {
     fn a_root_is_a_cnode() requires("CAP-07 PRC-32") {

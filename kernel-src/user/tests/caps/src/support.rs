@@ -1,12 +1,9 @@
 //! Tables of slots, objects that can be told apart, chance, and waiting.
 
 use alloc::vec::Vec;
-use rt::{
-    abi::{CapabilityInfo, Error, Info, Rights},
-    assert_ok,
-    call::{self, Capability, Message, Place},
-    kernel_assert,
-};
+use rt::abi::{CapabilityInfo, Error, Info, Rights};
+use rt::call::{self, Capability, Message, Place};
+use rt::{assert_ok, kernel_assert};
 
 /// How long something may take that a busy host can hold up.
 const PATIENCE_NS: u64 = 20_000_000_000;

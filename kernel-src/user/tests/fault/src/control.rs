@@ -1,22 +1,17 @@
 //! Made suspended, stopped, gone on with, ended, and more or less urgent.
 
-use crate::{
-    roles,
-    support::{
-        Counter, IS_STOPPED, RECEIVES, RUNS, control, in_state, info, other_cpu, resume, suspend, suspend_in, turns,
-        wait_until,
-    },
+use crate::roles;
+use crate::support::{
+    Counter, IS_STOPPED, RECEIVES, RUNS, control, in_state, info, other_cpu, resume, suspend, suspend_in, turns,
+    wait_until,
 };
-use alloc::{sync::Arc, vec::Vec};
+use alloc::sync::Arc;
+use alloc::vec::Vec;
 use core::sync::atomic::{AtomicU64, Ordering};
-use rt::{
-    abi::{Error, Info, Kind, Rights, ThreadAction},
-    assert_err, assert_ok,
-    call::{self, Capability, Exit, Message, Until},
-    kernel_assert, kernel_assert_eq,
-    protocol::RESOURCE,
-    test, thread,
-};
+use rt::abi::{Error, Info, Kind, Rights, ThreadAction};
+use rt::call::{self, Capability, Exit, Message, Until};
+use rt::protocol::RESOURCE;
+use rt::{assert_err, assert_ok, kernel_assert, kernel_assert_eq, test, thread};
 
 test! {
     fn a_thread_made_suspended_runs_when_it_is_resumed() requires("CAP-06 PRC-32") {

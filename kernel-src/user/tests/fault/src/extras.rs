@@ -1,20 +1,15 @@
 //! What goes with a thread besides its general registers: those of the FPU, and steps.
 
-use crate::{
-    faults::{close_all, fault_of, handle},
-    support::{Counter, control, info, other_cpu, patience, resume, suspend, turns, wait_until},
-};
-use alloc::{sync::Arc, vec::Vec};
+use crate::faults::{close_all, fault_of, handle};
+use crate::support::{Counter, control, info, other_cpu, patience, resume, suspend, turns, wait_until};
+use alloc::sync::Arc;
+use alloc::vec::Vec;
 use core::sync::atomic::{AtomicU64, Ordering};
-use rt::{
-    abi::{Cause, Error, Info, Rights, ThreadAction},
-    assert_err, assert_ok,
-    call::{self, Capability, Message, Until},
-    kernel_assert, kernel_assert_eq,
-    probe::{self, FPU_WORDS, STEPS, check_fpu, fill_fpu},
-    test,
-    thread::{self, Thread},
-};
+use rt::abi::{Cause, Error, Info, Rights, ThreadAction};
+use rt::call::{self, Capability, Message, Until};
+use rt::probe::{self, FPU_WORDS, STEPS, check_fpu, fill_fpu};
+use rt::thread::{self, Thread};
+use rt::{assert_err, assert_ok, kernel_assert, kernel_assert_eq, test};
 
 fn fpu(thread: Capability, on: u64) -> Result<u64, Error> {
     call::thread_control(thread, ThreadAction::Fpu, on)

@@ -1,22 +1,17 @@
 //! Faults as messages to a handler, and what it does about them.
 
-use crate::{
-    roles,
-    support::{SENDS, control, cpus, halt, info, other_cpu, patience, resume, suspend_in, wait_until},
-};
-use alloc::{sync::Arc, vec::Vec};
+use crate::roles;
+use crate::support::{SENDS, control, cpus, halt, info, other_cpu, patience, resume, suspend_in, wait_until};
+use alloc::sync::Arc;
+use alloc::vec::Vec;
 use core::sync::atomic::{AtomicU64, Ordering};
-use rt::{
-    abi::{
-        Cause, Error, FAULT, Info, MESSAGE_WORDS, MessageInfo, NO_CAPABILITY, Registers, Rights, STACK_SIZE, STACK_TOP,
-        ThreadAction,
-    },
-    assert_err, assert_ok,
-    call::{self, Capability, Exit, Message, Until},
-    kernel_assert, kernel_assert_eq,
-    probe::{self, Break},
-    test, thread,
+use rt::abi::{
+    Cause, Error, FAULT, Info, MESSAGE_WORDS, MessageInfo, NO_CAPABILITY, Registers, Rights, STACK_SIZE, STACK_TOP,
+    ThreadAction,
 };
+use rt::call::{self, Capability, Exit, Message, Until};
+use rt::probe::{self, Break};
+use rt::{assert_err, assert_ok, kernel_assert, kernel_assert_eq, test, thread};
 
 const SLOT: Capability = Capability(40);
 const NOTHING: [Capability; 3] = [Capability::NONE; 3];

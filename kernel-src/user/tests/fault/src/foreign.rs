@@ -1,21 +1,17 @@
 //! System calls of foreign threads as messages to whoever serves them.
 
-use crate::{
-    faults::close_all,
-    roles,
-    support::{IS_CALLING, SENDS, control, cpus, halt, info, other_cpu, patience, resume, suspend_in, wait_until},
+use crate::faults::close_all;
+use crate::roles;
+use crate::support::{
+    IS_CALLING, SENDS, control, cpus, halt, info, other_cpu, patience, resume, suspend_in, wait_until,
 };
 use alloc::vec::Vec;
 use core::sync::atomic::{AtomicU64, Ordering};
-use rt::{
-    abi::{Error, FOREIGN, Info, MESSAGE_WORDS, MessageInfo, NO_CAPABILITY, Rights, ThreadAction},
-    assert_err, assert_ok,
-    call::{self, Capability, Exit, Message, Until},
-    kernel_assert, kernel_assert_eq, probe,
-    protocol::RESOURCE,
-    random::Random,
-    test, thread,
-};
+use rt::abi::{Error, FOREIGN, Info, MESSAGE_WORDS, MessageInfo, NO_CAPABILITY, Rights, ThreadAction};
+use rt::call::{self, Capability, Exit, Message, Until};
+use rt::protocol::RESOURCE;
+use rt::random::Random;
+use rt::{assert_err, assert_ok, kernel_assert, kernel_assert_eq, probe, test, thread};
 
 const SLOT: Capability = Capability(40);
 

@@ -1,14 +1,12 @@
 //! Programs that panic, and who has started them.
 
-use alloc::{borrow::Cow, string::String, vec::Vec};
-use rt::{
-    EXIT_PANIC, assert_ok,
-    call::{self, Capability, Exit},
-    kernel_assert, kernel_assert_eq,
-    probe::role,
-    protocol::RESOURCE,
-    test,
-};
+use alloc::borrow::Cow;
+use alloc::string::String;
+use alloc::vec::Vec;
+use rt::call::{self, Capability, Exit};
+use rt::probe::role;
+use rt::protocol::RESOURCE;
+use rt::{EXIT_PANIC, assert_ok, kernel_assert, kernel_assert_eq, test};
 
 /// More than the log ring holds.
 const LOG: usize = 80 << 10;

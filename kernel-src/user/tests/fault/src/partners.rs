@@ -1,18 +1,17 @@
 //! Those with whom a worker ([`rt::worker`]) has to do, each of which sees numbers in their order and hears nothing but
 //! what `docs/abi.md` tells of a partner that is halted, or ends.
 
-use crate::{space::Wanted, support::patience};
-use alloc::{sync::Arc, vec::Vec};
+use crate::space::Wanted;
+use crate::support::patience;
+use alloc::sync::Arc;
+use alloc::vec::Vec;
 use core::sync::atomic::{AtomicU64, Ordering};
-use rt::{
-    abi::{Error, FAULT, Rights},
-    assert_ok,
-    call::{self, Capability, Message, Until},
-    kernel_assert, kernel_assert_eq,
-    random::Random,
-    thread::{self, Thread},
-    worker::{self, words},
-};
+use rt::abi::{Error, FAULT, Rights};
+use rt::call::{self, Capability, Message, Until};
+use rt::random::Random;
+use rt::thread::{self, Thread};
+use rt::worker::{self, words};
+use rt::{assert_ok, kernel_assert, kernel_assert_eq};
 
 /// Label that ends a partner, and the bit that does.
 const STOP: u64 = 0x5709;

@@ -4,24 +4,20 @@
 //! reads its registers, copies its CNodes slot by slot with the generations that the names in its registers have, ends it,
 //! and writes the registers into a thread of a new process. What it was doing then, it goes on with.
 
-use crate::{
-    partners::{Partners, Tally},
-    roles,
-    space::{ROOT_GUARD, Space, Wanted},
-    support::{IS_CALLING, IS_STOPPED, RECEIVES, RUNS, SENDS, WAITS_FOR_BITS, control, cpus, info, other_cpu, resume},
+use crate::partners::{Partners, Tally};
+use crate::roles;
+use crate::space::{ROOT_GUARD, Space, Wanted};
+use crate::support::{
+    IS_CALLING, IS_STOPPED, RECEIVES, RUNS, SENDS, WAITS_FOR_BITS, control, cpus, info, other_cpu, resume,
 };
 use alloc::sync::Arc;
 use core::sync::atomic::{AtomicU64, Ordering};
-use rt::{
-    abi::{Error, Info, Registers, ThreadAction},
-    assert_ok,
-    call::{self, Capability, Exit},
-    kernel_assert, kernel_assert_eq, println, probe,
-    protocol::RESOURCE,
-    random::Random,
-    test, testing, thread,
-    worker::{self, State},
-};
+use rt::abi::{Error, Info, Registers, ThreadAction};
+use rt::call::{self, Capability, Exit};
+use rt::protocol::RESOURCE;
+use rt::random::Random;
+use rt::worker::{self, State};
+use rt::{assert_ok, kernel_assert, kernel_assert_eq, println, probe, test, testing, thread};
 
 /// Of each case; a board runs three of them, where it has two CPUs.
 const TURNS: u64 = 350;

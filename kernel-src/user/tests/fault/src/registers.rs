@@ -1,17 +1,11 @@
 //! Registers of stopped threads, read and written from outside.
 
-use crate::{
-    roles,
-    support::{Counter, IS_STOPPED, control, halt, info, other_cpu, resume, suspend},
-};
-use rt::{
-    abi::{Error, Info, Registers, Rights, ThreadAction},
-    assert_err, assert_ok,
-    call::{self, Capability, Exit},
-    kernel_assert, kernel_assert_eq, probe,
-    random::Random,
-    test, thread,
-};
+use crate::roles;
+use crate::support::{Counter, IS_STOPPED, control, halt, info, other_cpu, resume, suspend};
+use rt::abi::{Error, Info, Registers, Rights, ThreadAction};
+use rt::call::{self, Capability, Exit};
+use rt::random::Random;
+use rt::{assert_err, assert_ok, kernel_assert, kernel_assert_eq, probe, test, thread};
 
 const SLOT: Capability = Capability(40);
 

@@ -1,11 +1,9 @@
 //! What this program does in a process of its own.
 
-use rt::{
-    assert_ok,
-    call::{self, Capability},
-    probe::{self, Break},
-    protocol::RESOURCE,
-};
+use rt::assert_ok;
+use rt::call::{self, Capability};
+use rt::probe::{self, Break};
+use rt::protocol::RESOURCE;
 
 /// Arguments from here on are roles.
 pub const ROLES: u64 = 1 << 32;

@@ -1,12 +1,9 @@
 //! A space of capabilities of two levels, and its copy: the same names mean the same.
 
-use rt::{
-    abi::{ADDRESS_BITS, CapabilityInfo, Kind, Rights, guard},
-    assert_ok,
-    call::{self, Capability, Place},
-    kernel_assert_eq,
-    random::Random,
-};
+use rt::abi::{ADDRESS_BITS, CapabilityInfo, Kind, Rights, guard};
+use rt::call::{self, Capability, Place};
+use rt::random::Random;
+use rt::{assert_ok, kernel_assert_eq};
 
 /// Bits of the slots of each CNode, and of the guard before those of the lower level. A root whose guard takes the rest
 /// of an address leaves 16 bits.

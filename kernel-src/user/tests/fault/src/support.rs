@@ -2,13 +2,10 @@
 
 use alloc::sync::Arc;
 use core::sync::atomic::{AtomicU64, Ordering};
-use rt::{
-    abi::{Info, ThreadAction},
-    assert_ok,
-    call::{self, Capability, Until},
-    kernel_assert,
-    thread::{self, Thread},
-};
+use rt::abi::{Info, ThreadAction};
+use rt::call::{self, Capability, Until};
+use rt::thread::{self, Thread};
+use rt::{assert_ok, kernel_assert};
 
 /// What a thread does, as the kernel tells it.
 pub const RUNS: u64 = 0;

@@ -1,22 +1,17 @@
 //! What waits, and is stopped, halted or cancelled meanwhile.
 
-use crate::{
-    roles,
-    support::{
-        IS_CALLING, RECEIVES, SENDS, WAITS, WAITS_FOR_BITS, control, cpus, halt, in_state, info, other_cpu, patience,
-        resume, suspend, suspend_in, turns, wait_until,
-    },
+use crate::roles;
+use crate::support::{
+    IS_CALLING, RECEIVES, SENDS, WAITS, WAITS_FOR_BITS, control, cpus, halt, in_state, info, other_cpu, patience,
+    resume, suspend, suspend_in, turns, wait_until,
 };
-use alloc::{sync::Arc, vec::Vec};
+use alloc::sync::Arc;
+use alloc::vec::Vec;
 use core::sync::atomic::{AtomicU64, Ordering};
-use rt::{
-    abi::{Error, Info, MESSAGE_WORDS, Registers, ThreadAction},
-    assert_err, assert_ok,
-    call::{self, Capability, Exit, Message, Until},
-    kernel_assert, kernel_assert_eq, probe,
-    random::Random,
-    test, thread,
-};
+use rt::abi::{Error, Info, MESSAGE_WORDS, Registers, ThreadAction};
+use rt::call::{self, Capability, Exit, Message, Until};
+use rt::random::Random;
+use rt::{assert_err, assert_ok, kernel_assert, kernel_assert_eq, probe, test, thread};
 
 fn homes() -> [u64; 2] {
     [info(Info::CurrentCpu), other_cpu()]

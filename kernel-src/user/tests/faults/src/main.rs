@@ -5,14 +5,11 @@
 #![no_main]
 
 use core::sync::atomic::{AtomicU64, Ordering};
-use rt::{
-    abi::{Error, Info, Power},
-    call::{self, Capability},
-    println,
-    probe::{Break, role},
-    protocol::RESOURCE,
-    thread,
-};
+use rt::abi::{Error, Info, Power};
+use rt::call::{self, Capability};
+use rt::probe::{Break, role};
+use rt::protocol::RESOURCE;
+use rt::{println, thread};
 
 rt::program!(main);
 

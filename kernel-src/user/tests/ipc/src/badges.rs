@@ -1,21 +1,16 @@
 //! Badges: who sent it, and what is left when one is taken back.
 
-use crate::{
-    help::{self, filled, once_there, settled, vacant_slot},
-    roles::{self, Role, TOLD},
-};
-use alloc::{sync::Arc, vec::Vec};
+use crate::help::{self, filled, once_there, settled, vacant_slot};
+use crate::roles::{self, Role, TOLD};
+use alloc::sync::Arc;
+use alloc::vec::Vec;
 use core::sync::atomic::{AtomicU64, Ordering};
-use rt::{
-    abi::{Call, Error, Rights},
-    assert_err, assert_ok,
-    call::{self, Capability, Exit, Message, Until},
-    kernel_assert, kernel_assert_eq,
-    probe::raw_message,
-    random::Random,
-    test,
-    thread::{self, Thread},
-};
+use rt::abi::{Call, Error, Rights};
+use rt::call::{self, Capability, Exit, Message, Until};
+use rt::probe::raw_message;
+use rt::random::Random;
+use rt::thread::{self, Thread};
+use rt::{assert_err, assert_ok, kernel_assert, kernel_assert_eq, test};
 
 test! {
     // CASE-IPC-012.

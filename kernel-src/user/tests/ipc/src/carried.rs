@@ -1,19 +1,13 @@
 //! Capabilities that go with messages.
 
-use crate::{
-    help::{self, filled, once_there, settled, vacant_slot},
-    roles::{self, DONE, Role},
-};
+use crate::help::{self, filled, once_there, settled, vacant_slot};
+use crate::roles::{self, DONE, Role};
 use alloc::vec::Vec;
-use rt::{
-    abi::{ANY_SLOT, Call, CapabilityInfo, Error, Kind, MESSAGE_CAPABILITIES, MessageInfo, OWED, Rights, guard},
-    assert_err, assert_ok,
-    call::{self, Buffer, Capability, Exit, Message, Place, Until},
-    kernel_assert, kernel_assert_eq,
-    probe::raw_message,
-    protocol::RESOURCE,
-    test, thread,
-};
+use rt::abi::{ANY_SLOT, Call, CapabilityInfo, Error, Kind, MESSAGE_CAPABILITIES, MessageInfo, OWED, Rights, guard};
+use rt::call::{self, Buffer, Capability, Exit, Message, Place, Until};
+use rt::probe::raw_message;
+use rt::protocol::RESOURCE;
+use rt::{assert_err, assert_ok, kernel_assert, kernel_assert_eq, test, thread};
 
 /// Slots that nothing else takes: whatever takes any takes the first.
 const FREE: [Capability; 4] = [Capability(58), Capability(59), Capability(60), Capability(61)];

@@ -1,16 +1,12 @@
 //! Many at once.
 
-use crate::{
-    help,
-    roles::{self, CROWD_CALLS, CROWD_THREADS, DONE, Role},
-};
-use alloc::{sync::Arc, vec::Vec};
+use crate::help;
+use crate::roles::{self, CROWD_CALLS, CROWD_THREADS, DONE, Role};
+use alloc::sync::Arc;
+use alloc::vec::Vec;
 use core::sync::atomic::{AtomicU8, AtomicU64, Ordering};
-use rt::{
-    assert_ok,
-    call::{self, Exit, Message, Until},
-    kernel_assert, kernel_assert_eq, test, thread,
-};
+use rt::call::{self, Exit, Message, Until};
+use rt::{assert_ok, kernel_assert, kernel_assert_eq, test, thread};
 
 const STOP: u64 = 0xE0D;
 /// Memory that may stay with the kernel: slabs keep what they have grown to.

@@ -2,14 +2,10 @@
 
 use crate::help::{self, numbered, once_there, settled, soon};
 use alloc::vec::Vec;
-use rt::{
-    abi::Error,
-    assert_err, assert_ok,
-    call::{self, Message, Until},
-    kernel_assert, kernel_assert_eq,
-    random::Random,
-    test, thread,
-};
+use rt::abi::Error;
+use rt::call::{self, Message, Until};
+use rt::random::Random;
+use rt::{assert_err, assert_ok, kernel_assert, kernel_assert_eq, test, thread};
 
 test! {
     // CASE-IPC-038: none is early.

@@ -1,15 +1,13 @@
 //! For whom a server works: its time is theirs, and it is as urgent as they are.
 
 use crate::help::{self, PATIENCE_NS, other_cpu, soon};
-use alloc::{sync::Arc, vec::Vec};
+use alloc::sync::Arc;
+use alloc::vec::Vec;
 use core::sync::atomic::{AtomicU64, Ordering};
-use rt::{
-    abi::{Error, Info, ThreadAction, ThreadInfo},
-    assert_err, assert_ok,
-    call::{self, Capability, Message, Until},
-    kernel_assert, kernel_assert_eq, test,
-    thread::{self, Thread},
-};
+use rt::abi::{Error, Info, ThreadAction, ThreadInfo};
+use rt::call::{self, Capability, Message, Until};
+use rt::thread::{self, Thread};
+use rt::{assert_err, assert_ok, kernel_assert, kernel_assert_eq, test};
 
 const SENDS: u64 = 1;
 const RECEIVES: u64 = 2;

@@ -1,17 +1,12 @@
 //! What becomes of those who wait when something ends.
 
-use crate::{
-    help::{self, filled, settled, vacant_slot},
-    roles::{self, Role, TOLD},
-};
+use crate::help::{self, filled, settled, vacant_slot};
+use crate::roles::{self, Role, TOLD};
 use alloc::vec::Vec;
 use core::sync::atomic::{AtomicU64, Ordering};
-use rt::{
-    abi::Error,
-    assert_err, assert_ok,
-    call::{self, Capability, Exit, Message, Until},
-    kernel_assert, kernel_assert_eq, test, thread,
-};
+use rt::abi::Error;
+use rt::call::{self, Capability, Exit, Message, Until};
+use rt::{assert_err, assert_ok, kernel_assert, kernel_assert_eq, test, thread};
 
 test! {
     // CASE-IPC-030.

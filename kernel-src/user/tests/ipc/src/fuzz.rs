@@ -1,20 +1,14 @@
 //! Calls at random: whatever a program does, the kernel answers.
 
-use crate::{
-    help,
-    roles::{self, DONE, Role},
-};
+use crate::help;
+use crate::roles::{self, DONE, Role};
 use alloc::sync::Arc;
 use core::sync::atomic::{AtomicU64, Ordering};
-use rt::{
-    abi::{ADDRESS_BITS, Call, Error, Info, MESSAGE_WORDS, Rights},
-    assert_ok,
-    call::{self, Buffer, Capability, Exit, Message, Until},
-    kernel_assert, kernel_assert_eq,
-    probe::{self, raw_call, raw_message},
-    random::Random,
-    test, thread,
-};
+use rt::abi::{ADDRESS_BITS, Call, Error, Info, MESSAGE_WORDS, Rights};
+use rt::call::{self, Buffer, Capability, Exit, Message, Until};
+use rt::probe::{self, raw_call, raw_message};
+use rt::random::Random;
+use rt::{assert_ok, kernel_assert, kernel_assert_eq, test, thread};
 
 const THREADS: u64 = 3;
 const STEPS: u64 = 1500;

@@ -1,14 +1,12 @@
 //! What several cases need.
 
-use alloc::{sync::Arc, vec::Vec};
+use alloc::sync::Arc;
+use alloc::vec::Vec;
 use core::sync::atomic::{AtomicU64, Ordering};
-use rt::{
-    abi::{BUFFER_WORDS, Error, Info, MESSAGE_WORDS, MessageInfo},
-    assert_err, assert_ok,
-    call::{self, Buffer, Capability, Message, Until},
-    kernel_assert,
-    thread::{self, Thread},
-};
+use rt::abi::{BUFFER_WORDS, Error, Info, MESSAGE_WORDS, MessageInfo};
+use rt::call::{self, Buffer, Capability, Message, Until};
+use rt::thread::{self, Thread};
+use rt::{assert_err, assert_ok, kernel_assert};
 
 /// How long something may take that a busy host can hide for a while.
 pub const PATIENCE_NS: u64 = 20_000_000_000;

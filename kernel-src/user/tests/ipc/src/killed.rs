@@ -1,16 +1,11 @@
 //! Partners that are killed while all that a message can have travels.
 
-use crate::{
-    carried::{give, receive_at},
-    help,
-    roles::{self, Role, TOLD, after},
-};
-use rt::{
-    abi::{ANY_SLOT, Error, MESSAGE_CAPABILITIES, MessageInfo},
-    assert_err, assert_ok,
-    call::{self, Buffer, Capability, Exit, Message, Until},
-    kernel_assert, kernel_assert_eq, test, thread,
-};
+use crate::carried::{give, receive_at};
+use crate::help;
+use crate::roles::{self, Role, TOLD, after};
+use rt::abi::{ANY_SLOT, Error, MESSAGE_CAPABILITIES, MessageInfo};
+use rt::call::{self, Buffer, Capability, Exit, Message, Until};
+use rt::{assert_err, assert_ok, kernel_assert, kernel_assert_eq, test, thread};
 
 /// A page with four capabilities to send, and slots for as many.
 fn full_page() -> &'static Buffer {

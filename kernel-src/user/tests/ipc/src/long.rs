@@ -1,19 +1,14 @@
 //! Messages that do not fit into registers.
 
-use crate::{
-    help::{self, fill, first_wrong, holds, numbered, once_there, settled},
-    roles::{self, DONE, Role, TOLD},
-};
-use alloc::{sync::Arc, vec::Vec};
+use crate::help::{self, fill, first_wrong, holds, numbered, once_there, settled};
+use crate::roles::{self, DONE, Role, TOLD};
+use alloc::sync::Arc;
+use alloc::vec::Vec;
 use core::sync::atomic::{AtomicU64, Ordering};
-use rt::{
-    abi::{BUFFER_WORDS, Call, DEADLINE, Error, MessageInfo, OWED},
-    assert_err, assert_ok,
-    call::{self, Capability, Exit, Message, Until},
-    kernel_assert, kernel_assert_eq,
-    probe::{self, raw_call, raw_message},
-    test, thread,
-};
+use rt::abi::{BUFFER_WORDS, Call, DEADLINE, Error, MessageInfo, OWED};
+use rt::call::{self, Capability, Exit, Message, Until};
+use rt::probe::{self, raw_call, raw_message};
+use rt::{assert_err, assert_ok, kernel_assert, kernel_assert_eq, test, thread};
 
 /// Round the length of registers, of pieces in which words are copied, and of the page.
 const LENGTHS: [usize; 15] = [0, 1, 7, 8, 9, 10, 15, 16, 17, 63, 64, 255, 256, 511, BUFFER_WORDS];

@@ -1,15 +1,10 @@
 //! A name that was used means what the way leads to now, and not what it led to before.
 
-use crate::{
-    help,
-    roles::{self, DONE, Role},
-};
-use rt::{
-    abi::{ADDRESS_BITS, Error, Info, guard},
-    assert_err, assert_ok,
-    call::{self, Capability, Exit, Message, Place},
-    kernel_assert_eq, test, thread,
-};
+use crate::help;
+use crate::roles::{self, DONE, Role};
+use rt::abi::{ADDRESS_BITS, Error, Info, guard};
+use rt::call::{self, Capability, Exit, Message, Place};
+use rt::{assert_err, assert_ok, kernel_assert_eq, test, thread};
 
 /// The root of the process, and the CNodes in it: so many bits of an address.
 const OUTER_BITS: u64 = 4;

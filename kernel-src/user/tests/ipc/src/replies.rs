@@ -1,19 +1,13 @@
 //! Replies: the right to answer, once.
 
-use crate::{
-    help::{self, filled, numbered, settled, vacant_slot, word},
-    roles::{self, DONE, Role, TOLD},
-};
+use crate::help::{self, filled, numbered, settled, vacant_slot, word};
+use crate::roles::{self, DONE, Role, TOLD};
 use alloc::vec::Vec;
-use rt::{
-    abi::{Error, Kind, Rights},
-    assert_err, assert_ok,
-    call::{self, Capability, Exit, Message, Place, Until},
-    kernel_assert, kernel_assert_eq,
-    random::Random,
-    test, thread,
-    thread::Thread,
-};
+use rt::abi::{Error, Kind, Rights};
+use rt::call::{self, Capability, Exit, Message, Place, Until};
+use rt::random::Random;
+use rt::thread::{self, Thread};
+use rt::{assert_err, assert_ok, kernel_assert, kernel_assert_eq, test};
 
 type Caller = Thread<Result<Message, Error>>;
 

@@ -1,14 +1,10 @@
 //! What a capability to an endpoint allows.
 
 use crate::help::{filled, settled, vacant_slot};
-use rt::{
-    abi::{Call, Error, OWED, Rights, SIGNALLED},
-    assert_err, assert_ok,
-    call::{self, Capability, Message, Until},
-    kernel_assert, kernel_assert_eq,
-    probe::raw_message,
-    test, thread,
-};
+use rt::abi::{Call, Error, OWED, Rights, SIGNALLED};
+use rt::call::{self, Capability, Message, Until};
+use rt::probe::raw_message;
+use rt::{assert_err, assert_ok, kernel_assert, kernel_assert_eq, test, thread};
 
 test! {
     // CASE-IPC-021 and CASE-IPC-022.

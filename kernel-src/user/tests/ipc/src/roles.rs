@@ -1,16 +1,13 @@
 //! What this program does in a process of its own, at another process's wish. Slots 0 and on hold what that one gave.
 
 use crate::{carried, fuzz, help, killed, long, names};
-use alloc::{sync::Arc, vec::Vec};
+use alloc::sync::Arc;
+use alloc::vec::Vec;
 use core::sync::atomic::{AtomicU64, Ordering};
-use rt::{
-    abi::{Error, SPAWN_CAPABILITIES},
-    assert_ok,
-    call::{self, Capability, Exit, Message, Until},
-    kernel_assert_eq,
-    protocol::RESOURCE,
-    testing, thread,
-};
+use rt::abi::{Error, SPAWN_CAPABILITIES};
+use rt::call::{self, Capability, Exit, Message, Until};
+use rt::protocol::RESOURCE;
+use rt::{assert_ok, kernel_assert_eq, testing, thread};
 
 /// Exit status of a role that found all as it should be; no test case's.
 pub const DONE: u32 = 0x0D0E;

@@ -1,12 +1,9 @@
 //! What a thread that waits tells of itself.
 
 use alloc::vec::Vec;
-use rt::{
-    abi::{Error, Info, ThreadInfo},
-    assert_err, assert_ok,
-    call::{self, Capability, Message, Until},
-    kernel_assert, kernel_assert_eq, test, thread,
-};
+use rt::abi::{Error, Info, ThreadInfo};
+use rt::call::{self, Capability, Message, Until};
+use rt::{assert_err, assert_ok, kernel_assert, kernel_assert_eq, test, thread};
 
 use crate::help;
 

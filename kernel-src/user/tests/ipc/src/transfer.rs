@@ -1,19 +1,14 @@
 //! What crosses with a message, and what does not.
 
-use crate::{
-    help::{self, numbered, once_there, settled},
-    roles::{self, DONE, Role},
-};
-use alloc::{sync::Arc, vec::Vec};
+use crate::help::{self, numbered, once_there, settled};
+use crate::roles::{self, DONE, Role};
+use alloc::sync::Arc;
+use alloc::vec::Vec;
 use core::sync::atomic::{AtomicU64, Ordering};
-use rt::{
-    abi::{Call, DEADLINE, Error, MESSAGE_WORDS, MessageInfo, OWED},
-    assert_err, assert_ok,
-    call::{self, Capability, Exit, Message, Until},
-    kernel_assert, kernel_assert_eq,
-    probe::raw_message,
-    test, thread,
-};
+use rt::abi::{Call, DEADLINE, Error, MESSAGE_WORDS, MessageInfo, OWED};
+use rt::call::{self, Capability, Exit, Message, Until};
+use rt::probe::raw_message;
+use rt::{assert_err, assert_ok, kernel_assert, kernel_assert_eq, test, thread};
 
 const JUNK: [u64; MESSAGE_WORDS] = [0x5EC2_E700; MESSAGE_WORDS];
 

@@ -1,14 +1,10 @@
 //! Notifications that a thread's receives see.
 
 use crate::help::{self, filled, numbered, once_there, settled, soon, vacant_slot};
-use rt::{
-    abi::{Call, Error, REPLY_LOST, Rights, SIGNALLED},
-    assert_err, assert_ok,
-    call::{self, Capability, Until},
-    kernel_assert, kernel_assert_eq,
-    probe::{raw_call, raw_message},
-    test, thread,
-};
+use rt::abi::{Call, Error, REPLY_LOST, Rights, SIGNALLED};
+use rt::call::{self, Capability, Until};
+use rt::probe::{raw_call, raw_message};
+use rt::{assert_err, assert_ok, kernel_assert, kernel_assert_eq, test, thread};
 
 fn made() -> (Capability, Capability) {
     (assert_ok!(call::endpoint_create()), assert_ok!(call::notification_create()))

@@ -1,17 +1,14 @@
 //! Signals and waits on several CPUs at once.
 
 use crate::help::{self, numbered, soon};
-use alloc::{sync::Arc, vec::Vec};
+use alloc::sync::Arc;
+use alloc::vec::Vec;
 use core::sync::atomic::{AtomicU64, Ordering};
-use rt::{
-    abi::{Error, Info},
-    assert_ok,
-    call::{self, Capability, Until},
-    kernel_assert, kernel_assert_eq,
-    random::Random,
-    test,
-    thread::{self, Thread},
-};
+use rt::abi::{Error, Info};
+use rt::call::{self, Capability, Until};
+use rt::random::Random;
+use rt::thread::{self, Thread};
+use rt::{assert_ok, kernel_assert, kernel_assert_eq, test};
 
 /// A wait that a lost wake-up would make too long.
 fn wait(notification: Capability, mask: u64) -> u64 {

@@ -1,16 +1,13 @@
 //! Signal and wait.
 
 use crate::help::{self, filled, settled, soon, vacant_slot};
-use alloc::{sync::Arc, vec::Vec};
+use alloc::sync::Arc;
+use alloc::vec::Vec;
 use core::sync::atomic::{AtomicU64, Ordering};
-use rt::{
-    abi::{Error, Rights},
-    assert_err, assert_ok,
-    call::{self, Capability, Until},
-    kernel_assert, kernel_assert_eq,
-    random::Random,
-    test, thread,
-};
+use rt::abi::{Error, Rights};
+use rt::call::{self, Capability, Until};
+use rt::random::Random;
+use rt::{assert_err, assert_ok, kernel_assert, kernel_assert_eq, test, thread};
 
 const ALL: u64 = u64::MAX;
 

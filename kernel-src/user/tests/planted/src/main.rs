@@ -3,12 +3,9 @@
 #![no_main]
 
 use core::sync::atomic::{AtomicBool, Ordering};
-use rt::{
-    abi::Info,
-    assert_ok,
-    call::{self, Message},
-    println, test, thread,
-};
+use rt::abi::Info;
+use rt::call::{self, Message};
+use rt::{assert_ok, println, test, thread};
 
 rt::test_main!();
 

@@ -1,18 +1,12 @@
 //! What is charged, by how much, and when it comes back.
 
-use crate::{
-    child,
-    support::{BYTES, OBJECTS, OWN, World, cost_of, end_quota, new_quota, read, serve_one, used},
-};
+use crate::child;
+use crate::support::{BYTES, OBJECTS, OWN, World, cost_of, end_quota, new_quota, read, serve_one, used};
 use alloc::vec::Vec;
-use rt::{
-    abi::{Error, QUOTA_DEPTH_MAX, QuotaInfo, Rights},
-    assert_err, assert_ok,
-    call::{self, Capability, Exit, Message},
-    kernel_assert, kernel_assert_eq,
-    random::Random,
-    test, thread,
-};
+use rt::abi::{Error, QUOTA_DEPTH_MAX, QuotaInfo, Rights};
+use rt::call::{self, Capability, Exit, Message};
+use rt::random::Random;
+use rt::{assert_err, assert_ok, kernel_assert, kernel_assert_eq, test, thread};
 
 /// What a quota takes of itself.
 fn itself() -> (u64, u64) {

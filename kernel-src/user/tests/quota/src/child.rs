@@ -1,13 +1,10 @@
 //! What other processes of this program do for a case.
 
 use crate::support::{OWN, read};
-use rt::{
-    abi::{Error, QuotaInfo},
-    assert_ok,
-    call::{self, Capability, Message},
-    protocol::RESOURCE,
-    thread,
-};
+use rt::abi::{Error, QuotaInfo};
+use rt::call::{self, Capability, Message};
+use rt::protocol::RESOURCE;
+use rt::{assert_ok, thread};
 
 /// Arguments from here on are roles.
 pub const ROLES: u64 = 1 << 32;

@@ -1,16 +1,13 @@
 //! The end of a quota, and of all that was charged to it.
 
-use crate::{
-    child::{self, DONE, ENDED},
-    support::{BYTES, OBJECTS, OWN, end_quota, kind_in, new_quota, read, serve_one, settle, slot, used, wait_until},
+use crate::child::{self, DONE, ENDED};
+use crate::support::{
+    BYTES, OBJECTS, OWN, end_quota, kind_in, new_quota, read, serve_one, settle, slot, used, wait_until,
 };
 use alloc::vec::Vec;
-use rt::{
-    abi::{Error, Kind},
-    assert_err, assert_ok,
-    call::{self, Capability, Exit, Message, Until},
-    kernel_assert, kernel_assert_eq, test, thread,
-};
+use rt::abi::{Error, Kind};
+use rt::call::{self, Capability, Exit, Message, Until};
+use rt::{assert_err, assert_ok, kernel_assert, kernel_assert_eq, test, thread};
 
 /// Waits until so many threads of this process wait for something else than the end of a slice.
 fn wait_for_waiting(count: usize) {

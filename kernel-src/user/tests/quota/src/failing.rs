@@ -1,17 +1,11 @@
 //! Creations that fail: at each of their charges in turn, and for want of frames.
 
-use crate::{
-    child,
-    support::{BYTES, OBJECTS, OWN, World, end_quota, info, new_quota, read, serve_one, settle, slot, used},
-};
-use rt::{
-    abi::{Error, Info, Kind},
-    assert_err, assert_ok,
-    call::{self, Capability, Message},
-    kernel_assert, kernel_assert_eq,
-    protocol::RESOURCE,
-    test, thread,
-};
+use crate::child;
+use crate::support::{BYTES, OBJECTS, OWN, World, end_quota, info, new_quota, read, serve_one, settle, slot, used};
+use rt::abi::{Error, Info, Kind};
+use rt::call::{self, Capability, Message};
+use rt::protocol::RESOURCE;
+use rt::{assert_err, assert_ok, kernel_assert, kernel_assert_eq, test, thread};
 
 const NOTHING: [Capability; 4] = [Capability::NONE; 4];
 

@@ -1,20 +1,15 @@
 //! Several CPUs that charge, give back and destroy at once.
 
-use crate::{
-    child,
-    support::{BYTES, OBJECTS, OWN, cpus, end_quota, kind_in, new_quota, read, serve_one, settle, used},
-};
-use alloc::{sync::Arc, vec::Vec};
+use crate::child;
+use crate::support::{BYTES, OBJECTS, OWN, cpus, end_quota, kind_in, new_quota, read, serve_one, settle, used};
+use alloc::sync::Arc;
+use alloc::vec::Vec;
 use core::sync::atomic::{AtomicU64, Ordering};
-use rt::{
-    abi::Error,
-    assert_ok,
-    call::{self, Capability, Message, Until},
-    kernel_assert, kernel_assert_eq,
-    random::Random,
-    test,
-    thread::{self, Thread},
-};
+use rt::abi::Error;
+use rt::call::{self, Capability, Message, Until};
+use rt::random::Random;
+use rt::thread::{self, Thread};
+use rt::{assert_ok, kernel_assert, kernel_assert_eq, test};
 
 /// A thread on each CPU; they begin together.
 fn on_each_cpu<T: Send + 'static>(run: impl Fn(u64) -> T + Clone + Send + 'static) -> Vec<T> {

@@ -1,12 +1,9 @@
 //! What a quota and the machine show, waiting, and chance.
 
 use alloc::vec::Vec;
-use rt::{
-    abi::{CapabilityInfo, Info, QuotaInfo},
-    assert_ok,
-    call::{self, Capability, Message, Place, Until},
-    kernel_assert, kernel_assert_eq,
-};
+use rt::abi::{CapabilityInfo, Info, QuotaInfo};
+use rt::call::{self, Capability, Message, Place, Until};
+use rt::{assert_ok, kernel_assert, kernel_assert_eq};
 
 pub const OWN: Capability = Capability::OWN_QUOTA;
 /// More than any case needs.

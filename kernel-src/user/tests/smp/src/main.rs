@@ -4,15 +4,13 @@
 
 extern crate alloc;
 
-use alloc::{sync::Arc, vec::Vec};
+use alloc::sync::Arc;
+use alloc::vec::Vec;
 use core::sync::atomic::{AtomicU64, Ordering};
-use rt::{
-    abi::Info,
-    assert_ok, call, kernel_assert, kernel_assert_eq,
-    sync::Mutex,
-    test,
-    thread::{self, Thread},
-};
+use rt::abi::Info;
+use rt::sync::Mutex;
+use rt::thread::{self, Thread};
+use rt::{assert_ok, call, kernel_assert, kernel_assert_eq, test};
 
 rt::test_main!();
 

@@ -1,6 +1,9 @@
 //! Each way to break ends the program that breaks, and nothing else.
 
-use rt::{assert_ok, call::Exit, kernel_assert, probe::Break, protocol::RESOURCE, test, testing};
+use rt::call::Exit;
+use rt::probe::Break;
+use rt::protocol::RESOURCE;
+use rt::{assert_ok, kernel_assert, test, testing};
 
 /// Breaks a program, and sees that a sound one still runs.
 fn ends_by_fault(way: Break) {

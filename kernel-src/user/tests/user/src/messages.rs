@@ -1,12 +1,9 @@
 //! Endpoints: calls and replies.
 
 use alloc::vec::Vec;
-use rt::{
-    abi::Error,
-    assert_err, assert_ok,
-    call::{self, Message},
-    kernel_assert_eq, test, thread,
-};
+use rt::abi::Error;
+use rt::call::{self, Message};
+use rt::{assert_err, assert_ok, kernel_assert_eq, test, thread};
 
 test! {
     fn a_call_comes_back_answered() requires("IPS-02 IPS-04 IPS-06") {

@@ -1,11 +1,8 @@
 //! Addresses that a program gives to the kernel are allegations.
 
-use rt::{
-    abi::{Call, Error, Info},
-    assert_err, assert_ok, call, kernel_assert_eq, probe,
-    protocol::RESOURCE,
-    test,
-};
+use rt::abi::{Call, Error, Info};
+use rt::protocol::RESOURCE;
+use rt::{assert_err, assert_ok, call, kernel_assert_eq, probe, test};
 
 /// Where the kernel is linked (`IMAGE_BASE` in its linker scripts).
 const KERNEL_IMAGE: u64 = 0xffff_ffff_8000_0000;

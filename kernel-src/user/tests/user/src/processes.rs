@@ -1,18 +1,14 @@
 //! Processes and threads: born, kept apart, ended.
 
-use alloc::{sync::Arc, vec::Vec};
+use alloc::sync::Arc;
+use alloc::vec::Vec;
 use core::sync::atomic::{AtomicU64, Ordering};
-use rt::{
-    EXIT_PANIC,
-    abi::{Error, Info},
-    assert_err, assert_ok,
-    call::{self, Capability, Exit},
-    kernel_assert, kernel_assert_eq,
-    probe::role,
-    protocol::RESOURCE,
-    sync::Mutex,
-    test, testing, thread,
-};
+use rt::abi::{Error, Info};
+use rt::call::{self, Capability, Exit};
+use rt::probe::role;
+use rt::protocol::RESOURCE;
+use rt::sync::Mutex;
+use rt::{EXIT_PANIC, assert_err, assert_ok, kernel_assert, kernel_assert_eq, test, testing, thread};
 
 /// Memory that may stay with the kernel after processes have come and gone: slabs keep what they have grown to.
 const SLACK: u64 = 64 << 10;

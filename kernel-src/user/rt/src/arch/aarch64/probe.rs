@@ -206,7 +206,7 @@ pub fn store_fpu() -> ([u64; FPU_WORDS], u32) {
 
 /// Adds up 1, 2 and 4 in the first result register, and gives way for ever.
 #[unsafe(naked)]
-pub unsafe extern "C" fn stepped() -> ! {
+pub extern "C" fn stepped() -> ! {
     naked_asm!("mov x0, #0", "add x0, x0, #1", "add x0, x0, #2", "add x0, x0, #4", "2:", "mov x10, {}", "svc #0", "b 2b", const Call::Yield as u64)
 }
 /// Bytes of its first instructions.

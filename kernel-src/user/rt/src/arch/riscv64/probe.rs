@@ -184,8 +184,9 @@ pub fn load_fpu(words: &[u64; FPU_WORDS], rounding: u32) {
     // SAFETY: it reads the words, and the compiler uses none of these registers.
     unsafe {
         asm!(
+            ".option push", ".option arch, +d",
             ".irp n, 0,1,2,3,4,5,6,7,8,9,10,11,12,13,14,15,16,17,18,19,20,21,22,23,24,25,26,27,28,29,30,31",
-            "fld f\\n, 8 * \\n({})", ".endr", "fscsr {}",
+            "fld f\\n, 8 * \\n({})", ".endr", "fscsr {}", ".option pop",
             in(reg) words, in(reg) u64::from(rounding) << ROUNDING_AT, options(nostack, readonly)
         );
     }
@@ -198,8 +199,9 @@ pub fn store_fpu() -> ([u64; FPU_WORDS], u32) {
     // SAFETY: it writes the words.
     unsafe {
         asm!(
+            ".option push", ".option arch, +d",
             ".irp n, 0,1,2,3,4,5,6,7,8,9,10,11,12,13,14,15,16,17,18,19,20,21,22,23,24,25,26,27,28,29,30,31",
-            "fsd f\\n, 8 * \\n({})", ".endr", "frcsr {}",
+            "fsd f\\n, 8 * \\n({})", ".endr", "frcsr {}", ".option pop",
             in(reg) &mut words, out(reg) control, options(nostack)
         );
     }
@@ -207,7 +209,7 @@ pub fn store_fpu() -> ([u64; FPU_WORDS], u32) {
 }
 
 /// There are no steps.
-pub unsafe extern "C" fn stepped() -> ! {
+pub extern "C" fn stepped() -> ! {
     unreachable!("no thread was to run this")
 }
 pub const STEPS: &[u64] = &[];

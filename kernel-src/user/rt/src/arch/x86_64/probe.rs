@@ -223,7 +223,7 @@ pub fn store_fpu() -> ([u64; FPU_WORDS], u32) {
 
 /// Adds up 1, 2 and 4 in the first result register, and gives way for ever.
 #[unsafe(naked)]
-pub unsafe extern "C" fn stepped() -> ! {
+pub extern "C" fn stepped() -> ! {
     naked_asm!("xor eax, eax", "add rax, 1", "add rax, 2", "add rax, 4", "2:", "mov eax, {}", "syscall", "jmp 2b", const Call::Yield as u64)
 }
 /// Bytes of its first instructions.
