@@ -179,9 +179,10 @@ test! {
             resume(counter.capability);
             let start = assert_ok!(call::thread_read(capability));
             let mut pc = probe::stepped as *const () as u64;
+            // Registers that are written take no step away.
+            control(capability, ThreadAction::Step);
             // SAFETY: what it begins with there uses no stack.
             assert_ok!(unsafe { call::thread_write(capability, &rt::abi::Registers { pc, ..start }) });
-            control(capability, ThreadAction::Step);
             resume(capability);
             let stepped = || {
                 let [cause, _, _, pc, ..] = fault_of(&assert_ok!(call::receive_until(endpoint, patience())), 1);
