@@ -3,6 +3,7 @@
 use crate::{arch, log, panic, percpu, sched};
 
 /// The comparator fired; with nothing due this is legal on every architecture.
+#[inline(never)] // so that other interrupts save no registers for it
 pub fn timer() {
     percpu::count(&percpu::this().timer_interrupts);
     sched::timer_fired();
@@ -17,6 +18,7 @@ pub fn ipi() {
 }
 
 /// The UART has bytes.
+#[inline(never)] // as above
 pub fn console_input() {
     core::iter::from_fn(arch::console::read).for_each(log::received);
 }

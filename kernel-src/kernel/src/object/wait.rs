@@ -101,20 +101,24 @@ pub fn unlist(thread: &Thread) {
 
 /// Those who wait by a capability that is gone hear of it; `receives` is by which its receivers wait.
 pub fn settle(meeting: &Meeting, receives: usize) {
-    let first = || {
-        let mut queues = meeting.lock();
-        let sender = queues.senders.take(|thread| !thread.via[thread.sends_by()].holds());
-        sender.or_else(|| queues.receivers.take(|thread| !thread.via[receives].holds()))
-    };
-    while let Some(thread) = first() {
-        fail(&thread, Error::PartnerGone);
-    }
+    let sends = |thread: &Thread| !thread.via[thread.sends_by()].holds();
+    while somebody_waits(meeting) && fail_one(meeting, sends, |thread| !thread.via[receives].holds()) {}
 }
 
 /// One of those who wait hears that the object is gone; false where nobody waits.
 pub fn dismiss(meeting: &Meeting) -> bool {
+    somebody_waits(meeting) && fail_one(meeting, |_| true, |_| true)
+}
+
+fn somebody_waits(meeting: &Meeting) -> bool {
+    let queues = meeting.lock();
+    !(queues.senders.is_empty() && queues.receivers.is_empty())
+}
+
+#[inline(never)] // so that whoever finds nobody saves no registers for it
+fn fail_one(meeting: &Meeting, sender: impl Fn(&Thread) -> bool, receiver: impl Fn(&Thread) -> bool) -> bool {
     let mut queues = meeting.lock();
-    let taken = queues.senders.take_first().or_else(|| queues.receivers.take_first());
+    let taken = queues.senders.take(sender).or_else(|| queues.receivers.take(receiver));
     drop(queues);
     taken.map(|thread| fail(&thread, Error::PartnerGone)).is_some()
 }

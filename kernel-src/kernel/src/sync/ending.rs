@@ -103,16 +103,20 @@ pub fn quiescent(cpu: &PerCpu) {
 }
 
 /// This CPU does nothing but `sleep`: nobody waits for it to leave the kernel meanwhile.
-#[inline(never)] // so that its loops are not in the way out of the kernel
 pub fn asleep(cpu: &PerCpu, sleep: impl FnOnce()) {
     cpu.asleep.store(true, Ordering::SeqCst);
     // Freeing may have woken somebody.
-    if pending() == 0 || !reclaim(ENDS.lock(), CAPABILITY_STEPS) {
+    if pending() == 0 || !reclaim_alone() {
         sleep();
     }
     // It looks things up only after whoever did not wait for it can have seen that it woke: see `reclaim`.
     cpu.asleep.store(false, Ordering::SeqCst);
     fence(Ordering::SeqCst);
+}
+
+#[inline(never)] // so that its loops are not in the way out of the kernel
+fn reclaim_alone() -> bool {
+    reclaim(ENDS.lock(), CAPABILITY_STEPS)
 }
 
 /// Takes at most `steps` steps at the ends of objects; whether it found any to take.

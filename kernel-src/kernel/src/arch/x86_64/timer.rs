@@ -250,8 +250,11 @@ fn measure(reference: Reference) -> Rates {
     (tsc, times(tsc, (from - to).into(), to_tick - from_tick))
 }
 
-/// Measures the rate of the TSC over all the time since the first sample.
-fn refine(Measuring { reference, start, doubted }: &mut Measuring) {
+/// Measures the rate of the TSC over all the time since the first sample, unless another CPU does.
+#[inline(never)] // so that a comparator that is set saves no registers for it
+fn refine() {
+    let Some(mut measuring) = MEASURING.try_lock() else { return };
+    let Some(Measuring { reference, start, doubted }) = &mut *measuring else { return };
     let sample = reference.sample();
     let ticks = sample.ticks.saturating_sub(start.ticks);
     let old = CLOCK.with(|_, _, scale| scale);
@@ -292,11 +295,8 @@ pub fn name() -> &'static str {
 
 /// Sets the comparator, every time; a deadline in the past fires at once, `None` stops it.
 pub fn arm(deadline: Option<Nanos>) {
-    if ticks_in_order() >= REFINE_AT.load(Ordering::Relaxed)
-        && let Some(mut measuring) = MEASURING.try_lock()
-        && let Some(measuring) = &mut *measuring
-    {
-        refine(measuring);
+    if ticks_in_order() >= REFINE_AT.load(Ordering::Relaxed) {
+        refine();
     }
     match COMPARATOR_SCALE.load(Ordering::Relaxed) {
         0 => {

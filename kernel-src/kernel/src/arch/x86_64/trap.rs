@@ -279,9 +279,17 @@ pub extern "C" fn bad_pc() -> ! {
 }
 
 extern "C" fn from_kernel(registers: &mut Registers) {
+    if registers.vector >= FIRST_INTERRUPT {
+        irq::dispatch(registers.vector as u8)
+    } else {
+        kernel_exception(registers)
+    }
+}
+
+#[inline(never)] // so that interrupts save no registers for it
+fn kernel_exception(registers: &mut Registers) {
     let pc = VirtAddr(registers.pc as usize);
     match registers.vector {
-        FIRST_INTERRUPT.. => return irq::dispatch(registers.vector as u8),
         NMI if panic::stop_requested() => panic::stopped(),
         PAGE_FAULT | GENERAL_PROTECTION => {
             if let Some(next) = mm::fixup(pc.0) {
