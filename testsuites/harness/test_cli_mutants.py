@@ -105,6 +105,20 @@ def test_changes_that_are_not_committed_take_part(repository: Path) -> None:
         assert "2 * x" in (tree / "harness/product.py").read_text()
 
 
+def test_what_a_mutant_leaves_unused_is_no_error(repository: Path) -> None:
+    lint = next(line for line in (TOP / "kernel-src/Cargo.toml").read_text().splitlines() if line.startswith("unused"))
+    manifest = repository / "kernel-src/Cargo.toml"
+    manifest.parent.mkdir()
+    manifest.write_text(f"{lint}\n")
+    mutant = patch(
+        repository, old="    return 2 * x", new="    return 3 * x", kills="testsuites/test_product.py::test_double"
+    )
+    with worktree() as tree:
+        assert fate_of(tree, mutant) == "killed"
+        assert (tree / "kernel-src/Cargo.toml").read_text() == lint.replace("deny", "warn") + "\n"
+    assert manifest.read_text() == f"{lint}\n"
+
+
 def test_a_patch_without_its_test_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "one.patch"
     path.write_text("--- a/x\n+++ b/x\n")
