@@ -315,42 +315,45 @@ test! {
 }
 
 test! {
-    // A message that moves is whole, whoever halts its sender meanwhile: the caller's CPU moves it, and is neither the
-    // server's nor that of who halts it, where there are three.
+    // A message that moves is whole, whoever halts its sender meanwhile: the caller's CPU moves it, while it waits already
+    // where the server is of that CPU, and not yet where it is of another.
     fn a_call_halted_while_its_message_moves_arrives_whole() requires("PRC-32 PRC-04 IPS-02") needs("smp>=2") {
-        const TURNS: u64 = 20_000;
+        const TURNS: u64 = 10_000;
         const STOP: u64 = 9;
-        let endpoint = assert_ok!(call::endpoint_create());
         let request = Message::new(1, [7; MESSAGE_WORDS]);
         let caller = other_cpu();
-        let serves = assert_ok!(thread::spawn_on((caller + 1) % cpus(), move || {
-            let mut message = assert_ok!(call::receive(endpoint));
-            while message.info.label() != STOP {
-                kernel_assert_eq!(message, request);
-                message = assert_ok!(call::reply_receive(endpoint, Message::empty(2)));
-            }
-        }));
-        let ends = Arc::new(AtomicU64::new(0));
-        let end = ends.clone();
-        let (thread, capability) = assert_ok!(thread::spawn_suspended(Some(caller), move || {
-            while end.load(Ordering::SeqCst) == 0 {
-                let answer = call::call(endpoint, request);
-                kernel_assert!(matches!(answer, Ok(_) | Err(Error::Cancelled)), "{answer:?}");
-            }
-        }));
         let mut random = Random::new(1);
-        for _ in 0..TURNS {
+        for server in [caller, (caller + 1) % cpus()] {
+            let endpoint = assert_ok!(call::endpoint_create());
+            let serves = assert_ok!(thread::spawn_on(server, move || {
+                let mut message = assert_ok!(call::receive(endpoint));
+                while message.info.label() != STOP {
+                    kernel_assert_eq!(message, request);
+                    message = assert_ok!(call::reply_receive(endpoint, Message::empty(2)));
+                }
+            }));
+            let ends = Arc::new(AtomicU64::new(0));
+            let end = ends.clone();
+            let (thread, capability) = assert_ok!(thread::spawn_suspended(Some(caller), move || {
+                while end.load(Ordering::SeqCst) == 0 {
+                    let answer = call::call(endpoint, request);
+                    kernel_assert!(matches!(answer, Ok(_) | Err(Error::Cancelled)), "{answer:?}");
+                }
+            }));
+            for _ in 0..TURNS {
+                resume(capability);
+                rt::testing::spin(random.below(2000));
+                control(capability, ThreadAction::Halt);
+                call::yield_now();
+            }
+            ends.store(1, Ordering::SeqCst);
             resume(capability);
-            rt::testing::spin(random.below(2000));
-            control(capability, ThreadAction::Halt);
-            call::yield_now();
+            assert_ok!(thread.join());
+            assert_ok!(call::send(endpoint, Message::empty(STOP), patience()));
+            assert_ok!(serves.join());
+            assert_ok!(call::close(capability));
+            assert_ok!(call::close(endpoint));
         }
-        ends.store(1, Ordering::SeqCst);
-        resume(capability);
-        assert_ok!(thread.join());
-        assert_ok!(call::send(endpoint, Message::empty(STOP), patience()));
-        assert_ok!(serves.join());
-        assert_ok!(call::close(capability));
     }
 }
 
