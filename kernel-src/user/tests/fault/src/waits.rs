@@ -361,7 +361,9 @@ test! {
     // Two wait for the end of a process: one is halted and starts again, is cancelled, and waits elsewhere; then it ends.
     fn a_wait_for_a_process_ends_before_its_time() requires("PRC-32 PRC-05 IPS-12 TST-23") {
         const SLOT: Capability = Capability(60);
+        let objects = || assert_ok!(call::quota_read(Capability::OWN_QUOTA)).objects_used;
         for cpu in homes() {
+            let before = objects();
             let process = roles::start_suspended(roles::END, SLOT, [Capability::NONE; 3]);
             let endpoint = assert_ok!(call::endpoint_create());
             let (other, other_name) = in_state(WAITS, cpu, move || assert_ok!(call::wait(process)));
@@ -390,6 +392,8 @@ test! {
             for capability in [name, other_name, endpoint, process, SLOT] {
                 assert_ok!(call::close(capability));
             }
+            // Where they waited there is nothing left of them.
+            wait_until("all objects to have ended", || objects() == before);
         }
     }
 }
