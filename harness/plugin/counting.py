@@ -39,24 +39,29 @@ class Counted:
         return self._counting.spans(start, end)
 
     def run(self, case: str) -> list[str]:
-        """Run a kernel test case, such as `bench:yield_and_info_are_measured`; the lines that it printed.
+        """As `run_case`, on this machine."""
+        return run_case(self.session, case)
 
-        Raises AssertionError when it fails, and as Channel.receive.
-        """
-        from harness.console.framing import run_payloads
-        from harness.console.ktap import Result, parse
 
-        broker = self.session.broker
-        with broker.changed:
-            before = broker.recent.count
-        ((payload, _),) = run_payloads([case])
-        self.session.channel.send(payload, _CASE_LIMIT_S)
-        while not isinstance(said := parse(self.session.channel.receive(_CASE_LIMIT_S)), Result):
-            pass
-        with broker.changed:
-            lines = [str(line) for line in broker.recent.since(before) if not line.is_frame]
-        assert said.ok, f"{case} failed: {said.note}\n" + "\n".join(lines)
-        return lines
+def run_case(session: Session, case: str) -> list[str]:
+    """Run a kernel test case, such as `bench:yield_and_info_are_measured`; the lines that it printed.
+
+    Raises AssertionError when it fails, and as Channel.receive.
+    """
+    from harness.console.framing import run_payloads
+    from harness.console.ktap import Result, parse
+
+    broker = session.broker
+    with broker.changed:
+        before = broker.recent.count
+    ((payload, _),) = run_payloads([case])
+    session.channel.send(payload, _CASE_LIMIT_S)
+    while not isinstance(said := parse(session.channel.receive(_CASE_LIMIT_S)), Result):
+        pass
+    with broker.changed:
+        lines = [str(line) for line in broker.recent.since(before) if not line.is_frame]
+    assert said.ok, f"{case} failed: {said.note}\n" + "\n".join(lines)
+    return lines
 
 
 @pytest.fixture

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ from harness.build import build
 from harness.console import Session
 from harness.machine import BootFiles, ImageError, MachineError, QemuMachine
 from harness.machine.tiny_guest import Then, write_tiny_guest
+from harness.plugin.counting import run_case
 from harness.plugin.matrix import too_old
 from support.wired import TOP
 
@@ -35,6 +37,17 @@ def test_sbsa_ref_is_ready_and_names_the_step_that_is_missing(tmp_path: Path) ->
         assert "boot: cpus: cpu1 (hardware 0x1) did not start: Unsupported" in session.first_lines
         assert "boot: cpus: 1 of 2 online" in session.first_lines
         assert "testd" in session.console.command("ps", WAIT_S)
+
+
+@pytest.mark.requirement("CTX-08", "CTX-02")
+@pytest.mark.parametrize("cpu", ["rv64", "rv64,d=false", "rv64,d=false,f=false"])
+def test_registers_of_an_fpu_are_given_where_every_cpu_has_them(tmp_path: Path, cpu: str) -> None:
+    built = build("riscv64")
+    machine = QemuMachine(replace(model("qemu-riscv64"), cpu=cpu), BootFiles(built.image, built.archive))
+    with Session(machine, tmp_path / "console.log") as session:
+        session.wait_ready(WAIT_S)
+        lines = run_case(session, "fault:an_fpu_is_given_where_there_is_one")
+    assert f"guest: an FPU: {str(cpu == 'rv64').lower()}" in lines
 
 
 def emulator(folder: Path, version: str) -> None:

@@ -81,10 +81,17 @@ impl Frame {
     /// Moves the pc behind the call instruction again.
     pub fn finish_call(&mut self) {
         self.pc += CALL_SIZE;
+        self.step_is_over();
     }
 
     /// Moves the pc from behind the call instruction back onto it; the number is still in its register.
     pub fn restart_call(&mut self) {
+        self.turn_back();
+        self.step_begins();
+    }
+
+    /// The same, of a thread that is not stepped.
+    pub fn turn_back(&mut self) {
         self.pc -= CALL_SIZE;
     }
 }

@@ -9,7 +9,7 @@
 
 use super::endpoint::{Endpoint, LOST, message_of};
 use super::notification::Notification;
-use super::thread::{EXTRAS, Owed, RECEIVES, SENDS, SIGNALS, State, Thread, WAITS};
+use super::thread::{EXTRAS, Owed, RECEIVES, SENDS, SIGNALS, STEPS, State, Thread, WAITS};
 use super::wait::{Meeting, Queues};
 use super::{cnode, donation, report, transfer};
 use crate::arch;
@@ -218,12 +218,13 @@ fn finish<const FINISHES: bool>(
     received: [u64; 3],
     from: *const Frame,
 ) -> ! {
-    if cpu.active_root.replace(next.root) != next.root || arch::mm::SWITCHES_CHEAPLY {
-        arch::mm::activate_user(next.root);
-    }
+    activate(cpu, next);
     ending::left(cpu);
     let (pending, besides) = (ending::pending(), asked | next.besides());
     if pending != 0 || besides != 0 {
+        if besides & STEPS != 0 {
+            note_steps::<FINISHES>(thread, next);
+        }
         if pending != 0 || besides & !EXTRAS != 0 {
             // SAFETY: nobody else has the registers of the next until it runs.
             let to = unsafe { &mut *next.frame.as_ptr() };
@@ -236,6 +237,20 @@ fn finish<const FINISHES: bool>(
         percpu::exchange_extras(cpu, Some(thread), Some(next));
     }
     arch::task::resume_with::<FINISHES>(cpu, next, from, queues.into_word(), received)
+}
+
+/// The call of the next is over, or the thread that was waits for a message: its call is yet to be carried out.
+#[cold]
+fn note_steps<const FINISHES: bool>(thread: Live, next: Live) {
+    // SAFETY: nobody else has the registers of the next until it runs; and nobody is at those of the other before this CPU
+    // has given the lock back.
+    unsafe {
+        if FINISHES {
+            (*next.frame.as_ptr()).step_is_over();
+        } else {
+            (*thread.frame.as_ptr()).step_begins();
+        }
+    }
 }
 
 #[cold]
@@ -410,7 +425,7 @@ fn turn(cpu: Cpu, [server, caller]: Switch, meeting: &Meeting) -> (u32, Ref<Thre
     // SAFETY: as in `carry_out`.
     let frame = unsafe { &mut *server.frame.as_ptr() };
     frame.set_call_number(Call::Receive as u64);
-    frame.restart_call();
+    frame.turn_back();
     server.listed.set(meeting);
     let asked = server.wait_on(State::Receiving);
     // SAFETY: the share that it owed is in hand, and nowhere else.
@@ -426,7 +441,10 @@ fn turn(cpu: Cpu, [server, caller]: Switch, meeting: &Meeting) -> (u32, Ref<Thre
 #[inline(always)]
 fn receive_on(cpu: Cpu, [server, caller]: Switch, known: &Known, meeting: &Meeting, mut queues: Locked) -> ! {
     server.received_by.store(known.rights.0, Ordering::Relaxed);
-    let (_, thread, caller) = turn(cpu, [server, caller], meeting);
+    let (asked, thread, caller) = turn(cpu, [server, caller], meeting);
+    if asked & STEPS != 0 {
+        note_steps::<false>(server, server);
+    }
     queues.receivers.push(thread, Thread::priority);
     drop(queues);
     go_on(cpu, [server, caller])
@@ -489,6 +507,14 @@ fn answer_report(cpu: Cpu, server: Live, caller: Live, known: &Known, meeting: &
     receive_on(cpu, [server, caller], known, meeting, queues)
 }
 
+/// As in `sched`, of a thread, whose tables are not those of the kernel alone.
+#[inline(always)]
+fn activate(cpu: Cpu, next: Live) {
+    if cpu.active_root.replace(next.root) != next.root || arch::mm::SWITCHES_CHEAPLY {
+        arch::mm::activate_user(next.root);
+    }
+}
+
 /// Lets go of a thread, and goes on with the next, which is current, unless another is to.
 #[inline(always)]
 fn go_on(cpu: Cpu, [thread, next]: Switch) -> ! {
@@ -504,7 +530,7 @@ fn go_on(cpu: Cpu, [thread, next]: Switch) -> ! {
     if cpu.reschedule.get() {
         sched::leave()
     }
-    sched::activate(cpu, next.root);
+    activate(cpu, next);
     arch::task::resume(next)
 }
 

@@ -105,6 +105,8 @@ pub fn quiescent(cpu: &PerCpu) {
 /// This CPU does nothing but `sleep`: nobody waits for it to leave the kernel meanwhile.
 pub fn asleep(cpu: &PerCpu, sleep: impl FnOnce()) {
     cpu.asleep.store(true, Ordering::SeqCst);
+    // It sees that an object ends, or whoever ends one sees that it sleeps: see `inside`.
+    fence(Ordering::SeqCst);
     // Freeing may have woken somebody.
     if pending() == 0 || !reclaim_alone() {
         sleep();
@@ -206,6 +208,7 @@ pub fn hurry() {
 
 /// The CPUs that have not left the kernel since, and may be in it and have something of it in hand.
 fn inside(retired: &Ends) -> impl Iterator<Item = &'static PerCpu> {
+    fence(Ordering::SeqCst);
     percpu::all().iter().zip(&retired.left).filter_map(|(cpu, left)| {
         let is_away = cpu.asleep.load(Ordering::SeqCst) || !cpu.online.load(Ordering::Acquire);
         (!is_away && cpu.left.load(Ordering::Acquire) == *left).then_some(*cpu)

@@ -358,3 +358,5 @@ impl Break {
 
 #[cfg(target_arch = "x86_64")]
 pub use probe::call_with_odd_flags;
+#[cfg(target_arch = "aarch64")]
+pub use probe::sve;

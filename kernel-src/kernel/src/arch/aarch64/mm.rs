@@ -162,6 +162,7 @@ pub const SWITCHES_CHEAPLY: bool = true;
 
 /// Programs' addresses go through `root`. What another program left under the shared ASID is forgotten while no
 /// program's table is active, so that no walk can bring it back.
+#[inline(always)] // it is part of every switch
 pub fn activate_user(root: PhysAddr) {
     if root.0 as u64 >> ASID_SHIFT == SHARED_ASID >> ASID_SHIFT {
         set_user_root(empty_root().0 as u64);

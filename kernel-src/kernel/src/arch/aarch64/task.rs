@@ -60,11 +60,20 @@ impl Frame {
         Self { x, sp: stack.0 as u64, pc: entry.0 as u64, state: INITIAL_STATE, tls }
     }
 
+    /// The instruction at pc is yet to be carried out, if there is a step (D2.12: SS means nothing without `MDSCR_EL1.SS`).
+    pub const fn step_begins(&mut self) {
+        self.state |= STEP;
+    }
+
+    pub const fn step_is_over(&mut self) {
+        self.state &= !STEP;
+    }
+
     /// As [`abi::Registers`] has them.
     pub fn registers(&self) -> abi::Registers {
         let mut general = [self.sp; 32];
         general[..31].copy_from_slice(&self.x);
-        abi::Registers { general, pc: self.pc, flags: self.state, tls: self.tls }
+        abi::Registers { general, pc: self.pc, flags: self.state & !STEP, tls: self.tls }
     }
 
     /// Of `PSTATE` the conditions count (C5.2.18).

@@ -335,7 +335,9 @@ fn decode(syndrome: u64, address: u64, pc: u64) -> Fault {
     let (class, detail) = (syndrome >> 26 & 0x3F, syndrome & 0x1FF_FFFF);
     let (cause, has_address) = match class {
         0x01 | 0x18 | 0x1A => (Cause::PrivilegedInstruction, false),
-        0x07 | 0x19 | 0x1D => (Cause::FloatingPointDisabled, false),
+        0x07 => (Cause::FloatingPointDisabled, false),
+        // SVE and SME are on for nobody.
+        0x19 | 0x1D => (Cause::IllegalInstruction, false),
         0x0D | 0x0E | 0x11 | 0x15 | 0x1C | 0x27 => (Cause::Other, false),
         0x20 | 0x21 => (abort(detail, Cause::FetchFault), true),
         0x22 => (Cause::Misaligned, true),

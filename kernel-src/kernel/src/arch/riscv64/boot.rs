@@ -218,13 +218,18 @@ unsafe extern "C" fn enter(hart: u64, tree: usize, image: usize) -> ! {
     unsafe { risc::enter(tree, image, HardwareId(hart)) }
 }
 
-/// Whether the tree says that a hart has an extension (multi-letter, lower case).
+/// Whether the tree says that a hart has an extension (in lower case; those of one letter stand behind `rv64`).
 pub fn isa_has(hart: HardwareId, extension: &str) -> bool {
     let Some(cpu) = tree().cpus().find(|cpu| cpu.hardware == hart) else { return false };
     let listed =
         cpu.node.property("riscv,isa-extensions").is_some_and(|list| list.strings().any(|name| name == extension));
     let isa = cpu.node.property("riscv,isa").and_then(|isa| isa.str());
-    listed || isa.is_some_and(|isa| isa.split('_').skip(1).any(|name| name == extension))
+    listed
+        || isa.is_some_and(|isa| {
+            let (letters, names) = isa.split_once('_').unwrap_or((isa, ""));
+            let is_letter = extension.len() == 1 && letters.get(4..).is_some_and(|letters| letters.contains(extension));
+            is_letter || names.split('_').any(|name| name == extension)
+        })
 }
 
 const _: () = assert!(IMAGE_BASE.is_multiple_of(GIB));

@@ -1,16 +1,18 @@
 //! A thread's registers, and the way back to them.
 
+use super::boot::isa_has;
 use super::cpu;
 use super::trap::{exit_stage, registers};
 use crate::addr::VirtAddr;
 use crate::arch::frame::{Fpu, write_registers};
 use crate::object::{FPU, Thread};
-use crate::percpu::PerCpu;
+use crate::percpu::{self, PerCpu};
 use abi::MESSAGE_WORDS;
 use core::arch::{asm, naked_asm};
 use core::fmt;
 use core::mem::offset_of;
 use core::sync::atomic::AtomicU32;
+use spin::Once;
 
 /// `e_machine` of RISC-V (psABI).
 pub const ELF_MACHINE: u16 = 243;
@@ -57,6 +59,9 @@ impl Frame {
         Self { x, pc: entry.0 as u64 }
     }
 
+    pub const fn step_begins(&mut self) {}
+    pub const fn step_is_over(&mut self) {}
+
     /// As [`abi::Registers`] has them.
     pub fn registers(&self) -> abi::Registers {
         let mut general = [0; 32];
@@ -90,12 +95,10 @@ impl fmt::Display for Frame {
 pub const FPU_WORDS: usize = 33;
 pub const INITIAL_FPU: Fpu = Fpu([0; FPU_WORDS]);
 
-/// Whether the field that turns it on can be written (Privileged 3.1.6.6).
+/// Whether every CPU has registers of this size. `sstatus.FS` may be there without them (Privileged 3.1.6.6).
 pub fn has_fpu() -> bool {
-    let on: u64;
-    // SAFETY: it is as it was before anybody could use it.
-    unsafe { asm!("csrrs {1}, sstatus, {0}", "csrrw {0}, sstatus, {1}", inout(reg) cpu::FS => on, out(reg) _) };
-    on & cpu::FS != 0
+    static HAS_FPU: Once<bool> = Once::new();
+    *HAS_FPU.call_once(|| percpu::all().iter().all(|cpu| isa_has(cpu.hardware, "d")))
 }
 
 /// Loads or stores all registers of the FPU at `{0}`, and does the rest with their instructions; the target's own

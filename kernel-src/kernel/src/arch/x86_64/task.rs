@@ -133,6 +133,9 @@ impl Frame {
         Self { registers, fs_base: tls }
     }
 
+    pub const fn step_begins(&mut self) {}
+    pub const fn step_is_over(&mut self) {}
+
     /// As [`abi::Registers`] has them.
     pub fn registers(&self) -> abi::Registers {
         let Registers { x, rcx, r11, pc, rflags, rsp, .. } = self.registers;
@@ -318,6 +321,9 @@ unsafe extern "C" fn leave(frame: *const Frame) -> ! {
         pop_kept!(),
         "cmp qword ptr [rsp + {vector} - {rcx}], {by_syscall}",
         "jne 2f",
+        // A step: `sysret` would trap before the instruction at pc, which may be the call that starts again.
+        "test byte ptr [rsp + {rflags} - {rcx} + 1], 1",
+        "jnz 2f",
         "mov rcx, [rsp + {rip} - {rcx}]",
         "mov r11, [rsp + {rflags} - {rcx}]",
         "mov rsp, [rsp + {rsp} - {rcx}]",

@@ -1,7 +1,9 @@
 //! What goes with a thread besides its general registers: those of the FPU, and steps.
 
 use crate::faults::{close_all, fault_of, handle};
-use crate::support::{Counter, control, info, other_cpu, patience, resume, suspend, turns, wait_until};
+use crate::support::{
+    Counter, RECEIVES, WAITS, control, halt, in_state, info, other_cpu, patience, resume, suspend, turns, wait_until,
+};
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 use core::sync::atomic::{AtomicU64, Ordering};
@@ -9,7 +11,7 @@ use rt::abi::{Cause, Error, Info, Rights, ThreadAction};
 use rt::call::{self, Capability, Message, Until};
 use rt::probe::{self, FPU_WORDS, STEPS, check_fpu, fill_fpu};
 use rt::thread::{self, Thread};
-use rt::{assert_err, assert_ok, kernel_assert, kernel_assert_eq, test};
+use rt::{assert_err, assert_ok, kernel_assert, kernel_assert_eq, println, test};
 
 fn fpu(thread: Capability, on: u64) -> Result<u64, Error> {
     call::thread_control(thread, ThreadAction::Fpu, on)
@@ -216,5 +218,97 @@ test! {
         }
         turns(other_cpu());
         assert_ok!(call::close(endpoint));
+    }
+}
+
+test! {
+    // That one instruction is the call, with all that it waits for; and x86_64 comes back to it by `sysret`.
+    fn a_step_over_a_halted_call_ends_with_the_call() requires("VMM-15 PRC-32") {
+        if STEPS.is_empty() {
+            return;
+        }
+        let (faults, endpoint) = (assert_ok!(call::endpoint_create()), assert_ok!(call::endpoint_create()));
+        for cpu in [info(Info::CurrentCpu), other_cpu()] {
+            let received = move || assert_ok!(call::receive(endpoint)).words[0];
+            let (thread, capability) = in_state(RECEIVES, cpu, received);
+            handle(capability, faults, 1);
+            halt(capability);
+            let start = assert_ok!(call::thread_read(capability));
+            control(capability, ThreadAction::Step);
+            resume(capability);
+            assert_ok!(call::send(endpoint, Message::new(1, [5; 8]), patience()));
+            let [cause, _, _, pc, ..] = fault_of(&assert_ok!(call::receive_until(faults, patience())), 1);
+            kernel_assert_eq!(cause, Cause::SingleStep as u64);
+            kernel_assert!((start.pc + probe::CALL_SIZE..start.pc + 16).contains(&pc), "{pc:#x} {:#x}", start.pc);
+            assert_ok!(call::reply(Message::empty(0)));
+            kernel_assert_eq!(assert_ok!(thread.join()), 5);
+            close_all(&[capability, Capability(51)]);
+        }
+        close_all(&[faults, endpoint]);
+    }
+}
+
+test! {
+    // A call that starts again when it is woken; with registers written meanwhile, x86_64 comes back to it by `iret`.
+    fn a_step_over_a_sleep_lasts_as_long() requires("VMM-15 PRC-32") {
+        if STEPS.is_empty() {
+            return;
+        }
+        let faults = assert_ok!(call::endpoint_create());
+        for writes in [true, false] {
+            let until = call::clock_ns() + 300_000_000;
+            let sleeps = move || assert_ok!(call::sleep_until(until));
+            let (thread, capability) = in_state(WAITS, other_cpu(), sleeps);
+            handle(capability, faults, 1);
+            halt(capability);
+            let start = assert_ok!(call::thread_read(capability));
+            if writes {
+                // SAFETY: it goes on as it was.
+                assert_ok!(unsafe { call::thread_write(capability, &start) });
+            }
+            control(capability, ThreadAction::Step);
+            resume(capability);
+            let [cause, _, _, pc, ..] = fault_of(&assert_ok!(call::receive_until(faults, patience())), 1);
+            kernel_assert_eq!(cause, Cause::SingleStep as u64);
+            kernel_assert!(call::clock_ns() >= until);
+            kernel_assert!((start.pc + probe::CALL_SIZE..start.pc + 16).contains(&pc), "{pc:#x} {:#x}", start.pc);
+            assert_ok!(call::reply(Message::empty(0)));
+            assert_ok!(thread.join());
+            close_all(&[capability, Capability(51)]);
+        }
+        assert_ok!(call::close(faults));
+    }
+}
+
+#[cfg(target_arch = "aarch64")]
+test! {
+    // Whoever gives the FPU to a thread that wants it is not asked for it again.
+    fn what_is_on_for_nobody_is_illegal_with_the_fpu_on() requires("CTX-02 VMM-15") {
+        let endpoint = assert_ok!(call::endpoint_create());
+        let (thread, capability) = assert_ok!(thread::spawn_suspended(Some(other_cpu()), || probe::sve()));
+        kernel_assert_eq!(fpu(capability, 1), Ok(0));
+        handle(capability, endpoint, 1);
+        resume(capability);
+        let [cause, _, _, pc, ..] = fault_of(&assert_ok!(call::receive_until(endpoint, patience())), 1);
+        kernel_assert_eq!(cause, Cause::IllegalInstruction as u64);
+        let registers = assert_ok!(call::thread_read(capability));
+        // SAFETY: it goes on behind the instruction.
+        assert_ok!(unsafe { call::thread_write(capability, &rt::abi::Registers { pc: pc + 4, ..registers }) });
+        assert_ok!(call::reply(Message::empty(0)));
+        assert_ok!(thread.join());
+        close_all(&[capability, Capability(51), endpoint]);
+    }
+}
+
+test! {
+    // CASE-FPU-009, where a test of the lab boots a machine without.
+    fn an_fpu_is_given_where_there_is_one() requires("CTX-02 CTX-08") {
+        let (thread, capability) = assert_ok!(thread::spawn_suspended(None, || 7));
+        let answer = fpu(capability, 1);
+        kernel_assert!(matches!(answer, Ok(0) | Err(Error::Unsupported)), "{answer:?}");
+        println!("guest: an FPU: {}", answer.is_ok());
+        resume(capability);
+        kernel_assert_eq!(assert_ok!(thread.join()), 7);
+        assert_ok!(call::close(capability));
     }
 }

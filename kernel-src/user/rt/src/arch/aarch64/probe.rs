@@ -106,6 +106,12 @@ pub unsafe fn foreign_call(number: u64, [a, b, c, d, e, f]: [u64; 6]) -> u64 {
     result
 }
 
+/// `cntd x0`: an instruction of SVE, which programs do not have.
+#[unsafe(naked)]
+pub extern "C" fn sve() -> u64 {
+    naked_asm!(".inst 0x04e0e3e0", "ret")
+}
+
 /// Loads the word at `address`, with its first instruction.
 #[unsafe(naked)]
 pub extern "C" fn load_word(address: u64) -> u64 {
