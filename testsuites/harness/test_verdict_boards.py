@@ -228,13 +228,17 @@ def test_a_machine_without_time_is_starved_and_not_hung(
     boot: Boot, artifacts: Artifacts, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(hang_clock, "LEAST_S", 3.0)
-    session = boot(smp=1)
-    plant(session, artifacts, SPIN[artifacts.arch])
-    session.console.expect("log\n", PATIENCE_S)
-    with starving(session):
-        before = session.hang_clock.now()
-        finding = hang(session, 0.2)
-        had = session.hang_clock.now() - before
+    # For once the host may give it more than a tenth of what it wants: seen in one of fifty runs.
+    for _ in range(3):
+        session = boot(smp=1)
+        plant(session, artifacts, SPIN[artifacts.arch])
+        session.console.expect("log\n", PATIENCE_S)
+        with starving(session):
+            before = session.hang_clock.now()
+            finding = hang(session, 0.2)
+            had = session.hang_clock.now() - before
+        if finding.verdict is Verdict.STARVED:
+            break
     assert finding.verdict is Verdict.STARVED, finding
     assert had < hang_clock.LEAST_S, "the wait ended because the host gave nothing, and not by the target's own clock"
 
