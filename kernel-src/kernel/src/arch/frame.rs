@@ -90,7 +90,7 @@ impl Frame {
         self.step_begins();
     }
 
-    /// The same, of a thread that is not stepped.
+    /// The same, where whoever asks notes a step itself.
     pub fn turn_back(&mut self) {
         self.pc -= CALL_SIZE;
     }

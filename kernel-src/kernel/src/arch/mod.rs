@@ -51,8 +51,9 @@
 //!   `&self`: `call_number() -> u64`, `argument(usize) -> u64` (0 to 5), `capability() -> u64`, `info() -> u64`,
 //!   `message_words() -> [u64; 8]`, `foreign_call() -> [u64; 8]` (number, arguments, pc), `pc() -> VirtAddr`; `&mut self`: `set_result(abi::Outcome)` (plain calls),
 //!   `set_foreign_result(u64)`, `set_received(status: u64, badge: u64, info: u64)`, `set_words([u64; 8])`, `set_message` for both, `clear_word(usize)`, `restart_call()`: moves the pc back onto the call
-//!   instruction (saved pc is after it); `registers() -> abi::Registers`, `set_registers(&abi::Registers)`: what a program
-//!   may have; `Display` prints all registers, several a line, each line indented by two blanks
+//!   instruction (saved pc is after it; `turn_back()`), and a step is yet to come (`step_begins()`); `finish_call()`: behind it
+//!   again, and the step is over (`step_is_over()`); `registers() -> abi::Registers`, `set_registers(&abi::Registers)`: what a program
+//!   may have; `Display` prints all registers, several a line, each line indented by two blanks;
 //!   `set_step(bool)`: one instruction, or all; `Unsupported` where there is no such mode
 //! - `Fpu` (`frame`) has `FPU_WORDS`, at first `INITIAL_FPU`; `has_fpu() -> bool`; `exchange_extras(had: u32, from: *mut Fpu, has: u32,
 //!   to: *const Fpu)`: what is on (`thread::FPU`, `thread::STEPS`), with the FPU's registers kept and loaded
