@@ -25,6 +25,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from harness.board import read_board
 from harness.build.artifacts import TOP
 from harness.build.errors import BuildError
 from harness.build.process import END_LIMIT_S, end_group
@@ -155,7 +156,7 @@ def _take_back(tree: Path) -> None:
 
 
 def _builds(tree: Path, mutant: Mutant) -> bool:
-    arch = mutant.board.split("-")[1] if "-" in mutant.board else mutant.board
+    arch = read_board(tree / "boards" / f"{mutant.board}.yaml").arch
     return _run(tree, [sys.executable, "-m", "harness.cli", "build", arch], _log(mutant, "build")) == 0
 
 

@@ -16,6 +16,9 @@ if TYPE_CHECKING:
     from harness.console import Session
     from harness.machine.counting import Counting, Instructions, Marker
 
+# Arguments for a machine whose instructions are its time and that runs several cases: between two it is idle, and its
+# clock must not jump to the next timer. For RISC-V's comparator that is the end of time.
+AWAKE = ("-icount", "shift=0,align=off,sleep=on")
 _CASE_LIMIT_S = 120.0
 
 
@@ -37,6 +40,10 @@ class Counted:
     def spans(self, start: int, end: int) -> list[tuple[Instructions, ...]]:
         """Each CPU's instructions from a marker `start` to the next `end`, an entry each time."""
         return self._counting.spans(start, end)
+
+    def stretches(self) -> tuple[int, ...]:
+        """The longest that each CPU was in the kernel since the last call: see Counting.stretches."""
+        return self._counting.stretches()
 
     def run(self, case: str) -> list[str]:
         """As `run_case`, on this machine."""

@@ -8,7 +8,7 @@ import pytest
 
 from harness.machine.counting import Instructions, totals
 from harness.measure.plugin import Metric
-from harness.plugin.counting import Counted
+from harness.plugin.counting import AWAKE, Counted
 
 # Pairs of markers around a thing, and how many of them (kernel-src/user/tests/bench).
 ROUND_TRIP, SWITCH, COPY, ENDPOINT = (7, 8), (9, 10), (41, 42), (43, 44)
@@ -23,9 +23,6 @@ CALLS = {
     "ipc.call.capability": (19, 20),
 }
 TIMES = 256
-# Between two cases the machine is idle, and its clock must not jump to the next timer: for RISC-V's comparator that
-# is the end of time.
-AWAKE = ("-icount", "shift=0,align=off,sleep=on")
 Count = Callable[..., Counted]
 
 

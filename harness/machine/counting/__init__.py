@@ -40,8 +40,8 @@ _HEADER = struct.Struct("<4I 11Q 3I")
 _BLOCK = struct.Struct("<QII48s")
 _MARKER = struct.Struct("<II")
 _MAGIC, _LAYOUT = 0x436E6F51, 2
-_COUNTS_STRIDE = 8
-_WORD = struct.Struct("<I")
+_COUNTS_STRIDE, _LONGEST_STRETCH = 8, 3
+_WORD, _COUNT = struct.Struct("<I"), struct.Struct("<Q")
 _EPOCH_AT, _ASKED_AT = _HEADER.size - 12, _HEADER.size - 8
 _BEGIN_LIMIT_S = 20.0
 _LOOK_S = 0.0005
@@ -175,6 +175,19 @@ class Counting:
             Instructions(*struct.unpack_from("<3Q", data, header.counts_at + 8 * _COUNTS_STRIDE * cpu))
             for cpu in range(header.vcpus)
         )
+
+    def stretches(self) -> tuple[int, ...]:
+        """The most kernel instructions with interrupts off, a CPU each, since the last call.
+
+        They are off wherever a kernel like ours runs, but where it looks for them (`sees_interrupts` in the plugin).
+        """
+        header, data = self._header()
+        longest = []
+        for cpu in range(header.vcpus):
+            at = header.counts_at + 8 * (_COUNTS_STRIDE * cpu + _LONGEST_STRETCH)
+            longest.append(*_COUNT.unpack_from(data, at))
+            _COUNT.pack_into(data, at, 0)
+        return tuple(longest)
 
     def markers(self) -> list[Marker]:
         """All markers so far, oldest first. Raises MachineError when there were too many to keep."""

@@ -80,6 +80,9 @@ enum { MAGIC = 0x436e6f51, LAYOUT = 2, MOST_VCPUS = 256, LEVELS = 4, MOST_BLOCKS
 enum { RING = 2 * MOST_BLOCKS };
 enum { KEPT_BYTES = 48, LONGEST_INSN = 16 };
 enum level { USER, KERNEL, FIRMWARE };
+/* Behind the levels of a vCPU: the longest stretch of kernel instructions with interrupts off, and the one that it is
+ * in: see sees_interrupts(). */
+enum { LONGEST_STRETCH = 3, STRETCH };
 
 struct block {
     uint64_t address;
@@ -141,6 +144,28 @@ static int marker_of(const uint8_t *code, size_t size)
     return (word & 0xf00fffff) == 0x70002013 ? (int)(word >> 20 & 0xff) : -1;
 }
 
+/*
+ * Where a kernel with interrupts off sees those that are pending:
+ *   x86_64   hlt, sti (Intel SDM vol. 2A, 2B)
+ *   aarch64  wfi; mrs ISR_EL1 (Arm ARM, C6.2, D17.2.70)
+ *   riscv64  wfi; csrr sip (RISC-V Privileged ISA, 3.3.3, 4.1.3)
+ */
+static bool sees_interrupts(const uint8_t *code, size_t size)
+{
+    uint32_t word;
+    if (target == 'x') {
+        return size == 1 && (code[0] == 0xf4 || code[0] == 0xfb);
+    }
+    if (size != 4) {
+        return false;
+    }
+    memcpy(&word, code, 4);
+    if (target == 'a') {
+        return word == 0xd503207f || (word & 0xffffffe0) == 0xd538c100;
+    }
+    return word == 0x10500073 || (word & 0xfffff07f) == 0x14402073;
+}
+
 static enum level level_of(uint64_t address)
 {
     if (address >> 63) {
@@ -151,7 +176,19 @@ static enum level level_of(uint64_t address)
 
 static void on_instruction(unsigned vcpu, void *level)
 {
-    counts[vcpu][(uintptr_t)level]++;
+    uint64_t *own = counts[vcpu];
+    own[(uintptr_t)level]++;
+    if ((uintptr_t)level == USER) {
+        own[STRETCH] = 0;
+    } else if ((uintptr_t)level == KERNEL && ++own[STRETCH] > own[LONGEST_STRETCH]) {
+        own[LONGEST_STRETCH] = own[STRETCH];
+    }
+}
+
+static void on_look(unsigned vcpu, void *level)
+{
+    on_instruction(vcpu, level);
+    counts[vcpu][STRETCH] = 0;
 }
 
 static void on_instruction_or_cut(unsigned vcpu, void *level)
@@ -259,7 +296,7 @@ static void on_translation(plugin_id id, struct qemu_plugin_tb *tb)
             qemu_plugin_register_vcpu_insn_exec_cb(insn, on_marker, CALLBACK_NO_REGISTERS, (void *)(uintptr_t)number);
         } else if (counting) {
             void *level = (void *)(uintptr_t)level_of(address);
-            exec_callback callback = cutting ? on_instruction_or_cut : on_instruction;
+            exec_callback callback = cutting ? on_instruction_or_cut : sees_interrupts(code, size) ? on_look : on_instruction;
             qemu_plugin_register_vcpu_insn_exec_cb(insn, callback, CALLBACK_NO_REGISTERS, level);
         }
     }

@@ -352,6 +352,8 @@ pub fn leave() -> ! {
         // What is left to do at the ends of objects comes before sleep.
         if ending::pending() == 0 || !ending::advance(CAPABILITY_STEPS) {
             idle(cpu, wake);
+        } else {
+            arch::cpu::serve_interrupts();
         }
     }
 }

@@ -25,7 +25,8 @@
 //! - `start(HardwareId, &'static PerCpu) -> Result<(), StartError>`: returns when the CPU was told; it
 //!   arrives in `smp::secondary_main` on its own kernel stack, final tables on, `install` done
 //! - `relax()`: in every spin; `wait_for_interrupt()`: asleep until one is pending, handles it, returns
-//!   with interrupts off (called only by the idle loop); `halt() -> !`
+//!   with interrupts off (called only by the idle loop); `serve_interrupts()`: handles what is pending, with no lock
+//!   held; `halt() -> !`
 //! - `frame_pointer() -> usize`; `FRAME_RETURN`, `FRAME_PREVIOUS`: offsets (isize) from a frame pointer
 //! - `power_off() -> abi::Error`, `reboot() -> abi::Error`: return only where the machine cannot
 //! - `cpus(&BootInfo) -> impl Iterator<Item = HardwareId>`: all that may run, each once

@@ -40,6 +40,7 @@ impl Space {
         let first = start.page_down();
         let end = start.add(size).page_up();
         for page in (first.0..end.0).step_by(PAGE_SIZE).map(VirtAddr) {
+            arch::cpu::serve_interrupts();
             let frame = self.tables.charged(|| frames::allocate(0))?;
             let range = PhysRange::new(frame.0, PAGE_SIZE);
             if let Err(error) = self.tables.map(page, range, MapFlags { user: true, ..flags }, 0) {
@@ -78,7 +79,10 @@ impl Space {
 impl Drop for Space {
     fn drop(&mut self) {
         arch::mm::forget_user(self.root);
-        self.tables.clear_user(frames::free_user);
+        self.tables.clear_user(|page| {
+            frames::free_user(page);
+            arch::cpu::serve_interrupts();
+        });
         frames::free_kernel(self.tables.root, 0);
     }
 }

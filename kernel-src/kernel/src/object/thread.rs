@@ -333,7 +333,12 @@ impl Thread {
         let is_due = state == State::Replying as u32 || state == State::Handled as u32;
         let ends = state != State::Runnable as u32 && (!is_due || self.end_call(token));
         // Who has ended the wait meanwhile may have made another of it, and looks at what is asked then.
-        (ends && self.end_wait_as(state)).then_some(state)
+        let ended = ends && self.end_wait_as(state);
+        if ended && is_due {
+            // An answer that was under way may have come between, and the call whose wait ends here is its next.
+            self.end_any_call();
+        }
+        ended.then_some(state)
     }
 
     /// Its time is up, on its home CPU: whether that ended its wait. A call whose answer is due has that as its result;

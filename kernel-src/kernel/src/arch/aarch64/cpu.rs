@@ -264,7 +264,15 @@ pub fn wait_for_interrupt() {
     unmask_severe();
     // SAFETY: waits.
     unsafe { asm!("dsb sy", "wfi", options(nostack, preserves_flags)) };
-    irq::dispatch();
+    serve_interrupts();
+}
+
+/// Serves what is pending, masked or not (`ISR_EL1`, D17.2.70).
+pub fn serve_interrupts() {
+    const IRQ_OR_FIQ: u64 = 0xC0;
+    if read_register!("isr_el1") & IRQ_OR_FIQ != 0 {
+        irq::dispatch();
+    }
 }
 
 /// Asleep for ever: with nothing let through to this CPU, nothing ends its sleep.

@@ -185,6 +185,10 @@ pub fn wait() {
 
 pub fn wait_for_interrupt() {
     timer::sleep();
+    serve_interrupts();
+}
+
+pub fn serve_interrupts() {
     super::irq::dispatch_pending();
 }
 

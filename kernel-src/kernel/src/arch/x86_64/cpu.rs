@@ -152,7 +152,11 @@ pub fn init_cpu() {
     // SAFETY: the entry and the selectors are this kernel's, and EFER keeps what the boot code set.
     unsafe {
         Star::write_raw(USER_DATA - 8, KERNEL_CODE);
-        Efer::update(|flags| flags.insert(EferFlags::SYSTEM_CALL_EXTENSIONS));
+        // With FFXSR the kernel would keep no xmm registers (AMD64 vol. 2, 11.4.4).
+        Efer::update(|flags| {
+            flags.insert(EferFlags::SYSTEM_CALL_EXTENSIONS);
+            flags.remove(EferFlags::FAST_FXSAVE_FXRSTOR);
+        });
     }
 }
 
@@ -202,6 +206,12 @@ pub fn relax() {
 pub fn wait_for_interrupt() {
     // SAFETY: interrupts that come here are handled on this stack and come back; off again afterwards.
     unsafe { asm!("sti", "hlt", "cli") };
+}
+
+/// Handles what is pending: `sti` takes effect behind the next instruction.
+pub fn serve_interrupts() {
+    // SAFETY: as above.
+    unsafe { asm!("sti", "nop", "cli") };
 }
 
 /// Stops this CPU for good.
