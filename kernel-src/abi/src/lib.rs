@@ -434,8 +434,8 @@ pub const SPAWN_CAPABILITIES: usize = 4;
 pub const NO_CAPABILITY: u64 = u64::MAX;
 /// Longest name of a program.
 pub const NAME_MAX: usize = 32;
-/// Most bytes that one [`Call::DebugWrite`] takes.
-pub const DEBUG_WRITE_MAX: usize = 1024;
+/// Most bytes that one call moves to the console, or out of the log, the input or the boot archive.
+pub const PIECE_MAX: usize = 512;
 
 /// A new process: a program of the boot archive, an argument, and what it may use.
 #[derive(Clone, Copy, Debug, FromBytes, IntoBytes, Immutable)]

@@ -37,6 +37,8 @@ pub const CHAIN_MAX: usize = 32;
 pub const CSPACE_BITS: u32 = 6;
 /// Steps of a long operation on capabilities, each some hundred instructions, before interrupts are let in.
 pub const CAPABILITY_STEPS: usize = 16;
+/// Threads that are made ready before interrupts are served.
+pub const THREADS_AT_ONCE: usize = 32;
 /// Objects that may wait for their memory before CPUs in user mode are asked to come by.
 pub const RETIRED_BATCH: usize = 32;
 

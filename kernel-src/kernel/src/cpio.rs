@@ -51,11 +51,6 @@ impl<'a> Archive<'a> {
         members.filter(|member| member.regular)
     }
 
-    /// The first regular file of this name.
-    pub fn find(&self, name: &str) -> Option<Member<'a>> {
-        self.members().find(|member| member.name == name)
-    }
-
     /// The member at `at`, or none for the trailer. None where it is malformed.
     fn member(self, at: usize) -> Option<Option<Member<'a>>> {
         let header = self.0.get(at..)?.get(..HEADER_SIZE)?.strip_prefix(MAGIC)?;

@@ -3,12 +3,12 @@
 use crate::bootinfo::BootInfo;
 use crate::cmdline::{self, Options};
 use crate::config::{LOG_SIZE, MAX_CPUS};
-use crate::cpio::Archive;
+use crate::cpio::{Archive, Member};
 use crate::mm::ring::Ring;
 use crate::mm::{self, frames, paging};
 use crate::object::{self, Resource};
 use crate::sync::{Quota, Slot, tree};
-use crate::{arch, jitter, log, percpu, sched, smp};
+use crate::{arch, irq, jitter, log, percpu, sched, smp};
 use abi::Rights;
 use core::fmt::Write;
 use spin::Once;
@@ -16,9 +16,10 @@ use spin::Once;
 static ARCHIVE: Once<Archive<'static>> = Once::new();
 static COMMAND_LINE: Once<&'static str> = Once::new();
 
-/// The boot archive; `NotFound` if there is none, or if it is broken.
-pub fn archive() -> Result<Archive<'static>, abi::Error> {
-    ARCHIVE.get().copied().ok_or(abi::Error::NotFound)
+/// Files of the boot archive; `NotFound` if there is none, or if it is broken. Interrupts are served between two.
+pub fn members() -> Result<impl Iterator<Item = Member<'static>>, abi::Error> {
+    let archive = ARCHIVE.get().ok_or(abi::Error::NotFound)?;
+    Ok(archive.members().inspect(|_| irq::serve()))
 }
 
 /// The kernel's command line; empty until it is known. Where it lies nothing is given away.
@@ -91,7 +92,7 @@ extern "C" fn rest() -> ! {
     let (kernel, given_back) = (usage.kernel >> 10, usage.given_back >> 10);
     log::stage(format_args!("user: kernel holds {kernel} KiB, gave back {given_back} KiB of boot memory"));
     arch::console::enable_input_interrupt();
-    let archive = archive().expect("a boot archive: give the kernel boot.cpio as initrd");
+    assert!(ARCHIVE.is_completed(), "no boot archive: give the kernel boot.cpio as initrd");
     let root = Quota::root(usage.free).expect("memory for the root quota");
     let give = |slots: &[Slot]| {
         let [first, second, ..] = slots else { return Err(abi::Error::NoSlot) };
@@ -100,7 +101,7 @@ extern "C" fn rest() -> ! {
         Ok(())
     };
     // The process lives on by its threads; nobody waits for it.
-    let init = object::spawn(&archive, "init", 0, root.payer(), false, give);
+    let init = object::spawn("init", 0, root.payer(), false, give);
     drop(init.unwrap_or_else(|error| panic!("init cannot be started from the boot archive: {error:?}")));
     sched::leave()
 }

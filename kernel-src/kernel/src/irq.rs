@@ -2,6 +2,13 @@
 
 use crate::{arch, log, panic, percpu, sched};
 
+/// Serves what is pending, in the midst of long work. No lock is held, and this CPU keeps what it looked up.
+pub fn serve() {
+    #[cfg(debug_assertions)]
+    assert_eq!(percpu::this().held.get(), 0, "interrupts let in while locks of ranks are held");
+    arch::cpu::serve_interrupts();
+}
+
 /// The comparator fired; with nothing due this is legal on every architecture.
 #[inline(never)] // so that other interrupts save no registers for it
 pub fn timer() {

@@ -7,7 +7,7 @@ use crate::config::CONSOLE_INPUT_SIZE;
 use crate::mm::ring::Ring;
 use crate::object::{Meeting, Queues, State, Thread};
 use crate::sync::{Rank, Spin};
-use crate::{arch, init};
+use crate::{arch, init, sched};
 use arrayvec::ArrayVec;
 use core::fmt::{self, Write};
 
@@ -128,7 +128,8 @@ static READERS: Meeting = Queues::meeting();
 pub fn received(byte: u8) {
     let mut input = INPUT.lock();
     let _ = input.try_push(byte);
-    READERS.lock().receivers.wake_all();
+    let mut readers = READERS.lock();
+    core::iter::from_fn(|| readers.receivers.take_first()).for_each(sched::ready);
 }
 
 /// Takes what is there; with nothing there, `reader` waits and its call starts again.

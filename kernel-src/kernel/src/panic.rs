@@ -56,13 +56,12 @@ fn is_guard(address: VirtAddr) -> bool {
 
 fn end(message: &dyn Display, registers: Option<&dyn Display>, pc: Option<VirtAddr>, frame: usize) -> ! {
     let me = cpu();
-    match PANICKING.compare_exchange(NOBODY, me, Ordering::AcqRel, Ordering::Acquire) {
-        Ok(_) => {}
-        Err(other) if other == me => {
-            log::forced(|out| writeln!(out, "PANIC cpu{me}: {message} (while panicking)\nPANIC end"));
-            arch::cpu::halt()
+    if let Err(other) = PANICKING.compare_exchange(NOBODY, me, Ordering::AcqRel, Ordering::Acquire) {
+        if other != me {
+            stopped()
         }
-        Err(_) => stopped(),
+        log::forced(|out| writeln!(out, "PANIC cpu{me}: {message} (while panicking)\nPANIC end"));
+        arch::cpu::halt()
     }
     log::forced(|out| writeln!(out, "PANIC cpu{me}: {message}"));
     log::forced(|out| report(out, me, registers, pc, frame));

@@ -65,7 +65,7 @@ pub struct PerCpu {
     pub idle_entries: AtomicU64,
     /// Ranks of the locks held here, a bit each; a debug build checks their order.
     #[cfg(debug_assertions)]
-    held: Cell<u32>,
+    pub held: Cell<u32>,
     /// State of the generator of pauses; 0 before the first.
     pub jitter: Cell<u64>,
     /// Registers and backtrace were printed for a panic.
@@ -146,14 +146,10 @@ pub fn lock_taken(rank: Rank) {
     });
 }
 
+/// A lock was given back, or was taken out of order.
 #[cfg(debug_assertions)]
-pub fn lock_taken_out_of_order(rank: Rank) {
-    change_held(|held| held | 1 << rank as u8);
-}
-
-#[cfg(debug_assertions)]
-pub fn lock_released(rank: Rank) {
-    change_held(|held| held & !(1 << rank as u8));
+pub fn set_held(rank: Rank, is_held: bool) {
+    change_held(|held| held & !(1 << rank as u8) | u32::from(is_held) << rank as u8);
 }
 
 /// Adds one to a counter that only this CPU writes.

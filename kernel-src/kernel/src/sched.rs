@@ -6,14 +6,13 @@
 //! to user mode or sleeps.
 
 use crate::addr::{CpuId, Nanos, PhysAddr};
-use crate::arch;
 use crate::arch::task::Frame;
-use crate::config::{CAPABILITY_STEPS, PRIORITIES};
-use crate::jitter;
+use crate::config::{CAPABILITY_STEPS, PRIORITIES, THREADS_AT_ONCE};
 use crate::mm::paging;
 use crate::object::{self, HALTED, IS_STOPPED, Queued, State, Thread};
 use crate::percpu::{self, PerCpu};
 use crate::sync::{List, Rank, Ref, Spin, SpinGuard, ending};
+use crate::{arch, irq, jitter};
 use abi::Error;
 use core::sync::atomic::{AtomicUsize, Ordering};
 
@@ -48,11 +47,13 @@ impl Queues {
         self.occupied[word] |= bit;
     }
 
-    /// On their CPU, before it chooses.
-    fn place_incoming(&mut self) {
-        while let Some(thread) = self.incoming.pop() {
+    /// On their CPU, before it chooses; false where some are left.
+    fn place_incoming(&mut self) -> bool {
+        for _ in 0..THREADS_AT_ONCE {
+            let Some(thread) = self.incoming.pop() else { break };
             self.push(thread);
         }
+        self.incoming.is_empty()
     }
 
     /// Takes a thread out, if it is ready here.
@@ -77,7 +78,7 @@ impl Queues {
         Some((PRIORITIES - 1 - word * 64 - self.occupied[word].trailing_zeros() as usize) as u8)
     }
 
-    /// Takes out the thread that is to run next. One that comes alone is given no place.
+    /// Takes out the thread that is to run next, if all are placed. One that comes alone is given no place.
     #[inline(always)]
     fn next(&mut self) -> Option<Ref<Thread>> {
         if let Some(thread) = self.incoming.pop() {
@@ -86,7 +87,9 @@ impl Queues {
                 return Some(thread);
             }
             self.push(thread);
-            self.place_incoming();
+            if !self.place_incoming() {
+                return None;
+            }
         }
         self.pop()
     }
@@ -277,12 +280,13 @@ pub fn timer_fired() {
     }
     let now = arch::timer::now();
     let mut queues = cpu.queue.queues.lock();
-    while queues.next_wake().is_some_and(|due| due <= now) {
-        if let Some(thread) = queues.sleepers.pop() {
-            thread.set_wake_at(0);
-            if thread.expire() {
-                queues.push(thread);
-            }
+    // Those that are left have the comparator fire at once.
+    for _ in 0..THREADS_AT_ONCE {
+        let is_due = queues.next_wake().is_some_and(|due| due <= now);
+        let Some(thread) = is_due.then(|| queues.sleepers.pop()).flatten() else { break };
+        thread.set_wake_at(0);
+        if thread.expire() {
+            queues.push(thread);
         }
     }
     drop(queues);
@@ -348,12 +352,13 @@ pub fn leave() -> ! {
             }
             continue;
         }
+        let all_placed = queues.incoming.is_empty();
         drop(queues);
         // What is left to do at the ends of objects comes before sleep.
-        if ending::pending() == 0 || !ending::advance(CAPABILITY_STEPS) {
+        if all_placed && (ending::pending() == 0 || !ending::advance(CAPABILITY_STEPS)) {
             idle(cpu, wake);
         } else {
-            arch::cpu::serve_interrupts();
+            irq::serve();
         }
     }
 }
@@ -373,10 +378,11 @@ fn settle_current(cpu: &PerCpu) {
         }
     } else if reschedule {
         let mut queues = cpu.queue.queues.lock();
-        queues.place_incoming();
+        // Those that are left are for `leave`.
+        let all_placed = queues.place_incoming();
         object::charge(cpu, thread);
         let urgency = thread.urgency();
-        if queues.highest().is_some_and(|highest| highest >= urgency) {
+        if !all_placed || queues.highest().is_some_and(|highest| highest >= urgency) {
             if let Some(thread) = percpu::set_current(None) {
                 queues.place(thread, urgency);
             }

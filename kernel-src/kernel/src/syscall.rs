@@ -11,7 +11,7 @@ use crate::object::{
 use crate::sync::{Found, Object, Payer, Quota, Ref, Slot, Step, ending, tree};
 use crate::{arch, cmdline, init, log, percpu, sched, smp};
 use abi::{
-    ADDRESS_BITS, Call, CapabilityInfo, DEBUG_WRITE_MAX, Error, Info, NAME_MAX, OWN_PROCESS, OWN_QUOTA, Outcome, Power,
+    ADDRESS_BITS, Call, CapabilityInfo, Error, Info, NAME_MAX, OWN_PROCESS, OWN_QUOTA, Outcome, PIECE_MAX, Power,
     Registers, Rights, ThreadAction,
 };
 use core::array;
@@ -180,10 +180,10 @@ simple! {
     }
 
     DebugWrite = fn debug_write(start, size) {
-        if size > DEBUG_WRITE_MAX as u64 {
+        if size > PIECE_MAX as u64 {
             return Err(Error::InvalidArgument);
         }
-        let mut buffer = [0; DEBUG_WRITE_MAX];
+        let mut buffer = [0; PIECE_MAX];
         let text = UserBytes::new(start, size)?.read(&mut buffer)?;
         log::user_write(sched::current().process.id, text);
         Ok(text.len() as u64)
@@ -201,7 +201,7 @@ simple! {
     /// Not inlined: tests of panics plant a fault at its start.
     #[inline(never)]
     LogRead = fn log_read(offset, to, size) {
-        let mut buffer = [0; DEBUG_WRITE_MAX];
+        let mut buffer = [0; PIECE_MAX];
         let to = UserBytes::new(to, size)?;
         let room = to.size().min(buffer.len());
         let count = log::read_ring(offset as usize, &mut buffer[..room]);
@@ -209,19 +209,17 @@ simple! {
     }
 
     ArchiveMember = fn archive_member(index, name, size) {
-        let member = init::archive()?.members().nth(index as usize).ok_or(Error::NotFound)?;
+        let member = init::members()?.nth(index as usize).ok_or(Error::NotFound)?;
         let mut padded = [0; NAME_MAX];
-        let length = member.name.len().min(NAME_MAX);
-        padded[..length].copy_from_slice(&member.name.as_bytes()[..length]);
+        padded.iter_mut().zip(member.name.bytes()).for_each(|(to, from)| *to = from);
         UserBytes::new(name, size)?.write(&padded)?;
         Ok(member.data.len() as u64)
     }
 
     ArchiveRead = fn archive_read(index, offset, to, size) {
-        let member = init::archive()?.members().nth(index as usize).ok_or(Error::NotFound)?;
-        let rest =
-            usize::try_from(offset).ok().and_then(|offset| member.data.get(offset..)).ok_or(Error::InvalidArgument)?;
-        UserBytes::new(to, size)?.write(rest)
+        let member = init::members()?.nth(index as usize).ok_or(Error::NotFound)?;
+        let rest = member.data.get(offset as usize..).ok_or(Error::InvalidArgument)?;
+        UserBytes::new(to, size)?.write(&rest[..rest.len().min(PIECE_MAX)])
     }
 
     EndpointCreate = fn endpoint_create(place, quota) {
@@ -499,7 +497,7 @@ fn spawn(thread: &Thread, resource: u64, request: u64) -> Result<u64, Error> {
     let process = &thread.process;
     process.object::<Resource>(resource, Rights::WRITE)?;
     let request = UserPtr::new(request)?.read()?;
-    object::spawn_requested(process, &init::archive()?, &request)
+    object::spawn_requested(process, &request)
 }
 
 fn wait(thread: &Thread, name: u64) -> Result<Option<u64>, Error> {
@@ -510,7 +508,7 @@ fn wait(thread: &Thread, name: u64) -> Result<Option<u64>, Error> {
 fn console_read(thread: &Thread, resource: u64, to: u64, size: u64) -> Result<Option<u64>, Error> {
     thread.process.object::<Resource>(resource, Rights::READ)?;
     let to = UserBytes::new(to, size)?;
-    let mut buffer = [0; DEBUG_WRITE_MAX];
+    let mut buffer = [0; PIECE_MAX];
     let room = to.size().min(buffer.len());
     log::take_input(&mut buffer[..room], thread).map(|count| to.write(&buffer[..count])).transpose()
 }

@@ -91,13 +91,17 @@ pub fn init(info: &BootInfo, ring_size: usize) -> PhysRange {
     ring
 }
 
+fn reserve(order: usize) -> Result<PhysAddr, abi::Error> {
+    let frame = FRAMES.lock().as_mut().and_then(|buddy| buddy.allocate(order));
+    frame.map(|frame| PhysAddr(frame << PAGE_SHIFT)).ok_or(abi::Error::NoMemory)
+}
+
 /// A zeroed block, such as a page for a program; see [`allocate_kernel`].
 pub fn allocate(order: usize) -> Result<PhysAddr, abi::Error> {
-    let frame = FRAMES.lock().as_mut().and_then(|buddy| buddy.allocate(order)).ok_or(abi::Error::NoMemory)?;
-    let address = PhysAddr(frame << PAGE_SHIFT);
+    let block = reserve(order)?;
     // SAFETY: the block is free memory that the direct map reaches, and ours alone now.
-    unsafe { super::direct(address).write_bytes(0, PAGE_SIZE << order) };
-    Ok(address)
+    unsafe { super::direct(block).write_bytes(0, PAGE_SIZE << order) };
+    Ok(block)
 }
 
 fn release(block: PhysAddr, order: usize) {
@@ -113,6 +117,13 @@ fn release(block: PhysAddr, order: usize) {
 /// `PAGE_SIZE << order` zeroed bytes for the kernel's own use.
 pub fn allocate_kernel(order: usize) -> Result<PhysAddr, abi::Error> {
     let block = allocate(order)?;
+    KERNEL.fetch_add(PAGE_SIZE << order, Ordering::Relaxed);
+    Ok(block)
+}
+
+/// As [`allocate_kernel`], with whatever the block held before.
+pub fn allocate_unwritten(order: usize) -> Result<PhysAddr, abi::Error> {
+    let block = reserve(order)?;
     KERNEL.fetch_add(PAGE_SIZE << order, Ordering::Relaxed);
     Ok(block)
 }

@@ -5,10 +5,10 @@
 
 use super::{MapFlags, frames};
 use crate::addr::{PhysAddr, PhysRange, VirtAddr};
-use crate::arch;
 use crate::bootinfo::BootInfo;
 use crate::config::{IMAGE_BASE, PAGE_SHIFT, PAGE_SIZE, VMAP_BASE, VMAP_SIZE};
 use crate::sync::{Charge, Rank, Spin};
+use crate::{arch, irq};
 use core::ops::Range;
 use core::sync::atomic::{AtomicUsize, Ordering};
 
@@ -135,9 +135,11 @@ impl Tables {
         Ok(Self { root: frames::allocate_kernel(0)?, charge })
     }
 
-    /// Charges a frame.
+    /// Charges a frame. For those of a user interrupts are served before.
     pub fn charged(&mut self, allocate: fn() -> Result<PhysAddr, abi::Error>) -> Result<PhysAddr, abi::Error> {
-        self.charge.as_mut().map_or_else(allocate, |charge| charge.pay(PAGE_SIZE, allocate))
+        let Some(charge) = &mut self.charge else { return allocate() };
+        irq::serve();
+        charge.pay(PAGE_SIZE, allocate)
     }
 
     /// Takes back the charge of a frame.
@@ -216,12 +218,17 @@ impl Tables {
     }
 
     /// Frees all of the user's tables but the root, and hands every 4 KiB page mapped there to `page`. No CPU may have the
-    /// tree active.
+    /// tree active. Interrupts are served meanwhile.
     pub fn clear_user(&mut self, page: fn(PhysAddr)) {
         let entries = if arch::mm::SHARED_ROOT { ENTRIES / 2 } else { ENTRIES };
         visit(self.root, arch::mm::levels() - 1, entries, VirtAddr(0), &mut |entry, level, _| {
             let address = arch::mm::address(entry);
-            if arch::mm::is_leaf(entry, level) { page(address) } else { frames::free_kernel(address, 0) }
+            if arch::mm::is_leaf(entry, level) {
+                page(address)
+            } else {
+                frames::free_kernel(address, 0)
+            }
+            irq::serve();
         });
     }
 }
@@ -229,15 +236,15 @@ impl Tables {
 /// Shows what the first `entries` of a table map, and all below: the value of an entry, its level, and the address that it
 /// is for; a table's entry after those of the table. Nobody else writes the tree meanwhile.
 fn visit(table: PhysAddr, level: usize, entries: usize, base: VirtAddr, see: &mut impl FnMut(u64, usize, VirtAddr)) {
-    for index in 0..entries {
-        let offset = index << (PAGE_SHIFT + INDEX_BITS * level);
-        // SAFETY: an entry of a table of a tree of which, by the caller's promise, nobody is a writer.
-        let entry = unsafe { *entry_at(table, VirtAddr(offset), level) };
+    // SAFETY: a table of a tree of which, by the caller's promise, nobody is a writer.
+    let table = unsafe { &*direct(table).cast::<[u64; ENTRIES]>() };
+    for (index, &entry) in table[..entries].iter().enumerate() {
         if is_present(entry) {
+            let at = base.add(index << (PAGE_SHIFT + INDEX_BITS * level));
             if !arch::mm::is_leaf(entry, level) {
-                visit(arch::mm::address(entry), level - 1, ENTRIES, base.add(offset), see);
+                visit(arch::mm::address(entry), level - 1, ENTRIES, at, see);
             }
-            see(entry, level, base.add(offset));
+            see(entry, level, at);
         }
     }
 }

@@ -70,7 +70,7 @@ impl<T> Slab<T> {
     }
 
     fn grow(free: &mut Free<T>) -> Result<(), abi::Error> {
-        let block = frames::allocate_kernel(Self::ORDER)?;
+        let block = frames::allocate_unwritten(Self::ORDER)?;
         let first = super::direct(block).cast::<Slot<T>>();
         for index in (0..Self::COUNT).rev() {
             // SAFETY: `index` counts the slots that fit in the block, which was just allocated.

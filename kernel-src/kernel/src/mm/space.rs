@@ -3,11 +3,12 @@
 use super::paging::{self, Tables};
 use super::{MapFlags, frames, user};
 use crate::addr::{PhysAddr, PhysRange, VirtAddr};
-use crate::arch;
 use crate::config::PAGE_SIZE;
 use crate::sync::{Charge, Payer};
+use crate::{arch, irq};
 
-use core::ptr;
+use abi::PIECE_MAX;
+use core::slice;
 
 pub struct Space {
     tables: Tables,
@@ -34,13 +35,12 @@ impl Space {
         start: VirtAddr,
         size: usize,
         flags: MapFlags,
-        content: &[u8],
+        mut content: &[u8],
     ) -> Result<(), abi::Error> {
         user::check_range(start, size)?;
         let first = start.page_down();
         let end = start.add(size).page_up();
         for page in (first.0..end.0).step_by(PAGE_SIZE).map(VirtAddr) {
-            arch::cpu::serve_interrupts();
             let frame = self.tables.charged(|| frames::allocate(0))?;
             let range = PhysRange::new(frame.0, PAGE_SIZE);
             if let Err(error) = self.tables.map(page, range, MapFlags { user: true, ..flags }, 0) {
@@ -50,11 +50,13 @@ impl Space {
             }
             self.pages += 1;
             let skip = start.0.saturating_sub(page.0);
-            let from = (page.0 + skip) - start.0;
-            let rest = content.get(from..).unwrap_or(&[]);
-            let piece = &rest[..rest.len().min(PAGE_SIZE - skip)];
-            // SAFETY: the frame is new, in the direct map, and the piece stays inside it.
-            unsafe { ptr::copy_nonoverlapping(piece.as_ptr(), super::direct(frame).add(skip), piece.len()) };
+            let piece = content.split_off(..content.len().min(PAGE_SIZE - skip)).unwrap_or(&[]);
+            // SAFETY: the frame is new, and in the direct map.
+            let page = unsafe { slice::from_raw_parts_mut(super::direct(frame), PAGE_SIZE) };
+            for (to, from) in page[skip..].chunks_mut(PIECE_MAX).zip(piece.chunks(PIECE_MAX)) {
+                to[..from.len()].copy_from_slice(from);
+                irq::serve();
+            }
             if flags.execute {
                 arch::mm::code_written(VirtAddr(super::direct(frame) as usize), PAGE_SIZE);
             }
@@ -79,10 +81,7 @@ impl Space {
 impl Drop for Space {
     fn drop(&mut self) {
         arch::mm::forget_user(self.root);
-        self.tables.clear_user(|page| {
-            frames::free_user(page);
-            arch::cpu::serve_interrupts();
-        });
+        self.tables.clear_user(frames::free_user);
         frames::free_kernel(self.tables.root, 0);
     }
 }

@@ -43,7 +43,7 @@ pub struct Known {
 }
 
 impl Known {
-    /// No capability has this name: its generation is never reached.
+    /// Never what a name means: there is no such way, though anybody may ask for that name.
     pub const NONE: Self = Self { name: u64::MAX, ways: 0, meeting: None, rights: Rights::NONE };
 }
 

@@ -5,14 +5,13 @@ use super::thread::{Member, Start, State, Thread};
 use super::wait::{self, Meeting, Queues};
 use super::{endpoint, notification, reply};
 use crate::addr::{PhysAddr, VirtAddr};
-use crate::cpio::Archive;
 use crate::elf::Program;
 use crate::mm::space::Space;
 use crate::mm::{MapFlags, paging};
 use crate::sync::{
     Claimed, Counted, Found, Header, Link, List, Object, Payer, Quota, Rank, Ref, Slot, Spin, Step, tree,
 };
-use crate::{arch, sched};
+use crate::{arch, init, irq, sched};
 use abi::{ADDRESS_BITS, ANY_SLOT, Error, NAME_MAX, OWN_QUOTA, ProcessInfo, Rights, SpawnRequest, ThreadInfo};
 use arrayvec::ArrayString;
 use core::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
@@ -225,8 +224,17 @@ pub fn end_process(process: &Process, word: u64) {
         return;
     }
     life.ended = Some(word);
-    // Each stays listed until its own CPU has reaped it.
-    life.threads.iter().for_each(Thread::doom);
+    // From here on there are no more of them.
+    for _ in 0..life.count {
+        // Each stays listed until its own CPU has reaped it.
+        if let Some(thread) = life.threads.pop() {
+            Thread::doom(&thread);
+            life.threads.push(thread);
+        }
+        drop(life);
+        irq::serve();
+        life = process.life.lock();
+    }
 }
 
 /// Empties a root: one step, since nothing was derived from it, unless a revoke elsewhere comes between.
@@ -246,9 +254,13 @@ pub fn claim(slot: &Slot, generation: u64) -> Result<Claimed<'_>, Error> {
 impl Process {
     /// All that it had is given back: who waits for its end hears.
     pub fn released(&self) {
-        let mut life = self.life.lock();
-        life.reaped = true;
-        self.waiting.lock().receivers.wake_all();
+        self.life.lock().reaped = true;
+        // Nobody comes any more.
+        let first = || self.waiting.lock().receivers.take_first();
+        core::iter::from_fn(first).for_each(|thread| {
+            sched::ready(thread);
+            irq::serve();
+        });
     }
 
     fn close_roots(&self) {
@@ -297,14 +309,13 @@ pub fn reap(thread: Ref<Thread>) {
 
 /// Starts a program of the boot archive, with what `give` puts into the slots of its root; the process and its thread.
 pub fn spawn(
-    archive: &Archive<'_>,
     name: &str,
     argument: u64,
     payer: Payer<'_>,
     suspended: bool,
     give: impl FnOnce(&[Slot]) -> Result<(), Error>,
 ) -> Result<(Ref<Process>, Ref<Thread>), Error> {
-    let file = archive.find(name).ok_or(Error::NotFound)?;
+    let file = init::members()?.find(|member| member.name == name).ok_or(Error::NotFound)?;
     let limit = paging::user_limit().0;
     let program = Program::parse(file.data, arch::task::ELF_MACHINE, limit).ok_or(Error::InvalidProgram)?;
     let mut space = Space::new(payer)?;
@@ -313,6 +324,7 @@ pub fn spawn(
     }
     let stack = VirtAddr((abi::STACK_TOP - abi::STACK_SIZE) as usize);
     space.map_anonymous(stack, abi::STACK_SIZE as usize, MapFlags::KERNEL_DATA, &[])?;
+    irq::serve();
     let process = Process::new(payer, name, space)?;
     if let Some(node) = process.names().look_up().and_then(|root| root.object::<CNode>()) {
         give(&node.table)?;
@@ -336,13 +348,13 @@ pub fn spawn(
 }
 
 /// As [`abi::Call::Spawn`].
-pub fn spawn_requested(parent: &Process, archive: &Archive<'_>, request: &SpawnRequest) -> Result<u64, Error> {
+pub fn spawn_requested(parent: &Process, request: &SpawnRequest) -> Result<u64, Error> {
     let name = request.name.get(..request.name_length as usize).ok_or(Error::InvalidArgument)?;
     let name = core::str::from_utf8(name).map_err(|_| Error::InvalidArgument)?;
     let (to, own_name) = parent.vacancy(ANY_SLOT)?;
     let to_thread = if request.thread == 0 { None } else { Some(parent.vacancy(request.thread)?.0) };
     let payer = parent.payer(request.quota)?;
-    let (child, thread) = spawn(archive, name, request.argument, payer, to_thread.is_some(), |slots| {
+    let (child, thread) = spawn(name, request.argument, payer, to_thread.is_some(), |slots| {
         for (slot, given) in slots.iter().zip(request.capabilities) {
             if given != abi::NO_CAPABILITY {
                 let (from, found) = parent.capability(given)?;

@@ -3,7 +3,7 @@
 use super::thread::{CANCELLED, State, Thread, UNANSWERED};
 use super::{endpoint, report};
 use crate::sync::{List, Rank, Ref, Spin};
-use crate::{arch, sched};
+use crate::{arch, irq, sched};
 use abi::{Error, MESSAGE_WORDS};
 
 /// The queue kind of threads that wait.
@@ -43,12 +43,6 @@ impl WaitList {
 
     pub fn front(&self) -> Option<&Thread> {
         self.0.front()
-    }
-
-    pub fn wake_all(&mut self) {
-        while let Some(thread) = self.take_first() {
-            sched::ready(thread);
-        }
     }
 
     /// Ends the wait of the first for which `wanted` holds, and takes it out: the caller makes it ready.
@@ -102,7 +96,9 @@ pub fn unlist(thread: &Thread) {
 /// Those who wait by a capability that is gone hear of it; `receives` is by which its receivers wait.
 pub fn settle(meeting: &Meeting, receives: usize) {
     let sends = |thread: &Thread| !thread.via[thread.sends_by()].holds();
-    while somebody_waits(meeting) && fail_one(meeting, sends, |thread| !thread.via[receives].holds()) {}
+    while somebody_waits(meeting) && fail_one(meeting, sends, |thread| !thread.via[receives].holds()) {
+        irq::serve();
+    }
 }
 
 /// One of those who wait hears that the object is gone; false where nobody waits.

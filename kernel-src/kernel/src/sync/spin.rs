@@ -68,7 +68,7 @@ impl<T> Spin<T> {
             return None;
         }
         #[cfg(all(debug_assertions, target_os = "none"))]
-        crate::percpu::lock_taken_out_of_order(self.rank);
+        crate::percpu::set_held(self.rank, true);
         Some(SpinGuard { lock: self })
     }
 }
@@ -81,7 +81,7 @@ impl<'a, T> SpinGuard<'a, T> {
     /// The word to set to 0, with release, in place of dropping the guard: for code that is not Rust.
     pub fn into_word(self) -> &'a AtomicU32 {
         #[cfg(all(debug_assertions, target_os = "none"))]
-        crate::percpu::lock_released(self.lock.rank);
+        crate::percpu::set_held(self.lock.rank, false);
         let word = &self.lock.locked;
         core::mem::forget(self);
         word
@@ -107,7 +107,7 @@ impl<T> DerefMut for SpinGuard<'_, T> {
 impl<T> Drop for SpinGuard<'_, T> {
     fn drop(&mut self) {
         #[cfg(all(debug_assertions, target_os = "none"))]
-        crate::percpu::lock_released(self.lock.rank);
+        crate::percpu::set_held(self.lock.rank, false);
         self.lock.locked.store(0, Ordering::Release);
     }
 }

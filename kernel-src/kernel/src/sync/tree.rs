@@ -20,8 +20,9 @@ const fn facts(kind: u64, rights: Rights) -> u64 {
     mark | kind | rights.0 << RIGHTS_SHIFT
 }
 
-/// How often a capability to a CNode has left its slot: until the next time, an address that led to a slot leads there.
-static WAYS: AtomicU64 = AtomicU64::new(0);
+/// How often a capability to a CNode has left its slot, from one on: until the next time, an address that led to a slot
+/// leads there.
+static WAYS: AtomicU64 = AtomicU64::new(1);
 
 /// What `WAYS` is.
 #[inline(always)]

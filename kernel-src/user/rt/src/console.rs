@@ -2,12 +2,12 @@
 //! system call, so lines of two programs never mix.
 
 use crate::call;
-use abi::DEBUG_WRITE_MAX;
+use abi::PIECE_MAX;
 use core::fmt::{self, Write};
 
 /// Gathers text and hands it to the kernel in pieces that end with a line wherever they can.
 struct Lines {
-    buffer: [u8; DEBUG_WRITE_MAX],
+    buffer: [u8; PIECE_MAX],
     used: usize,
 }
 
@@ -67,7 +67,7 @@ impl Write for Joined<'_, '_> {
 
 /// Prints; `print!` and `println!` are the ways to call it.
 pub fn print(text: fmt::Arguments<'_>) {
-    let mut lines = Lines { buffer: [0; DEBUG_WRITE_MAX], used: 0 };
+    let mut lines = Lines { buffer: [0; PIECE_MAX], used: 0 };
     // Only a Display that fails by itself makes an error here; what it wrote is still shown.
     let _ = lines.write_fmt(text);
     lines.flush(lines.used);

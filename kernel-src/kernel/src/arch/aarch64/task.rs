@@ -93,7 +93,8 @@ impl Frame {
 impl fmt::Display for Frame {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write_registers(f, NAMES.iter().zip(&self.x))?;
-        writeln!(f, "\n  sp ={:016x} pc ={:016x} pstate={:08x} tpidr={:016x}", self.sp, self.pc, self.state, self.tls)
+        writeln!(f)?;
+        writeln!(f, "  sp ={:016x} pc ={:016x} pstate={:08x} tpidr={:016x}", self.sp, self.pc, self.state, self.tls)
     }
 }
 

@@ -88,7 +88,7 @@ test! {
         assert_err!(call::info(Info::TimerInterrupts, u64::MAX), Error::NotFound);
         let unknown_info = probe::raw_call(Call::Info as u64, [u64::MAX, 0, 0, 0, 0, 0]);
         kernel_assert_eq!(Error::from_status(unknown_info.status), Some(Error::InvalidArgument));
-        let too_long = probe::debug_write_at(probe::image_start(), rt::abi::DEBUG_WRITE_MAX as u64 + 1);
+        let too_long = probe::debug_write_at(probe::image_start(), rt::abi::PIECE_MAX as u64 + 1);
         assert_err!(too_long, Error::InvalidArgument);
     }
 }
