@@ -145,25 +145,29 @@ static int marker_of(const uint8_t *code, size_t size)
 }
 
 /*
- * Where a kernel with interrupts off sees those that are pending:
- *   x86_64   hlt, sti (Intel SDM vol. 2A, 2B)
- *   aarch64  wfi; mrs ISR_EL1 (Arm ARM, C6.2, D17.2.70)
- *   riscv64  wfi; csrr sip (RISC-V Privileged ISA, 3.3.3, 4.1.3)
+ * Where a kernel with interrupts off sees those that are pending, or lets them in. One that comes at the return to a
+ * program comes before the program's next instruction.
+ *   x86_64   hlt, sti, iretq, sysretq (Intel SDM vol. 2A, 2B)
+ *   aarch64  wfi, eret; mrs ISR_EL1 (Arm ARM, C6.2, D17.2.70)
+ *   riscv64  wfi, sret; csrr sip (RISC-V Privileged ISA, 3.3.2, 3.3.3, 4.1.3)
+ * A kernel that returns from a fault of its own sees none, and counts as if it did.
  */
 static bool sees_interrupts(const uint8_t *code, size_t size)
 {
     uint32_t word;
     if (target == 'x') {
-        return size == 1 && (code[0] == 0xf4 || code[0] == 0xfb);
+        bool is_return = (size == 2 && code[0] == 0x48 && code[1] == 0xcf) ||
+                         (size == 3 && code[0] == 0x48 && code[1] == 0x0f && code[2] == 0x07);
+        return is_return || (size == 1 && (code[0] == 0xf4 || code[0] == 0xfb));
     }
     if (size != 4) {
         return false;
     }
     memcpy(&word, code, 4);
     if (target == 'a') {
-        return word == 0xd503207f || (word & 0xffffffe0) == 0xd538c100;
+        return word == 0xd503207f || word == 0xd69f03e0 || (word & 0xffffffe0) == 0xd538c100;
     }
-    return word == 0x10500073 || (word & 0xfffff07f) == 0x14402073;
+    return word == 0x10500073 || word == 0x10200073 || (word & 0xfffff07f) == 0x14402073;
 }
 
 static enum level level_of(uint64_t address)

@@ -346,6 +346,7 @@ pub fn leave() -> ! {
             object::unlist(&thread);
             if thread.is_asked() {
                 put_aside(cpu, thread);
+                irq::serve();
             } else {
                 // Nobody was current, so nothing comes back.
                 drop(percpu::set_current(Some(thread)));

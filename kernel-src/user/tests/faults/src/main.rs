@@ -11,6 +11,8 @@ use rt::probe::{Break, role};
 use rt::protocol::RESOURCE;
 use rt::{println, thread};
 
+mod crowd;
+
 rt::program!(main);
 
 /// Exit status for an argument that means nothing.
@@ -27,6 +29,7 @@ fn main(argument: u64) -> u32 {
         }
         role::NO_AUTHORITY => no_authority(),
         role::LEAVE_THREADS => leave_threads(),
+        role::CROWD => crowd::crowd().unwrap_or(1),
         _ => break_by(argument),
     }
 }

@@ -55,6 +55,20 @@ test! {
 }
 
 test! {
+    fn a_crowd_wakes_and_hears_and_ends_at_once() requires("INT-13 PRC-01 PRC-06 TST-09") {
+        let nothing = [Capability::NONE; 4];
+        let thread = Capability(40);
+        let process =
+            assert_ok!(call::spawn_suspended(thread, Capability::OWN_QUOTA, RESOURCE, "faults", role::SCRIBBLE, nothing));
+        let give = [Capability::NONE, process, thread, Capability::NONE];
+        let crowd = assert_ok!(call::spawn(RESOURCE, "faults", role::CROWD, give));
+        kernel_assert_eq!(assert_ok!(call::wait(crowd)), Exit::Status(7));
+        kernel_assert_eq!(assert_ok!(call::wait(process)), Exit::Status(0));
+        [crowd, process, thread].into_iter().for_each(|capability| assert_ok!(call::close(capability)));
+    }
+}
+
+test! {
     fn what_is_not_there_cannot_be_started() requires("SYS-09") {
         for name in ["nobody", "", "faults ", "a name that is longer than any name may be"] {
             let error = call::spawn(RESOURCE, name, 0, [Capability::NONE; 4]).expect_err(name);
