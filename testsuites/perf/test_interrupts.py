@@ -31,7 +31,7 @@ CASES = (
 )
 
 
-# Threads that another CPU makes ready. Cases whose CPUs spin for each other take for ever on emulated ones that take turns.
+# Threads that another CPU makes ready. Emulated CPUs that take turns and spin for each other take for ever.
 ON_TWO_CPUS = ("user:a_crowd_wakes_and_hears_and_ends_at_once",)
 
 
