@@ -27,5 +27,5 @@ pub fn ipi() {
 /// The UART has bytes.
 #[inline(never)] // as above
 pub fn console_input() {
-    core::iter::from_fn(arch::console::read).for_each(log::received);
+    log::received(core::iter::from_fn(arch::console::read));
 }

@@ -124,10 +124,12 @@ pub fn read_ring(offset: usize, to: &mut [u8]) -> usize {
 static INPUT: Spin<ArrayVec<u8, CONSOLE_INPUT_SIZE>> = Spin::new(Rank::Object, ArrayVec::new_const());
 static READERS: Meeting = Queues::meeting();
 
-/// A byte came in. When nobody reads for long, the newest are lost, as on any UART.
-pub fn received(byte: u8) {
+/// Bytes came in. When nobody reads for long, the newest are lost, as on any UART.
+pub fn received(bytes: impl Iterator<Item = u8>) {
     let mut input = INPUT.lock();
-    let _ = input.try_push(byte);
+    for byte in bytes {
+        let _ = input.try_push(byte);
+    }
     let mut readers = READERS.lock();
     core::iter::from_fn(|| readers.receivers.take_first()).for_each(sched::ready);
 }

@@ -31,7 +31,8 @@ macro_rules! simple {
             crate::jitter::pause();
             let [$($word,)* ..] = [a, b, c, d, e, f];
             let carry_out = || -> Result<u64, Error> { $carry_out };
-            carry_out().into()
+            let done = carry_out().into();
+            if percpu::this().reschedule.get() { let_the_woken_run(done) } else { done }
         })*
 
         pub static SIMPLE: [Simple; abi::SIMPLE_CALLS as usize] = {
@@ -143,27 +144,23 @@ fn new_badge(found: &Found, badge: u64) -> Result<u64, Error> {
     if old == 0 { Ok(badge) } else { Err(Error::InvalidArgument) }
 }
 
-/// After a call that never blocks and has nothing in hand any more, but may have begun an end: steps at that.
-fn take_steps() {
-    ending::quiescent(percpu::this());
-    let_the_woken_run();
-}
-
-/// A call that may begin an end.
+/// A call that may begin an end: once it has nothing in hand any more, steps at that.
 #[inline(always)]
 fn and_take_steps(call: impl FnOnce() -> Result<u64, Error>) -> Result<u64, Error> {
     let done = call();
-    take_steps();
+    ending::quiescent(percpu::this());
     done
 }
 
-/// A call that never blocks returns without a look at the queue: where it has woken somebody here, an interrupt is next.
-fn let_the_woken_run() {
+/// A call that never blocks returns without a look at the queue: where somebody was woken here, an interrupt is next. What
+/// was done is passed through, so that the way past this saves no registers.
+#[cold]
+#[inline(never)]
+fn let_the_woken_run(done: Outcome) -> Outcome {
     let cpu = percpu::this();
-    if cpu.reschedule.get() {
-        percpu::count(&cpu.ipis_sent);
-        arch::irq::send_ipi(cpu.id);
-    }
+    percpu::count(&cpu.ipis_sent);
+    arch::irq::send_ipi(cpu.id);
+    done
 }
 
 const fn steps_left(step: Step) -> u64 {
@@ -259,9 +256,7 @@ simple! {
         let (to, generation) = slot_at(to, to_index, to_depth, Rights::WRITE)?;
         let to = object::claim(to, generation)?;
         let generation = to.generation();
-        let moved = tree::relocate(from, &found, to);
-        let_the_woken_run();
-        if moved { Ok(generation) } else { Err(Error::InvalidCapability) }
+        if tree::relocate(from, &found, to) { Ok(generation) } else { Err(Error::InvalidCapability) }
     }
 
     CapDelete = fn cap_delete(node, index, depth) {

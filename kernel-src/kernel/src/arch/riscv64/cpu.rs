@@ -188,6 +188,7 @@ pub fn wait_for_interrupt() {
     serve_interrupts();
 }
 
+#[inline(always)] // so that who was asleep takes no detour
 pub fn serve_interrupts() {
     super::irq::dispatch_pending();
 }

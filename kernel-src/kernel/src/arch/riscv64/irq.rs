@@ -122,7 +122,7 @@ pub fn dispatch(code: u64) {
     }
 }
 
-/// Handles what is pending on an idle CPU.
+/// Handles what is pending.
 pub fn dispatch_pending() {
     let ready = read_csr!("sip") & read_csr!("sie");
     for code in [EXTERNAL, SOFTWARE, TIMER] {
