@@ -36,7 +36,7 @@ ON_TWO_CPUS = ("user:a_crowd_wakes_and_hears_and_ends_at_once",)
 
 
 @pytest.mark.needs("release", "smp>=2")
-@pytest.mark.requirement("INT-13", "PRF-07")
+@pytest.mark.requirement("INT-13")
 def test_interrupts_are_off_for_a_bounded_time(count: Count, metric: Metric) -> None:
     longest = 0
     for cpus, cases in ((1, CASES), (2, ON_TWO_CPUS)):

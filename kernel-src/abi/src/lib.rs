@@ -42,7 +42,7 @@ pub enum Call {
     /// `(index, address of name buffer, its length) -> size of the member`; the name is padded with zero
     /// bytes to [`NAME_MAX`]. `NotFound` past the last.
     ArchiveMember = 6,
-    /// `(index, offset, address, length) -> bytes` of a member of the boot archive.
+    /// `(index, offset, address, length) -> bytes` of a member of the boot archive, at most [`PIECE_MAX`].
     ArchiveRead = 7,
     /// `(slot, or ANY_SLOT; quota, or OWN_QUOTA) -> capability` of a new endpoint.
     EndpointCreate = 8,

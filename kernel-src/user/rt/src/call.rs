@@ -211,7 +211,7 @@ pub fn archive_member(index: u64) -> Result<([u8; NAME_MAX], u64), Error> {
     Ok((name, size))
 }
 
-/// Copies from a member of the boot archive; returns the number of bytes.
+/// Copies from a member of the boot archive; returns the number of bytes, at most `PIECE_MAX`.
 pub fn archive_read(index: u64, offset: u64, to: &mut [u8]) -> Result<usize, Error> {
     call!(call4, ArchiveRead, index, offset, to.as_mut_ptr() as u64, to.len() as u64).map(|count| count as usize)
 }

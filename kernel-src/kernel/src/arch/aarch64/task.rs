@@ -16,8 +16,8 @@ pub const ELF_MACHINE: u16 = 183;
 
 /// `PSTATE` of a program: EL0, AArch64, nothing masked.
 const INITIAL_STATE: u64 = 0;
-/// N, Z, C, V.
-const CONDITIONS: u64 = 0xF000_0000;
+/// What a program can set of it, where there is such: N, Z, C, V; TCO and DIT; SSBS; BTYPE, by branching (C5.2.19).
+const OWN_STATE: u64 = 0xF000_0000 | 0b11 << 24 | 1 << 12 | 0b11 << 10;
 /// SS.
 const STEP: u64 = 1 << 21;
 /// Bytes of `svc`.
@@ -80,7 +80,7 @@ impl Frame {
     pub fn set_registers(&mut self, to: &abi::Registers) {
         self.x.copy_from_slice(&to.general[..31]);
         (self.sp, self.pc, self.tls) = (to.general[31], to.pc, to.tls);
-        self.state = to.flags & CONDITIONS | self.state & STEP | INITIAL_STATE;
+        self.state = to.flags & OWN_STATE | self.state & STEP | INITIAL_STATE;
     }
 
     /// The next instruction alone is carried out, or all (D2.12).

@@ -25,7 +25,8 @@ fn pattern() -> (Registers, Registers) {
 const FLAGS: u64 = if cfg!(target_arch = "x86_64") {
     0x24_0CD5 | 0x202
 } else if cfg!(target_arch = "aarch64") {
-    0xF000_0000
+    // A thread may be stopped behind an indirect branch, of which BTYPE tells.
+    0xF300_1C00
 } else {
     0
 };
