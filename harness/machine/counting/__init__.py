@@ -182,7 +182,7 @@ class Counting:
         They are off wherever a kernel like ours runs, but where it looks for them (`sees_interrupts` in the plugin).
         """
         header, data = self._header()
-        longest = []
+        longest: list[int] = []
         for cpu in range(header.vcpus):
             at = header.counts_at + 8 * (_COUNTS_STRIDE * cpu + _LONGEST_STRETCH)
             longest.append(*_COUNT.unpack_from(data, at))
