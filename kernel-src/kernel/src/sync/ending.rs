@@ -2,9 +2,9 @@
 //! only when no CPU can still have a look-up's answer in hand (`docs/concurrency.md`).
 
 use super::{Counted, Header, Quota, Rank, Spin, SpinGuard, Step};
-use crate::arch;
 use crate::config::{CAPABILITY_STEPS, MAX_CPUS, RETIRED_BATCH};
 use crate::percpu::{self, PerCpu};
+use crate::{arch, irq};
 use core::cell::Cell;
 use core::ptr::NonNull;
 use core::sync::atomic::{AtomicUsize, Ordering, fence};
@@ -156,6 +156,7 @@ fn free(object: &dyn Counted) {
     // SAFETY: the last share has gone, and no look-up can still have found it.
     unsafe { object.free() };
     PENDING.fetch_sub(1, Ordering::Relaxed);
+    irq::serve();
 }
 
 /// Frees at most `most` objects that no CPU can have in hand, and looks whether there are more; whether it freed any.
