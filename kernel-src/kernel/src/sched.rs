@@ -275,7 +275,8 @@ pub fn wait_no_more(thread: &Thread) {
 /// The comparator fired on this CPU: sleepers that are due wake, and a slice may be over.
 pub fn timer_fired() {
     let cpu = percpu::this();
-    if let Some(thread) = percpu::current() {
+    // What one owes that waits by now is for whoever ends that to write.
+    if let Some(thread) = percpu::current().filter(|_| !cpu.blocked.get()) {
         object::charge(cpu, thread);
     }
     let now = arch::timer::now();
