@@ -7,7 +7,10 @@ extern crate alloc;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 use core::sync::atomic::{AtomicU64, Ordering};
-use rt::abi::Info;
+use rt::abi::{Info, ThreadAction};
+use rt::call::{Capability, Message, Until};
+use rt::probe::role;
+use rt::protocol::RESOURCE;
 use rt::sync::Mutex;
 use rt::thread::{self, Thread};
 use rt::{assert_ok, call, kernel_assert, kernel_assert_eq, test};
@@ -111,6 +114,42 @@ test! {
                 assert_ok!(assert_ok!(starter).join());
             }
         }
+    }
+}
+
+test! {
+    // Of interrupts that wait for the end of a call one or two are left; of those that are let in between its pieces, each.
+    fn interrupts_come_within_a_call_that_takes_long() requires("INT-13 SMP-05") needs("smp>=2") {
+        const MANY: u64 = 16;
+        let (here, nothing) = (info(Info::CurrentCpu, 0), [Capability::NONE; 4]);
+        let stop = Arc::new(AtomicU64::new(0));
+        let endpoint = assert_ok!(call::endpoint_create());
+        let (target, name) = assert_ok!(thread::spawn_suspended(Some(here), move || call::receive(endpoint).map(drop)));
+        assert_ok!(call::thread_control(name, ThreadAction::Resume, 0));
+        let sender = assert_ok!(thread::spawn_on((here + 1) % cpus().end, {
+            let stop = stop.clone();
+            move || {
+                while stop.load(Ordering::Relaxed) == 0 {
+                    // Its CPU is asked to look, though nothing changes.
+                    _ = call::thread_control(name, ThreadAction::Resume, 0);
+                }
+            }
+        }));
+        let patience = call::clock_ns() + PATIENCE_NS;
+        let mut most = 0;
+        while most < MANY && call::clock_ns() < patience {
+            let before = info(Info::IpisReceived, here);
+            let child = assert_ok!(call::spawn(RESOURCE, "faults", role::SCRIBBLE, nothing));
+            most = most.max(info(Info::IpisReceived, here) - before);
+            assert_ok!(call::wait(child));
+            assert_ok!(call::close(child));
+        }
+        stop.store(1, Ordering::Relaxed);
+        assert_ok!(sender.join());
+        assert_ok!(call::send(endpoint, Message::empty(0), Until::Done));
+        assert_ok!(assert_ok!(target.join()));
+        [name, endpoint].into_iter().for_each(|capability| assert_ok!(call::close(capability)));
+        kernel_assert!(most >= MANY, "at most {most} interrupts came within a call");
     }
 }
 
