@@ -120,7 +120,7 @@ test! {
 test! {
     // Of interrupts that wait for the end of a call one or two are left; of those that are let in between its pieces, each.
     fn interrupts_come_within_a_call_that_takes_long() requires("INT-13 SMP-05") needs("smp>=2") {
-        const MANY: u64 = 16;
+        const MANY: u64 = 8;
         let (here, nothing) = (info(Info::CurrentCpu, 0), [Capability::NONE; 4]);
         let stop = Arc::new(AtomicU64::new(0));
         let endpoint = assert_ok!(call::endpoint_create());
@@ -135,7 +135,7 @@ test! {
                 }
             }
         }));
-        let patience = call::clock_ns() + PATIENCE_NS;
+        let patience = call::clock_ns() + 4 * PATIENCE_NS;
         let mut most = 0;
         while most < MANY && call::clock_ns() < patience {
             let before = info(Info::IpisReceived, here);
