@@ -76,7 +76,7 @@ impl Frame {
         abi::Registers { general, pc: self.pc, flags: self.state & !STEP, tls: self.tls }
     }
 
-    /// Of `PSTATE` the conditions count (C5.2.18).
+    /// Of `PSTATE` what is the program's own counts.
     pub fn set_registers(&mut self, to: &abi::Registers) {
         self.x.copy_from_slice(&to.general[..31]);
         (self.sp, self.pc, self.tls) = (to.general[31], to.pc, to.tls);
