@@ -4,7 +4,7 @@ use crate::help::{self, filled, settled, soon, vacant_slot};
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 use core::sync::atomic::{AtomicU64, Ordering};
-use rt::abi::{Error, Rights};
+use rt::abi::{Error, Info, Rights};
 use rt::call::{self, Capability, Until};
 use rt::random::Random;
 use rt::{assert_err, assert_ok, kernel_assert, kernel_assert_eq, test, thread};
@@ -68,21 +68,23 @@ test! {
         kernel_assert_eq!(poll(notification, ALL), Ok(0b1001));
         assert_err!(poll(notification, 0), Error::TimedOut);
 
-        // One that waits is not woken by others' bits.
-        let woken = Arc::new(AtomicU64::new(0));
-        let seen = woken.clone();
-        let waiter = assert_ok!(thread::spawn_on(0, move || {
-            let bits = call::wait_bits(notification, 0b100, Until::Done);
-            seen.store(1, Ordering::SeqCst);
-            bits
-        }));
-        settled(0);
-        assert_ok!(call::signal(notification, 0b011));
-        settled(0);
-        kernel_assert_eq!(woken.load(Ordering::SeqCst), 0);
-        assert_ok!(call::signal(notification, 0b1100));
-        kernel_assert_eq!(assert_ok!(waiter.join()), Ok(0b100));
-        kernel_assert_eq!(poll(notification, ALL), Ok(0b1011));
+        // One that waits is not woken by others' bits, on the signaller's CPU either.
+        for cpu in [assert_ok!(call::info(Info::CurrentCpu, 0)), 0] {
+            let woken = Arc::new(AtomicU64::new(0));
+            let seen = woken.clone();
+            let waiter = assert_ok!(thread::spawn_on(cpu, move || {
+                let bits = call::wait_bits(notification, 0b100, Until::Done);
+                seen.store(1, Ordering::SeqCst);
+                bits
+            }));
+            settled(cpu);
+            assert_ok!(call::signal(notification, 0b011));
+            settled(cpu);
+            kernel_assert_eq!(woken.load(Ordering::SeqCst), 0);
+            assert_ok!(call::signal(notification, 0b1100));
+            kernel_assert_eq!(assert_ok!(waiter.join()), Ok(0b100));
+            kernel_assert_eq!(poll(notification, ALL), Ok(0b1011));
+        }
     }
 }
 
