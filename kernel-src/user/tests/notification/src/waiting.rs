@@ -67,6 +67,10 @@ test! {
         assert_err!(poll(notification, 0b0110), Error::TimedOut);
         kernel_assert_eq!(poll(notification, ALL), Ok(0b1001));
         assert_err!(poll(notification, 0), Error::TimedOut);
+        // A poll goes the slow way.
+        assert_ok!(call::signal(notification, 0b1111));
+        kernel_assert_eq!(poll(notification, 0b0110), Ok(0b0110));
+        kernel_assert_eq!(poll(notification, ALL), Ok(0b1001));
 
         // One that waits is not woken by others' bits, on the signaller's CPU either.
         for cpu in [assert_ok!(call::info(Info::CurrentCpu, 0)), 0] {
