@@ -153,7 +153,12 @@ test! {
             assert_ok!(call::wait(server));
             assert_ok!(call::close(server));
         });
-        // The way to it is taken away before the call.
+        // The way to it is taken away while it waits, or before.
+        ends(&|| {
+            suspend_in(SLOT, SENDS);
+            resume(SLOT);
+            assert_ok!(call::cap_revoke(endpoint));
+        });
         ends(&|| assert_ok!(call::cap_revoke(endpoint)));
         assert_err!(call::receive_until(endpoint, Until::NOW), Error::TimedOut);
     }

@@ -95,39 +95,42 @@ test! {
 test! {
     // CASE-NTF-010. All threads have one priority: the first that came is the one.
     fn one_bit_wakes_one_waiter() requires("SCH-38 SCH-39 SCH-37") {
-        let notification = assert_ok!(call::notification_create());
-        let woken = Arc::new(AtomicU64::new(0));
-        let waiter = |mask: u64| {
-            let woken = woken.clone();
-            let thread = assert_ok!(thread::spawn_on(0, move || {
-                let bits = call::wait_bits(notification, mask, Until::Done);
-                (bits, woken.fetch_add(1, Ordering::SeqCst))
-            }));
-            settled(0);
-            thread
-        };
-        let waiters: Vec<_> = (0..5).map(|_| waiter(0b1)).collect();
-        for count in 1..=5 {
-            assert_ok!(call::signal(notification, 0b1));
-            help::reaches(&woken, count);
-            settled(0);
-            kernel_assert_eq!(woken.load(Ordering::SeqCst), count);
-        }
-        for (turn, waiter) in (0..).zip(waiters) {
-            kernel_assert_eq!(assert_ok!(waiter.join()), (Ok(1), turn));
-        }
-        assert_err!(poll(notification, ALL), Error::TimedOut);
+        // On the signaller's CPU, where the one who is woken goes on at once, and on another.
+        for cpu in [assert_ok!(call::info(Info::CurrentCpu, 0)), 0] {
+            let notification = assert_ok!(call::notification_create());
+            let woken = Arc::new(AtomicU64::new(0));
+            let waiter = |mask: u64| {
+                let woken = woken.clone();
+                let thread = assert_ok!(thread::spawn_on(cpu, move || {
+                    let bits = call::wait_bits(notification, mask, Until::Done);
+                    (bits, woken.fetch_add(1, Ordering::SeqCst))
+                }));
+                settled(cpu);
+                thread
+            };
+            let waiters: Vec<_> = (0..5).map(|_| waiter(0b1)).collect();
+            for count in 1..=5 {
+                assert_ok!(call::signal(notification, 0b1));
+                help::reaches(&woken, count);
+                settled(cpu);
+                kernel_assert_eq!(woken.load(Ordering::SeqCst), count);
+            }
+            for (turn, waiter) in (0..).zip(waiters) {
+                kernel_assert_eq!(assert_ok!(waiter.join()), (Ok(1), turn));
+            }
+            assert_err!(poll(notification, ALL), Error::TimedOut);
 
-        // Two bits may wake two; the first takes all that it asked for.
-        woken.store(0, Ordering::SeqCst);
-        let [both, second, third] = [waiter(0b011), waiter(0b010), waiter(0b110)];
-        assert_ok!(call::signal(notification, 0b111));
-        kernel_assert_eq!(assert_ok!(both.join()).0, Ok(0b011));
-        kernel_assert_eq!(assert_ok!(third.join()).0, Ok(0b100));
-        settled(0);
-        kernel_assert_eq!(woken.load(Ordering::SeqCst), 2);
-        assert_ok!(call::signal(notification, 0b010));
-        kernel_assert_eq!(assert_ok!(second.join()).0, Ok(0b010));
+            // Two bits may wake two; the first takes all that it asked for.
+            woken.store(0, Ordering::SeqCst);
+            let [both, second, third] = [waiter(0b011), waiter(0b010), waiter(0b110)];
+            assert_ok!(call::signal(notification, 0b111));
+            kernel_assert_eq!(assert_ok!(both.join()).0, Ok(0b011));
+            kernel_assert_eq!(assert_ok!(third.join()).0, Ok(0b100));
+            settled(cpu);
+            kernel_assert_eq!(woken.load(Ordering::SeqCst), 2);
+            assert_ok!(call::signal(notification, 0b010));
+            kernel_assert_eq!(assert_ok!(second.join()).0, Ok(0b010));
+        }
     }
 }
 
