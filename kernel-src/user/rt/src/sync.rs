@@ -6,7 +6,7 @@ use core::ops::{Deref, DerefMut};
 use core::sync::atomic::{AtomicBool, Ordering};
 
 /// About as long as the section of another takes.
-const PAUSE_NS: u64 = 20_000;
+pub const PAUSE_NS: u64 = 20_000;
 
 /// Who finds it taken sleeps a little and tries again, since who has it may be less urgent, and of the same CPU: meant for
 /// short sections.

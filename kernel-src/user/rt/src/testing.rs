@@ -5,7 +5,8 @@
 //! process ends with [`EXIT_PASSED`]; a failed assertion is a panic.
 
 use crate::call::{self, Capability, Exit};
-use crate::{arch, println};
+use crate::sync::PAUSE_NS;
+use crate::{arch, println, thread};
 use abi::Error;
 use core::hint::black_box;
 use core::mem::offset_of;
@@ -88,6 +89,16 @@ pub fn spin(turns: u64) {
     if turns > 0 {
         arch::spin(turns);
     }
+}
+
+/// Returns when the other threads of `cpu` have had several turns: those that are to wait do by then, also one that has
+/// found the heap taken and slept.
+pub fn settled(cpu: u64) {
+    let turn = |_| {
+        crate::assert_ok!(call::sleep_until(call::clock_ns() + 5 * PAUSE_NS));
+        call::yield_now();
+    };
+    crate::assert_ok!(crate::assert_ok!(thread::spawn_on(cpu, move || (0..6).for_each(turn))).join());
 }
 
 /// A case of a test program, in the section `.quoin.tests`; see `docs/protocol.md`.

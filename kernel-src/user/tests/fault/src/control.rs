@@ -2,8 +2,7 @@
 
 use crate::roles;
 use crate::support::{
-    Counter, IS_STOPPED, RECEIVES, RUNS, control, in_state, info, other_cpu, resume, suspend, suspend_in, turns,
-    wait_until,
+    Counter, IS_STOPPED, RECEIVES, RUNS, control, in_state, info, other_cpu, resume, suspend, suspend_in, wait_until,
 };
 use alloc::sync::Arc;
 use alloc::vec::Vec;
@@ -11,6 +10,7 @@ use core::sync::atomic::{AtomicU64, Ordering};
 use rt::abi::{Error, Info, Kind, Rights, ThreadAction};
 use rt::call::{self, Capability, Exit, Message, Until};
 use rt::protocol::RESOURCE;
+use rt::testing::settled;
 use rt::{assert_err, assert_ok, kernel_assert, kernel_assert_eq, test, thread};
 
 test! {
@@ -18,7 +18,7 @@ test! {
         for cpu in [info(Info::CurrentCpu), other_cpu()] {
             let counter = Counter::on(cpu);
             kernel_assert_eq!(assert_ok!(call::cap_read(counter.capability)).kind, Kind::Thread as u64);
-            turns(cpu);
+            settled(cpu);
             kernel_assert_eq!(counter.count(), 0);
             kernel_assert_eq!(control(counter.capability, ThreadAction::Suspend), IS_STOPPED);
             resume(counter.capability);
@@ -37,7 +37,7 @@ test! {
                 counter.goes_on();
                 suspend(counter.capability);
                 let seen = counter.count();
-                turns(cpu);
+                settled(cpu);
                 kernel_assert_eq!(counter.count(), seen);
                 // To ask again changes nothing.
                 kernel_assert_eq!(control(counter.capability, ThreadAction::Suspend), IS_STOPPED);
@@ -115,9 +115,9 @@ test! {
                 }
                 assert_err!(call::thread_read(thread), Error::NotFound);
             }
-            turns(cpu);
+            settled(cpu);
             let count = running.count();
-            turns(cpu);
+            settled(cpu);
             kernel_assert_eq!(running.count(), count);
             // Nobody receives any more, and of the process this thread is left.
             assert_err!(call::send(endpoint, Message::empty(0), Until::NOW), Error::TimedOut);

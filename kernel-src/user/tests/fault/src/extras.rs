@@ -2,7 +2,7 @@
 
 use crate::faults::{close_all, fault_of, handle};
 use crate::support::{
-    Counter, RECEIVES, WAITS, control, halt, in_state, info, other_cpu, patience, resume, suspend, turns, wait_until,
+    Counter, RECEIVES, WAITS, control, halt, in_state, info, other_cpu, patience, resume, suspend, wait_until,
 };
 use alloc::sync::Arc;
 use alloc::vec::Vec;
@@ -10,6 +10,7 @@ use core::sync::atomic::{AtomicU64, Ordering};
 use rt::abi::{Cause, Error, Info, Rights, ThreadAction};
 use rt::call::{self, Capability, Message, Until};
 use rt::probe::{self, FPU_WORDS, STEPS, check_fpu, fill_fpu};
+use rt::testing::settled;
 use rt::thread::{self, Thread};
 use rt::{assert_err, assert_ok, kernel_assert, kernel_assert_eq, println, test};
 
@@ -216,7 +217,7 @@ test! {
             counter.end();
             close_all(&[capability, Capability(51)]);
         }
-        turns(other_cpu());
+        settled(other_cpu());
         assert_ok!(call::close(endpoint));
     }
 }

@@ -129,8 +129,3 @@ impl Counter {
         assert_ok!(call::close(self.capability));
     }
 }
-
-/// Returns when the threads of `cpu` have had several turns.
-pub fn turns(cpu: u64) {
-    assert_ok!(assert_ok!(thread::spawn_on(cpu, || (0..6).for_each(|_| call::yield_now()))).join());
-}

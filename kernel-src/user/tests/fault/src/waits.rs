@@ -3,7 +3,7 @@
 use crate::roles;
 use crate::support::{
     IS_CALLING, RECEIVES, SENDS, WAITS, WAITS_FOR_BITS, control, cpus, halt, in_state, info, other_cpu, patience,
-    resume, suspend, suspend_in, turns, wait_until,
+    resume, suspend, suspend_in, wait_until,
 };
 use alloc::sync::Arc;
 use alloc::vec::Vec;
@@ -11,6 +11,7 @@ use core::sync::atomic::{AtomicU64, Ordering};
 use rt::abi::{Error, Info, MESSAGE_WORDS, Registers, ThreadAction};
 use rt::call::{self, Capability, Exit, Message, Until};
 use rt::random::Random;
+use rt::testing::settled;
 use rt::{assert_err, assert_ok, kernel_assert, kernel_assert_eq, probe, test, thread};
 
 fn homes() -> [u64; 2] {
@@ -32,7 +33,7 @@ test! {
             assert_err!(call::thread_read(capability), Error::NotStopped);
             assert_ok!(call::send(endpoint, Message::empty(9), Until::NOW));
             suspend(capability);
-            turns(cpu);
+            settled(cpu);
             kernel_assert_eq!(done.load(Ordering::SeqCst), 0);
             resume(capability);
             assert_ok!(thread.join());

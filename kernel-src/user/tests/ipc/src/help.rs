@@ -5,6 +5,7 @@ use alloc::vec::Vec;
 use core::sync::atomic::{AtomicU64, Ordering};
 use rt::abi::{BUFFER_WORDS, Error, Info, MESSAGE_WORDS, MessageInfo};
 use rt::call::{self, Buffer, Capability, Message, Until};
+pub use rt::testing::settled;
 use rt::thread::{self, Thread};
 use rt::{assert_err, assert_ok, kernel_assert};
 
@@ -120,11 +121,6 @@ pub fn wait_for(condition: impl Fn() -> bool) {
 
 pub fn reaches(counter: &AtomicU64, value: u64) {
     wait_for(|| counter.load(Ordering::SeqCst) >= value);
-}
-
-/// Returns when the other threads of `cpu` have had several turns: those that are to wait do by then.
-pub fn settled(cpu: u64) {
-    assert_ok!(assert_ok!(thread::spawn_on(cpu, || (0..6).for_each(|_| call::yield_now()))).join());
 }
 
 pub fn join_all<T>(threads: Vec<Thread<T>>) -> Vec<T> {
