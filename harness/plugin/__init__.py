@@ -75,7 +75,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         help="run each test N times: kernel tests with the N seeds from --deterministic's (1 if not given) on",
     )
     group.addoption("--soak-variant", metavar="ID", help="with --soak: only the variant with this in its brackets")
-    group.addoption("--cold", action="store_true", help="give each fresh_target a boot instead of a snapshot")
+    group.addoption("--cold", action="store_true", help="give each fresh_target, and each kernel case, its own boot")
     group.addoption("--debug-kernel", action="store_true", help="test the debug build of the kernel")
     group.addoption("--both-kernels", action="store_true", help="test the release and the debug build")
     group.addoption("--coverage", action="store_true", help="record which lines of kernel and programs tests execute")

@@ -10,7 +10,7 @@
 
 Cases are read from the programs' ELF files, so nothing boots before a case is
 run. Cases that follow one another on a board travel in one `run`; the target
-works through them while pytest reports.
+works through them while pytest reports. With `--cold` each has its own boot.
 """
 
 from __future__ import annotations
@@ -153,6 +153,8 @@ class KernelTestItem(pytest.Item):
         """The run that this case is part of; begun here when it is the first of its row."""
         current = self.session.stash.get(RUN, None)
         if current is None or not current.serves(self.board, self.record.case):
+            if self.config.getoption("--cold"):
+                lab.drop_shared()
             kind = CaseRun if self.board.seed is None else SeededRun
             current = kind(lab, self.board, [item.record.case for item in self._row()])
             self.session.stash[RUN] = current
@@ -161,7 +163,8 @@ class KernelTestItem(pytest.Item):
     def _row(self) -> list[KernelTestItem]:
         """This item and those that will run directly after it, on the same board."""
         items = self.session.items
-        if COVERAGE in self.config.stash:  # the target runs ahead, and what it executes belongs to one case
+        # Under --coverage the target does not run ahead: what it executes belongs to one case.
+        if COVERAGE in self.config.stash or self.config.getoption("--cold"):
             return [self]
         row: list[KernelTestItem] = []
         for item in items[items.index(self) :]:

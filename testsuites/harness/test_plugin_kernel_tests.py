@@ -6,6 +6,7 @@ kernel prove the same with the kernel.
 
 from __future__ import annotations
 
+import re
 import shutil
 import socket
 import subprocess
@@ -21,9 +22,11 @@ from harness.console import Broker, Channel, Console, ConsoleFault, TargetPanick
 from harness.console.framing import Frame, decode, encode
 from harness.plugin.records import Record, read_records
 from harness.plugin.runner import CaseRun
+from support.projects import run_pytest
 
 TOP = Path(__file__).resolve().parents[2]
 BOARD = read_board(TOP / "boards" / "qemu-riscv64.yaml")
+FAULTING = ("an_illegal_instruction_ends_the_program", "a_breakpoint_ends_the_program")
 
 
 class ScriptedTarget:
@@ -220,3 +223,18 @@ def test_a_program_that_is_no_elf_is_refused_by_name(tmp_path: Path) -> None:
     path.write_text("no")
     with pytest.raises(LabError, match="vm: cannot be read as an ELF file"):
         read_records(path)
+
+
+@pytest.mark.requirement("DEV-08", "DEV-02")
+def test_each_case_has_its_own_boot_where_asked() -> None:
+    def processes(*options: str) -> list[int]:
+        """The numbers of the processes that two cases let fault."""
+        cases = [f"testsuites/user/kernel-tests.yaml::user:{name}" for name in FAULTING]
+        done = run_pytest(TOP, "-p", "no:cacheprovider", "-rP", "--board", BOARD.name, *options, *cases)
+        assert done.returncode == 0, done.stdout
+        return [int(number) for number in re.findall(r"fault: faults\[(\d+)\]", done.stdout)]
+
+    first, second = processes("--cold")
+    assert first == second
+    shared, later = processes()
+    assert shared == first < later
