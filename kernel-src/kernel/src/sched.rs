@@ -246,12 +246,6 @@ pub fn prod(cpu: CpuId) {
     }
 }
 
-/// The current thread sleeps until `deadline`.
-pub fn sleep_until(thread: &Thread, deadline: Nanos) {
-    limit(thread, deadline);
-    thread.begin_wait(State::Other);
-}
-
 /// The wait that the current thread is about to begin lasts until `deadline` at most.
 pub fn limit(thread: &Thread, deadline: Nanos) {
     let mut queues = percpu::this().queue.queues.lock();

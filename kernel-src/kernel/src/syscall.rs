@@ -430,7 +430,8 @@ fn sleep(thread: &Thread, deadline: Nanos) -> Option<u64> {
     if arch::timer::now() >= deadline {
         return Some(0);
     }
-    sched::sleep_until(thread, deadline);
+    sched::limit(thread, deadline);
+    thread.begin_wait(object::State::Other);
     None
 }
 

@@ -140,7 +140,8 @@ impl Endpoint {
         receiver.received_by.store(found.rights().0, Ordering::Relaxed);
         loop {
             let bound = receiver.bound.get();
-            if let Some(bits) = bound.and_then(|bound| bound.take_all()) {
+            let bits = bound.map_or(0, |bound| core::mem::take(&mut bound.meeting.lock().bits));
+            if bits != 0 {
                 let mut words = [0; MESSAGE_WORDS];
                 words[0] = bits;
                 receiver.frame.with(|frame| {

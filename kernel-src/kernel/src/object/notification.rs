@@ -3,8 +3,8 @@
 use super::endpoint;
 use super::thread::{State, Thread, WAITS};
 use super::wait::{self, Meeting, Queues};
-use crate::sched;
 use crate::sync::{Found, Header, Payer, Ref, Slot, Step};
+use crate::{irq, sched};
 use abi::{Error, Outcome};
 
 pub struct Notification {
@@ -39,25 +39,29 @@ impl Notification {
     }
 
     /// Sets bits: each goes to the first that waits for it, or stays.
-    pub fn signal(&self, bits: u64, slot: &Slot, found: &Found) -> Result<(), Error> {
+    pub fn signal(&self, mut bits: u64, slot: &Slot, found: &Found) -> Result<(), Error> {
         let mut queues = self.meeting.lock();
         if !slot.still(found) {
             return Err(Error::InvalidCapability);
         }
-        let mut all = queues.bits | bits;
-        while all != 0
-            && let Some(thread) = queues.receivers.take(|thread| mask(thread) & all != 0)
+        // Nobody who waits does so for one that was set before. Of these nobody hears before his turn: who comes
+        // meanwhile waits behind the others.
+        while bits != 0
+            && let Some(thread) = queues.receivers.take(|thread| mask(thread) & bits != 0)
         {
-            let seen = mask(&thread) & all;
-            all &= !seen;
+            drop(queues);
+            let seen = mask(&thread) & bits;
+            bits &= !seen;
             thread.frame.with(|frame| {
                 frame.finish_call();
                 frame.set_result(Outcome { status: 0, value: seen });
             });
             sched::ready(thread);
+            irq::serve();
+            queues = self.meeting.lock();
         }
-        queues.bits = all;
-        let bound = if all == 0 { None } else { queues.bound.clone() };
+        queues.bits |= bits;
+        let bound = if bits == 0 { None } else { queues.bound.clone() };
         drop(queues);
         // Its receive starts again, and finds them.
         if let Some(thread) = bound
@@ -84,12 +88,6 @@ impl Notification {
         thread.come_by(WAITS, slot, found);
         queues.receivers.wait(thread, State::Notified, &self.meeting);
         Ok(None)
-    }
-
-    /// All bits that are set, which then are not; None where there are none.
-    pub fn take_all(&self) -> Option<u64> {
-        let bits = core::mem::take(&mut self.meeting.lock().bits);
-        (bits != 0).then_some(bits)
     }
 
     /// Receives of the current thread see the bits from now on.

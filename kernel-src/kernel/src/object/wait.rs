@@ -148,6 +148,8 @@ pub fn hear(thread: &Thread) {
 pub fn requeue(thread: &Thread) {
     let ends = |state: &State| thread.end_wait_as(*state as u32);
     if !thread.reports() && [State::Sending, State::Receiving, State::Notified].iter().any(ends) {
+        // What is told of it may have come in between.
+        report::take_back(thread);
         sched::ready(Ref::share(thread));
     }
 }

@@ -90,8 +90,13 @@ pub fn pending() -> usize {
 
 /// This CPU has nothing in hand that it looked up.
 pub fn left(cpu: &PerCpu) {
-    // Release: what it did with what it found comes before.
-    cpu.left.store(cpu.left.load(Ordering::Relaxed) + 1, Ordering::Release);
+    // Release: what it did with what it found comes before. And it is seen before anything is looked up again: on AArch64
+    // since a look-up begins with an acquire, elsewhere since this is one atomic operation.
+    if cfg!(target_arch = "aarch64") {
+        cpu.left.store(cpu.left.load(Ordering::Relaxed) + 1, Ordering::Release);
+    } else {
+        cpu.left.fetch_add(1, Ordering::SeqCst);
+    }
 }
 
 /// The same; and where objects end, it takes a few steps at that.
@@ -107,18 +112,16 @@ pub fn asleep(cpu: &PerCpu, sleep: impl FnOnce()) {
     cpu.asleep.store(true, Ordering::SeqCst);
     // It sees that an object ends, or whoever ends one sees that it sleeps: see `inside`.
     fence(Ordering::SeqCst);
-    // Freeing may have woken somebody.
-    if pending() == 0 || !reclaim_alone() {
+    let unused = if pending() == 0 { Stack(None) } else { unused(ENDS.lock(), CAPABILITY_STEPS) };
+    // Freeing may wake somebody.
+    if unused.0.is_none() {
         sleep();
     }
-    // It looks things up only after whoever did not wait for it can have seen that it woke: see `reclaim`.
+    // It looks things up, as what frees does, only after whoever did not wait for it can have seen that it woke: see
+    // `unused`.
     cpu.asleep.store(false, Ordering::SeqCst);
     fence(Ordering::SeqCst);
-}
-
-#[inline(never)] // so that its loops are not in the way out of the kernel
-fn reclaim_alone() -> bool {
-    reclaim(ENDS.lock(), CAPABILITY_STEPS)
+    free_all(unused);
 }
 
 /// Takes at most `steps` steps at the ends of objects; whether it found any to take.
@@ -149,7 +152,7 @@ pub fn advance(most: usize) -> bool {
             ends.gathered += 1;
         }
     }
-    reclaim(ends, steps) || steps < most
+    free_all(unused(ends, steps)) || steps < most
 }
 
 fn free(object: &dyn Counted) {
@@ -159,9 +162,19 @@ fn free(object: &dyn Counted) {
     irq::serve();
 }
 
-/// Frees at most `most` objects that no CPU can have in hand, and looks whether there are more; whether it freed any.
+/// Frees objects; whether there were any.
+fn free_all(mut objects: Stack) -> bool {
+    let any = objects.0.is_some();
+    while let Some(header) = objects.pop() {
+        // SAFETY: as in `Stack::push`.
+        free(unsafe { header.as_ref() }.ending.object());
+    }
+    any
+}
+
+/// At most `most` objects that no CPU can have in hand. It looks whether there are more.
 #[inline(always)]
-fn reclaim(mut retired: SpinGuard<'_, Ends>, most: usize) -> bool {
+fn unused(mut retired: SpinGuard<'_, Ends>, most: usize) -> Stack {
     let (is_ready, waits) = (retired.ready.0.is_some(), retired.waiting.0.is_some());
     if !is_ready && waits && inside(&retired).next().is_none() {
         retired.ready = core::mem::replace(&mut retired.waiting, Stack(None));
@@ -181,17 +194,8 @@ fn reclaim(mut retired: SpinGuard<'_, Ends>, most: usize) -> bool {
         }
     }
     let mut done = Stack(None);
-    for _ in 0..most {
-        let Some(header) = retired.ready.pop() else { break };
-        done.push(header);
-    }
-    drop(retired);
-    let freed = done.0.is_some();
-    while let Some(header) = done.pop() {
-        // SAFETY: as in `Stack::push`.
-        free(unsafe { header.as_ref() }.ending.object());
-    }
-    freed
+    (0..most).map_while(|_| retired.ready.pop()).for_each(|header| done.push(header));
+    done
 }
 
 /// Asks those CPUs to come by for which retired objects wait.

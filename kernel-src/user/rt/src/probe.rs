@@ -277,8 +277,8 @@ pub mod role {
     pub const NO_AUTHORITY: u64 = 102;
     /// Ends with status 7 while its other threads spin, one on each CPU.
     pub const LEAVE_THREADS: u64 = 103;
-    /// Ends with status 7 once very many threads have slept till the same time, and heard of the end of the process in slot
-    /// 1, of which slot 2 is the thread.
+    /// Ends with status 7 once very many threads have slept till the same time, heard of the end of the process in slot 1,
+    /// of which slot 2 is the thread, and had a bit each of a notification.
     pub const CROWD: u64 = 104;
 }
 
