@@ -15,7 +15,7 @@ pub struct Notification {
 crate::object!(Notification as Notification {
     fn end_step(&self) -> Step {
         self.unbind();
-        if wait::dismiss(&self.meeting) { Step::More } else { Step::Done }
+        Step::Done
     }
 
     fn settle(&self) {

@@ -101,12 +101,7 @@ pub fn settle(meeting: &Meeting, receives: usize) {
     }
 }
 
-/// One of those who wait hears that the object is gone; false where nobody waits.
-pub fn dismiss(meeting: &Meeting) -> bool {
-    somebody_waits(meeting) && fail_one(meeting, |_| true, |_| true)
-}
-
-fn somebody_waits(meeting: &Meeting) -> bool {
+pub fn somebody_waits(meeting: &Meeting) -> bool {
     let queues = meeting.lock();
     !(queues.senders.is_empty() && queues.receivers.is_empty())
 }
