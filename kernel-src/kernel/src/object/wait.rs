@@ -101,6 +101,7 @@ pub fn settle(meeting: &Meeting, receives: usize) {
     }
 }
 
+/// Whether anybody is listed there.
 pub fn somebody_waits(meeting: &Meeting) -> bool {
     let queues = meeting.lock();
     !(queues.senders.is_empty() && queues.receivers.is_empty())

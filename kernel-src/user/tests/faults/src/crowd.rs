@@ -20,15 +20,17 @@ static HEARD: AtomicU64 = AtomicU64::new(0);
 /// A notification: its name, and how many have had a bit of it.
 static NAME: AtomicU64 = AtomicU64::new(0);
 static TOLD: AtomicU64 = AtomicU64::new(0);
-/// The one that most wait for.
+/// The bit that most wait for; behind them one waits for each of the others.
 const LAST: u64 = 1 << 63;
+const OTHERS: usize = 63;
 
 /// Ends with status 7 while they wait, once all have slept till the same time, heard of the same end, and had a bit each:
 /// of one signal, as far as that has them.
 pub fn crowd() -> Result<u32, Error> {
     let cpu = call::info(Info::CpusOnline, 0)? - 1;
     WAKE.store(call::clock_ns() + SLEEP_NS, Ordering::SeqCst);
-    NAME.store(call::notification_create()?.0, Ordering::SeqCst);
+    let notification = call::notification_create()?;
+    NAME.store(notification.0, Ordering::SeqCst);
     for (number, stack) in STACKS.iter().enumerate() {
         let thread = call::thread_make(None, Some(cpu), Capability::OWN_QUOTA)?;
         let mut registers = call::thread_read(thread)?;
@@ -37,7 +39,7 @@ pub fn crowd() -> Result<u32, Error> {
         registers.general[probe::STACK] =
             stack.as_ptr_range().end as u64 - if cfg!(target_arch = "x86_64") { 8 } else { 0 };
         registers.general[probe::ARGUMENT] =
-            (number as u64).checked_sub(MEMBERS as u64 - 63).map_or(LAST, |bit| 1 << bit);
+            (number as u64).checked_sub((MEMBERS - OTHERS) as u64).map_or(LAST, |bit| 1 << bit);
         // SAFETY: the stack is this thread's alone.
         unsafe { call::thread_write(thread, &registers) }?;
         call::thread_control(thread, ThreadAction::Resume, 0)?;
@@ -46,9 +48,9 @@ pub fn crowd() -> Result<u32, Error> {
     all(&SLEPT, MEMBERS)?;
     call::thread_control(THREAD, ThreadAction::Resume, 0)?;
     all(&HEARD, MEMBERS)?;
-    call::signal(Capability(NAME.load(Ordering::SeqCst)), !LAST)?;
-    all(&TOLD, 63)?;
-    (63..MEMBERS).try_for_each(|_| call::signal(Capability(NAME.load(Ordering::SeqCst)), LAST))?;
+    call::signal(notification, !LAST)?;
+    all(&TOLD, OTHERS)?;
+    (OTHERS..MEMBERS).try_for_each(|_| call::signal(notification, LAST))?;
     all(&TOLD, MEMBERS)?;
     Ok(7)
 }
